@@ -1,0 +1,14 @@
+"""Decode a data set once, before any run needs it.
+
+    python -m vicreg_jax.main --config=configs/prepare.py \
+        --config.data.name=folder --config.data.path=DIR
+
+Expected time: about 100 clips of 30 s a second and core.
+Expected result: a table of clips, hours and skipped files.
+"""
+
+from vicreg_jax import config as configs
+
+
+def get_config():
+  return configs.base_prepare()

@@ -1,0 +1,16 @@
+"""Probe a pretrained encoder on any labelled data set.
+
+    python -m vicreg_jax.main --config=configs/probe.py --workdir=runs/probe \
+        --config.checkpoint=runs/quickstart --config.data.name=synthetic
+
+Expected time: on two cores, 30 clips a second and epoch of a narrow encoder
+that reads 0.9 s; at most 200 epochs of the training split.
+Expected result: runs/probe/probe.json, and a table of the trained against the
+untrained encoder, linear and two-layer.
+"""
+
+from vicreg_jax import config as configs
+
+
+def get_config():
+  return configs.base_probe()

@@ -1,0 +1,217 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vicreg_jax import models
+
+VIEWS = 2
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def shapes_of(module, *args):
+  return jax.eval_shape(module.init, jax.random.key(0), *args)
+
+
+def randomise(variables, seed=1):
+  """Scales of either sign, biases and statistics away from 0 and 1."""
+  leaves, tree = jax.tree.flatten_with_path(variables)
+  rng = np.random.default_rng(seed)
+  out = []
+  for path, leaf in leaves:
+    name = path[-1].key
+    if name == "scale":
+      leaf = rng.choice([-1.0, 1.0], leaf.shape) * rng.uniform(
+        0.5, 1.5, leaf.shape
+      )
+    elif name in ("bias", "mean"):
+      leaf = rng.normal(0, 0.2, leaf.shape)
+    elif name == "var":
+      leaf = rng.uniform(0.5, 1.5, leaf.shape)
+    out.append(jnp.asarray(leaf, jnp.float32))
+  return jax.tree.unflatten(tree, out)
+
+
+def test_parameter_counts_are_those_of_the_thesis():
+  encoder = shapes_of(models.SampleCNN(512), jnp.zeros((2, 59_049)))
+  head = shapes_of(models.Head(50), jnp.zeros((2, 512)))
+  assert count(encoder["params"]) == 2_434_816
+  # Table 2.1's 2.46e6.
+  assert count(encoder["params"]) + count(head["params"]) == 2_460_466
+  projector = shapes_of(models.Projector(), jnp.zeros((2, 512)))
+  dense = 512 * 8196 + 8196 + 8196 * 8196 + 8196 + 8196 * 8196
+  assert count(projector["params"]) == dense + 4 * 8196
+  clmr = shapes_of(models.Projector((512, 128), False), jnp.zeros((2, 512)))
+  assert count(clmr) == 512 * 512 + 512 * 128
+
+
+def test_convolutions_are_those_of_the_table():
+  encoder = shapes_of(models.SampleCNN(512), jnp.zeros((2, 59_049)))
+  p = encoder["params"]
+  # Table 2.1, but for its third row: it prints 98,560 beside 128 channels,
+  # which have 49,280, and has 98,560 where the next row's 256 channels begin.
+  table = [512, 49_280, 49_280, 98_560, *[196_864] * 4, 393_728, 786_944]
+  names = ["stem", *(f"block{i}" for i in range(9)), "last"]
+  assert [count(p[n + "_conv"]) for n in names] == [*table, 262_656]
+
+
+@pytest.fixture(scope="module")
+def torch_twin():
+  pytest.importorskip("torch")
+  import torch_twin as twin
+
+  return twin
+
+
+@pytest.mark.parametrize("variant", ["thesis", "clmr"])
+@pytest.mark.parametrize("train", [False, True])
+def test_encoder_equals_pytorch(torch_twin, variant, train):
+  import torch
+
+  B = 4
+  module = models.SampleCNN(24, variant=variant, width=0.125)
+  x_BxVxT = np.random.default_rng(0).normal(
+    size=(B, VIEWS, 59_049)
+  ).astype(np.float32)
+  x_NxT = x_BxVxT.reshape(-1, 59_049)
+  variables = randomise(jax.jit(module.init)(jax.random.key(0), x_NxT[:2]))
+  widths, kernel = models.VARIANTS[variant]
+  twin = torch_twin.SampleCNN(16, [c // 8 for c in widths], 24, kernel)
+  torch_twin.copy_encoder(variables, twin)
+  twin.train(train)
+  # Each view is a forward pass of its own there.
+  with torch.no_grad():
+    expected = np.stack(
+      [twin(torch.tensor(x_BxVxT[:, v])).numpy() for v in range(VIEWS)], 1
+    )
+  apply = jax.jit(
+    lambda v, x: module.apply(
+      v, x, train=train, views=VIEWS, mutable=["batch_stats"]
+    )
+  )
+  y, updated = apply(variables, x_NxT)
+  assert y.dtype == jnp.float32
+  np.testing.assert_allclose(
+    y.reshape(B, VIEWS, 24), expected, rtol=1e-4, atol=1e-4
+  )
+  assert np.abs(expected).max() > 0.1
+  if not train:
+    return
+  norms = [m for m in twin.layers if isinstance(m, torch.nn.BatchNorm1d)]
+  names = ["stem", *(f"block{i}" for i in range(9)), "last"]
+  for name, norm in zip(names, norms, strict=True):
+    stats = updated["batch_stats"][name + "_bn"]
+    for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
+      np.testing.assert_allclose(
+        stats[ours], getattr(norm, theirs), rtol=1e-4, atol=1e-4
+      )
+
+
+@pytest.mark.parametrize(
+  "widths, batch_norm", [((40, 48, 56), True), ((32, 8), False)]
+)
+@pytest.mark.parametrize("train", [False, True])
+def test_projector_equals_pytorch(torch_twin, widths, batch_norm, train):
+  import torch
+
+  module = models.Projector(widths, batch_norm)
+  y_BxD = np.random.default_rng(0).normal(size=(12, 24)).astype(np.float32)
+  variables = randomise(module.init(jax.random.key(0), y_BxD))
+  twin = torch_twin.projector(24, widths, batch_norm)
+  torch_twin.copy_projector(variables, twin)
+  twin.train(train)
+  with torch.no_grad():
+    expected = twin(torch.tensor(y_BxD)).numpy()
+  z, _ = module.apply(variables, y_BxD, train=train, mutable=["batch_stats"])
+  np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+
+
+class PlainBatchNorm(nn.Module):
+  """Normalise, then ReLU, then pool, in the order it is written."""
+
+  @nn.compact
+  def __call__(self, x, *, train, views=1):
+    C = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (C,))
+    bias = self.param("bias", nn.initializers.zeros, (C,))
+    self.variable("batch_stats", "mean", jnp.zeros, (C,))
+    self.variable("batch_stats", "var", jnp.ones, (C,))
+    x = x.reshape(-1, views, *x.shape[1:])
+    mean = x.mean((0, 2), keepdims=True)
+    var = x.var((0, 2), keepdims=True)
+    y = nn.relu((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
+    T = y.shape[2] // 3 * 3
+    y = y[:, :, :T].reshape(*y.shape[:2], T // 3, 3, C).max(3)
+    return y.reshape(-1, T // 3, C)
+
+
+def test_pooling_first_is_exact_also_in_gradients():
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(1.0, 2.0, size=(6, 29, 5)))
+    weight = jnp.asarray(rng.normal(size=(6, 9, 5)))
+    scale = jnp.asarray([-1.2, 0.7, -0.3, 1.0, 0.5])
+    bias = jnp.asarray([0.1, -0.4, 0.3, 0.0, -0.1])
+
+    def objective(module, x, scale, bias):
+      stats = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
+      y, _ = module.apply(
+        {"params": {"scale": scale, "bias": bias}, "batch_stats": stats},
+        x,
+        train=True,
+        views=2,
+        mutable=["batch_stats"],
+      )
+      return (y * weight).sum()
+
+    fast, plain = (
+      jax.value_and_grad(
+        lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2)
+      )(x, scale, bias)
+      for m in (models.BatchNorm(pool=True), PlainBatchNorm())
+    )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+      fast,
+      plain,
+    )
+
+
+def test_bfloat16_keeps_parameters_statistics_and_output_in_float32():
+  module = models.SampleCNN(16, width=0.0625, blocks=5, dtype=jnp.bfloat16)
+  reference = models.SampleCNN(16, width=0.0625, blocks=5)
+  x = np.random.default_rng(0).normal(size=(8, 729)).astype(np.float32)
+  variables = jax.jit(module.init)(jax.random.key(0), x)
+
+  def apply(m):
+    return jax.jit(
+      lambda v: m.apply(v, x, train=True, mutable=["batch_stats"])
+    )(variables)
+
+  (y, stats), (expected, expected_stats) = apply(module), apply(reference)
+  assert {a.dtype for a in jax.tree.leaves((y, stats, variables))} == {
+    jnp.dtype("float32")
+  }
+  # bfloat16 has 8 bits: close to the float32 run, and not equal to it.
+  error = np.abs(y - expected).max()
+  assert 1e-4 < error < 0.3
+  np.testing.assert_allclose(
+    stats["batch_stats"]["stem_bn"]["var"],
+    expected_stats["batch_stats"]["stem_bn"]["var"],
+    rtol=2e-2,
+  )
+
+
+@pytest.mark.parametrize("crop", [59_048, 2 * 59_049, 19_683])
+def test_a_crop_that_does_not_fit_is_refused(crop):
+  with pytest.raises(ValueError, match=r"59049.*data\.crop"):
+    shapes_of(models.SampleCNN(), jnp.zeros((2, crop)))
+
+
+def test_an_unknown_variant_is_refused():
+  with pytest.raises(ValueError, match=r"model.variant is 'x'.*clmr"):
+    shapes_of(models.SampleCNN(variant="x"), jnp.zeros((2, 59_049)))

@@ -1,0 +1,1 @@
+"""Self-supervised music representations with VICReg and CLMR, in JAX."""

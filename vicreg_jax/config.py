@@ -1,0 +1,300 @@
+"""Base configs of the jobs, from durations to steps, and validation.
+
+Every key that a job reads has its default here; files in `configs/` change a
+few of them. It sits above the modules whose keys it holds, so that each of
+them checks its own section.
+"""
+
+import dataclasses
+import math
+
+import ml_collections
+
+from vicreg_jax import augment, models
+
+JOBS = ("pretrain", "probe", "prepare", "embed")
+DTYPES = ("float32", "bfloat16")
+SPLITS = ("train", "valid", "test")
+LABELS = ("auto", "folders", "csv", "none")
+
+
+def _data() -> dict:
+  return dict(
+    name="",  # a name of datasets.DATASETS
+    path="",  # source files, for data sets that have any
+    dir="~/tensorflow_datasets",  # prepared data, shared by all runs
+    labels="auto",  # folder: "folders", "csv", "none", or whichever is there
+    csv="",  # folder: labels; "" looks for labels.csv in data.path
+    seed=0,  # synthetic: which pieces are composed
+    sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
+    clip_seconds=10.0,  # synthetic
+  )
+
+
+def _data_with_crop() -> dict:
+  """Probing and embedding take these from the encoder's run instead."""
+  return _data() | dict(
+    sample_rate=22_050,  # Hz
+    crop=59_049,  # samples of a view (2.68 s); shorter clips are skipped
+  )
+
+
+def _probe() -> dict:
+  """Thesis section 3.3.4 and the code that CLMR released."""
+  return dict(
+    batch_size=256,  # crops a step of the heads
+    encode_batch_size=64,  # crops a step of the frozen encoder
+    learning_rate=1e-3,
+    weight_decay=1e-6,  # L2, as torch.optim.Adam's
+    max_epochs=200,
+    plateau_factor=0.1,
+    plateau_patience=5,  # epochs without a lower validation loss
+    stop_patience=10,  # epochs without a lower validation loss; 0: never
+    distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
+    untrained=True,  # also report the encoder before pretraining
+  )
+
+
+def base_pretrain() -> ml_collections.ConfigDict:
+  """The thesis's VICReg (table 3.1), without data."""
+  return ml_collections.ConfigDict(
+    dict(
+      job="pretrain",
+      seed=0,
+      batch_size=768,  # clips, over all devices
+      epochs=1000,
+      steps=0,  # > 0: so many steps, whatever epochs says
+      dtype="bfloat16",
+      data=_data_with_crop(),
+      train_splits=("train",),  # splits to train on
+      shuffle_buffer=2048,  # clips; a larger set is shuffled by a window
+      augment=augment.default_config(),
+      model=dict(
+        variant="thesis",
+        representation_size=512,
+        width=1.0,  # factor on the channels
+        blocks=9,
+        projector=(8196, 8196, 8196),
+        projector_batch_norm=True,
+      ),
+      loss=dict(
+        name="vicreg",
+        convention="release",
+        sim_coeff=25.0,
+        std_coeff=25.0,
+        cov_coeff=1.0,
+        gamma=1.0,
+        eps=1e-4,
+        temperature=0.5,  # nt_xent
+      ),
+      optim=dict(
+        name="lars",
+        learning_rate=0.2,
+        per_256=True,  # learning_rate is for a batch of 256, and scales
+        schedule="cosine",
+        warmup_epochs=10.0,
+        final_fraction=0.001,  # of the peak, where the cosine ends
+        weight_decay=1e-6,
+        momentum=0.9,  # lars
+        trust_coefficient=0.001,  # lars
+        lars_order="release",
+        b1=0.9,  # adam
+        b2=0.999,  # adam
+      ),
+      log_every_steps=50,
+      eval_every_epochs=20.0,  # validation loss, figure A.1; 0: never
+      checkpoint=dict(every_epochs=5.0, keep=3),
+      probe_after=False,  # probe the encoder on the same data set
+      probe=_probe(),
+    )
+  )
+
+
+def base_clmr() -> ml_collections.ConfigDict:
+  """The thesis's CLMR (sections 3.1.2, 3.3.3 and 3.3.4), without data."""
+  config = base_pretrain()
+  config.batch_size = 256
+  config.loss.name = "nt_xent"
+  config.model.projector = (512, 128)
+  config.model.projector_batch_norm = False
+  config.optim.name = "adam"
+  config.optim.learning_rate = 3e-4
+  config.optim.per_256 = False
+  config.optim.schedule = "constant"
+  return config
+
+
+def base_probe() -> ml_collections.ConfigDict:
+  """Linear and two-layer probes of a frozen encoder, without data."""
+  return ml_collections.ConfigDict(
+    dict(
+      job="probe",
+      seed=0,
+      checkpoint="",  # workdir of the pretraining
+      step=-1,  # which checkpoint; -1: the newest
+      data=_data(),
+      probe=_probe(),
+    )
+  )
+
+
+def base_embed() -> ml_collections.ConfigDict:
+  """Representations of every clip by a frozen encoder, without data."""
+  return ml_collections.ConfigDict(
+    dict(
+      job="embed",
+      seed=0,
+      checkpoint="",  # workdir of the pretraining
+      step=-1,
+      batch_size=64,  # crops a step of the encoder
+      data=_data(),
+    )
+  )
+
+
+def base_prepare() -> ml_collections.ConfigDict:
+  """Decodes a data set once, without data."""
+  return ml_collections.ConfigDict(dict(job="prepare", data=_data_with_crop()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+  """A run's durations, in optimizer steps."""
+
+  per_epoch: int
+  total: int
+  warmup: int
+  eval_every: int  # 0: never
+  checkpoint_every: int
+
+
+def durations(config, num_clips: int) -> Durations:
+  """Steps of a pretraining run on `num_clips` training clips.
+
+  A short last batch is dropped, so an epoch is num_clips // batch_size steps.
+  """
+  per_epoch = num_clips // config.batch_size
+  if not per_epoch:
+    raise ValueError(
+      f"batch_size is {config.batch_size}, the training split has"
+      f" {num_clips} clips: set batch_size to at most {num_clips}"
+    )
+  total = config.steps or max(1, round(config.epochs * per_epoch))
+
+  def steps(epochs):
+    return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
+
+  return Durations(
+    per_epoch=per_epoch,
+    total=total,
+    warmup=min(steps(config.optim.warmup_epochs), total - 1),
+    eval_every=steps(config.eval_every_epochs),
+    checkpoint_every=steps(config.checkpoint.every_epochs) or total,
+  )
+
+
+def _one_of(key, value, allowed):
+  if value not in allowed:
+    raise ValueError(f"{key} is {value!r}; use one of {', '.join(allowed)}")
+
+
+def _at_least(key, value, least):
+  if not (math.isfinite(value) and value >= least):
+    raise ValueError(f"{key} is {value}; it must be at least {least}")
+
+
+def _above(key, value, bound=0):
+  if not (math.isfinite(value) and value > bound):
+    raise ValueError(f"{key} is {value}; it must be above {bound}")
+
+
+def validate(config):
+  """Raises ValueError, naming key and remedy, if no run could follow."""
+  _one_of("job", config.job, JOBS)
+  data = config.data
+  _one_of("data.labels", data.labels, LABELS)
+  if config.job in ("pretrain", "prepare"):
+    _above("data.sample_rate", data.sample_rate)
+    _above("data.crop", data.crop)
+  if config.job != "prepare":
+    _at_least("seed", config.seed, 0)
+  if config.job == "pretrain":
+    _validate_pretrain(config)
+  if config.job in ("probe", "embed") and not config.checkpoint:
+    raise ValueError(
+      "checkpoint is not set: name the workdir of a pretraining run with"
+      " --config.checkpoint=DIR"
+    )
+  if "probe" in config:
+    _validate_probe(config.probe)
+  if config.job == "embed":
+    _above("batch_size", config.batch_size)
+
+
+def _validate_pretrain(config):
+  model, loss, optim = config.model, config.loss, config.optim
+  _at_least("batch_size", config.batch_size, 2)
+  _at_least("steps", config.steps, 0)
+  if not config.steps:
+    _above("epochs", config.epochs)
+  _one_of("dtype", config.dtype, DTYPES)
+  for split in config.train_splits:
+    _one_of("train_splits", split, SPLITS)
+  if not config.train_splits:
+    raise ValueError('train_splits is empty; use ("train",)')
+  if "valid" in config.train_splits and config.eval_every_epochs:
+    raise ValueError(
+      "train_splits has \"valid\", so its loss would not be held out: set"
+      " eval_every_epochs=0 or leave it out"
+    )
+  _above("shuffle_buffer", config.shuffle_buffer)
+  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
+  _above("model.width", model.width)
+  _above("model.representation_size", model.representation_size)
+  if not 1 <= model.blocks <= 9:
+    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
+  crop = models.crop_for(model.blocks)
+  if not crop <= config.data.crop < 2 * crop:
+    raise ValueError(
+      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
+      f" {crop} samples to one frame: set data.crop={crop}"
+    )
+  if not model.projector or min(model.projector) < 1:
+    raise ValueError(
+      f"model.projector is {tuple(model.projector)}; give the widths of its"
+      " layers, (512, 128) for example"
+    )
+  _one_of("loss.name", loss.name, ("vicreg", "nt_xent"))
+  _one_of("loss.convention", loss.convention, ("release", "paper"))
+  for key in ("sim_coeff", "std_coeff", "cov_coeff", "gamma"):
+    _at_least(f"loss.{key}", loss[key], 0)
+  _above("loss.eps", loss.eps)
+  _above("loss.temperature", loss.temperature)
+  _one_of("optim.name", optim.name, ("lars", "adam"))
+  _one_of("optim.schedule", optim.schedule, ("cosine", "constant"))
+  _one_of("optim.lars_order", optim.lars_order, ("release", "paper"))
+  _above("optim.learning_rate", optim.learning_rate)
+  for key in ("warmup_epochs", "weight_decay", "final_fraction"):
+    _at_least(f"optim.{key}", optim[key], 0)
+  _above("log_every_steps", config.log_every_steps)
+  _at_least("eval_every_epochs", config.eval_every_epochs, 0)
+  _above("checkpoint.keep", config.checkpoint.keep)
+  _at_least("checkpoint.every_epochs", config.checkpoint.every_epochs, 0)
+  augment.validate(config.augment.to_dict(), config.data.sample_rate)
+
+
+def _validate_probe(probe):
+  for key in ("batch_size", "encode_batch_size", "learning_rate", "max_epochs"):
+    _above(f"probe.{key}", probe[key])
+  for key in (
+    "weight_decay",
+    "plateau_patience",
+    "stop_patience",
+    "distinct_crops",
+  ):
+    _at_least(f"probe.{key}", probe[key], 0)
+  if not 0 < probe.plateau_factor < 1:
+    raise ValueError(
+      f"probe.plateau_factor is {probe.plateau_factor}; it must lie between"
+      " 0 and 1"
+    )

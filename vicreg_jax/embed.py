@@ -1,0 +1,209 @@
+"""Runs a frozen encoder over crops and segments, and the `embed` job."""
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
+from vicreg_jax.datasets import base
+
+FILE = "embeddings.npz"
+
+
+class Encoder:
+  """A frozen encoder on a mesh, in evaluation mode.
+
+  Attributes:
+    crop: samples that it reads.
+    sample_rate: Hz that it was trained at.
+    size: D, of its representations.
+    step: of the checkpoint; 0 is untrained.
+    config: of the pretraining run, as written to its config.json.
+  """
+
+  def __init__(self, config: dict, variables: dict, step: int, devices: Mesh):
+    config = ml_collections.ConfigDict(config)
+    self.config = config
+    self.crop = config.data.crop
+    self.sample_rate = config.data.sample_rate
+    self.size = config.model.representation_size
+    self.step = step
+    self._devices = devices
+    self._module = steps.make_encoder(config.model, config.dtype)
+    self._variables = variables
+    whole = mesh.replicated(devices)
+    self._apply = jax.jit(
+      self._module.apply,
+      in_shardings=(whole, mesh.batch_sharding(devices)),
+      out_shardings=whole,
+    )
+
+  def __call__(self, batches_BxT: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """`y_BxD` of each batch `x_BxT`; all but the last of one size.
+
+    A batch is computed while the one before it is fetched.
+    """
+    pending, rows = None, 0
+    for x_BxT in batches_BxT:
+      # One compiled shape: the devices' multiple of the first batch.
+      if pending is None:
+        rows = -(-len(x_BxT) // self._devices.size) * self._devices.size
+      padding = ((0, rows - len(x_BxT)), (0, 0))
+      placed = jax.device_put(
+        np.pad(x_BxT, padding), mesh.batch_sharding(self._devices)
+      )
+      result = self._apply(self._variables, placed), len(x_BxT)
+      if pending is not None:
+        yield np.asarray(pending[0])[: pending[1]]
+      pending = result
+    if pending is not None:
+      yield np.asarray(pending[0])[: pending[1]]
+
+  def crops(self, prepared, split, *, seed, epoch, batch_size) -> np.ndarray:
+    """`y_NxD` of one random crop of each clip."""
+    batches = input_pipeline.crops(
+      prepared,
+      split,
+      crop=self.crop,
+      seed=seed,
+      epoch=epoch,
+      batch_size=batch_size,
+    )
+    return np.concatenate(list(self(batches)))
+
+  def segments(
+    self, prepared, split, *, batch_size, progress=False
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """`y_MxD` of every segment, and the position `clip_M` of its clip."""
+    clips, masks = [], []
+
+    def batches():
+      for batch in input_pipeline.segments(
+        prepared, split, crop=self.crop, batch_size=batch_size
+      ):
+        clips.append(batch.clip_B)
+        masks.append(batch.mask_B > 0)
+        yield batch.x_BxT
+
+    y = tqdm(
+      self(batches()),
+      desc=f"embed {split}",
+      unit="batch",
+      disable=None if progress else True,
+    )
+    y_MxD, mask_M = np.concatenate(list(y)), np.concatenate(masks)
+    return y_MxD[mask_M], np.concatenate(clips)[mask_M]
+
+
+def load(run: str, step: int, devices: Mesh) -> Encoder:
+  """The encoder that the pretraining in workdir `run` saved at `step`."""
+  config = checkpoint.load_config(run)
+  variables, step = checkpoint.load_encoder(
+    run, step, _abstract(config, devices)
+  )
+  return Encoder(config, variables, step, devices)
+
+
+def untrained(
+  config: dict,
+  prepared: base.Prepared,
+  devices: Mesh,
+  *,
+  seed: int,
+  batch_size: int,
+) -> Encoder:
+  """The encoder of `config` before training, with statistics of the data.
+
+  Parameters come from the run's seed. BatchNorm's running statistics are the
+  mean of the batch statistics over one random crop of each training clip.
+  """
+  like = _abstract(config, devices)
+  c = ml_collections.ConfigDict(config)
+  whole = mesh.replicated(devices)
+  variables = jax.jit(
+    lambda: steps.init_encoder(c.model, c.dtype, c.data.crop, c.seed),
+    out_shardings=jax.tree.map(lambda _: whole, like),
+  )()
+  module = steps.make_encoder(c.model, c.dtype)
+
+  @jax.jit
+  def batch_statistics(params, x_BxT):
+    # From zero, one update leaves (1 - momentum) of the batch's statistics.
+    zeros = jax.tree.map(np.zeros_like, variables["batch_stats"])
+    _, updated = module.apply(
+      {"params": params, "batch_stats": zeros},
+      x_BxT,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return jax.tree.map(lambda s: s * 10.0, updated["batch_stats"])
+
+  crops = input_pipeline.crops(
+    prepared,
+    "train",
+    crop=c.data.crop,
+    seed=seed,
+    epoch=0,
+    batch_size=min(batch_size, prepared.num_clips["train"]),
+  )
+  total, count, rows = None, 0, 0
+  for x_BxT in crops:
+    rows = rows or len(x_BxT)
+    if len(x_BxT) < rows:  # a short last batch has noisier statistics
+      break
+    placed = jax.device_put(x_BxT, whole)
+    stats = batch_statistics(variables["params"], placed)
+    total = stats if total is None else jax.tree.map(np.add, total, stats)
+    count += 1
+  stats = jax.tree.map(lambda s: s / count, total)
+  variables = {"params": variables["params"], "batch_stats": stats}
+  return Encoder(config, variables, 0, devices)
+
+
+def data_for(encoder: Encoder, data) -> base.Prepared:
+  """Prepares a job's `data` section with the encoder's crop and rate."""
+  data = ml_collections.ConfigDict(data.to_dict())
+  data.crop, data.sample_rate = encoder.crop, encoder.sample_rate
+  return datasets.prepare(data)
+
+
+def run(config, workdir: str) -> str:
+  """The `embed` job: writes `embeddings.npz`, returns its path.
+
+  For each split: `<split>_y` [N, D], mean over a clip's segments;
+  `<split>_ids` [N]; `<split>_labels` [N, K]; and the names in `labels`.
+  """
+  devices = mesh.make_mesh()
+  encoder = load(config.checkpoint, config.step, devices)
+  prepared = data_for(encoder, config.data)
+  arrays = {"labels": np.array(prepared.labels, str)}
+  for split, count in prepared.num_clips.items():
+    y_MxD, clip_M = encoder.segments(
+      prepared, split, batch_size=config.batch_size, progress=True
+    )
+    y_NxD = np.zeros((count, encoder.size), np.float32)
+    np.add.at(y_NxD, clip_M, y_MxD)
+    names = input_pipeline.labels(prepared, split)
+    arrays[f"{split}_y"] = y_NxD / np.bincount(clip_M, minlength=count)[:, None]
+    arrays[f"{split}_ids"] = np.array(names.ids)
+    arrays[f"{split}_labels"] = names.labels_NxK
+  path = pathlib.Path(workdir) / FILE
+  if jax.process_index() == 0:
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
+  return str(path)
+
+
+def _abstract(config: dict, devices: Mesh):
+  c = ml_collections.ConfigDict(config)
+  shapes = jax.eval_shape(
+    lambda: steps.init_encoder(c.model, c.dtype, c.data.crop, c.seed)
+  )
+  return checkpoint.abstract(shapes, mesh.replicated(devices))

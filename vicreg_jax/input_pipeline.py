@@ -1,0 +1,240 @@
+"""From prepared clips to batches of views (training) and segments (probing).
+
+Everything drawn here is a function of (seed, epoch, clip): the files' order,
+the shuffle, each view's crop and augmentation. No generator state exists, so
+the stream may be entered at any step, on any number of hosts and threads.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vicreg_jax import augment
+from vicreg_jax.datasets import base
+
+VIEWS = 2
+# Numbers of the pipeline's own draws, apart from the views' (0, 1, ...).
+_FILES, _SHUFFLE, _CROP = 101, 102, 103
+_OPEN_FILES = 16
+_BYTES = 2  # a sample is 16-bit PCM
+
+
+class Segments(NamedTuple):
+  """A batch of consecutive segments; rows with mask 0 are padding."""
+
+  x_BxT: np.ndarray
+  clip_B: np.ndarray  # position of the clip in `labels`
+  mask_B: np.ndarray
+
+
+def num_train_clips(prepared: base.Prepared, config) -> int:
+  """Clips of the splits that the config trains on."""
+  return sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
+
+
+def train_views(
+  prepared: base.Prepared,
+  config,
+  *,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[np.ndarray]:
+  """Batches `views_BxVxT` (float32) of the training clips, without end.
+
+  Every epoch takes the clips in an order of its own and drops a short last
+  batch. Of each global batch, host h of H gets rows [h B/H, (h+1) B/H).
+  Starting at a step skips clips before anything is augmented.
+  """
+  per_epoch = num_train_clips(prepared, config) // config.batch_size
+  epoch, step = divmod(start_step, per_epoch)
+  clips = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
+    lambda e: _epoch(prepared, config, config.train_splits, e).take(
+      per_epoch * config.batch_size
+    )
+  )
+  share = config.batch_size // process_count
+  clips = clips.skip(step * config.batch_size)
+  if process_count > 1:
+    clips = clips.enumerate().filter(
+      lambda i, _: i % config.batch_size // share == process_index
+    )
+    clips = clips.map(lambda _, clip: clip)
+  return _batches(_views(clips, config), share, drop_remainder=True)
+
+
+def valid_views(
+  prepared: base.Prepared, config, split: str, batch_size: int
+) -> Iterator[np.ndarray]:
+  """One pass of `views_BxVxT` over a split, the same views every time.
+
+  The losses are defined on whole batches, so a short last one is dropped.
+  """
+  clips = _epoch(prepared, config, (split,), tf.constant(-1, tf.int64))
+  return _batches(_views(clips, config), batch_size, drop_remainder=True)
+
+
+def crops(
+  prepared: base.Prepared,
+  split: str,
+  *,
+  crop: int,
+  seed: int,
+  epoch: int,
+  batch_size: int,
+) -> Iterator[np.ndarray]:
+  """One random crop `x_BxT` of each clip, in the order of `labels`.
+
+  The last batch is as short as it comes out.
+  """
+
+  def one(example):
+    key = augment.example_seed(seed, epoch, _hash(example["id"]), _CROP)
+    return _decode(_random_crop(example["samples"], crop, key))
+
+  examples = prepared.dataset(split).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  return _batches(examples, batch_size, drop_remainder=False)
+
+
+def segments(
+  prepared: base.Prepared, split: str, *, crop: int, batch_size: int
+) -> Iterator[Segments]:
+  """Each clip cut into consecutive segments, a shorter rest dropped.
+
+  All batches have `batch_size` rows; the last is padded and masked. Every
+  segment of every clip comes exactly once, in the order of `labels`.
+  """
+
+  def cut(index, example):
+    x_T = _decode(example["samples"])
+    count = tf.shape(x_T)[0] // crop
+    x_SxT = tf.reshape(x_T[: count * crop], [count, crop])
+    return x_SxT, tf.fill([count], tf.cast(index, tf.int32))
+
+  rows = prepared.dataset(split).enumerate().map(
+    cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
+  for x_BxT, clip_B in _options(rows).as_numpy_iterator():
+    n = len(clip_B)
+    pad = batch_size - n
+    yield Segments(
+      np.pad(x_BxT, ((0, pad), (0, 0))),
+      np.pad(clip_B, (0, pad)),
+      np.pad(np.ones(n, np.float32), (0, pad)),
+    )
+
+
+class Labels(NamedTuple):
+  """The clips of a split in the pipeline's order."""
+
+  ids: list[str]
+  labels_NxK: np.ndarray  # uint8
+
+
+def labels(prepared: base.Prepared, split: str) -> Labels:
+  """Ids and labels of every clip, in the order `crops` and `segments` use."""
+  ids, rows = [], []
+  keys = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
+  for clip_id, row in keys.as_numpy_iterator():
+    ids.append(clip_id.decode())
+    rows.append(row)
+  return Labels(ids, np.stack(rows))
+
+
+def _epoch(prepared, config, splits, epoch) -> tf.data.Dataset:
+  """The clips of one epoch, in its order, cut to the views' raw crops.
+
+  Crops are shuffled rather than whole clips: they are a tenth of the size.
+  """
+
+  def seed(number):
+    return augment.example_seed(
+      config.seed, epoch, tf.zeros([], tf.int64), number
+    )
+
+  def cut(example):
+    example_hash = _hash(example["id"])
+    raw_V = []
+    for v in range(VIEWS):
+      key = augment.example_seed(config.seed, epoch, example_hash, _CROP + v)
+      raw_V.append(_random_crop(example["samples"], config.data.crop, key))
+    return tf.stack(raw_V), example_hash, epoch
+
+  clips = _read(prepared, splits, seed(_FILES)).map(
+    cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  return clips.shuffle(
+    config.shuffle_buffer,
+    seed=tf.cast(seed(_SHUFFLE)[0], tf.int64),
+    reshuffle_each_iteration=False,
+  )
+
+
+def _read(prepared, splits, seed) -> tf.data.Dataset:
+  """Examples of some splits, their files in an order drawn from a seed tensor.
+
+  TFDS's own reader takes only a Python seed, for all epochs the same.
+  """
+  builder = prepared.builder
+  files = [
+    str(f) for s in splits for f in builder.info.splits[s].filepaths
+  ]
+  order = tf.random.experimental.stateless_shuffle(files, seed)
+  records = tf.data.Dataset.from_tensor_slices(order).interleave(
+    tf.data.TFRecordDataset,
+    cycle_length=min(len(files), _OPEN_FILES),
+    block_length=1,
+  )
+  return records.map(builder.info.features.deserialize_example)
+
+
+def _views(clips, config) -> tf.data.Dataset:
+  chain = config.augment.to_dict()
+
+  def views(raw_V, example_hash, epoch):
+    x_V = []
+    for v in range(VIEWS):
+      x_T = _decode(raw_V[v])
+      x_T = tf.ensure_shape(x_T, [config.data.crop])
+      key = augment.example_seed(config.seed, epoch, example_hash, v)
+      x_V.append(augment.augment(x_T, key, chain, config.data.sample_rate))
+    return tf.stack(x_V)
+
+  return clips.map(
+    views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+
+
+def _batches(examples, batch_size, drop_remainder):
+  examples = examples.batch(batch_size, drop_remainder=drop_remainder)
+  return _options(examples.prefetch(tf.data.AUTOTUNE)).as_numpy_iterator()
+
+
+def _options(examples):
+  options = tf.data.Options()
+  options.deterministic = True
+  options.experimental_optimization.inject_prefetch = False
+  return examples.with_options(options)
+
+
+def _hash(clip_id):
+  """A clip's number: a stable 62-bit hash of its id."""
+  return tf.strings.to_hash_bucket_fast(clip_id, 2**62)
+
+
+def _random_crop(samples, crop, key):
+  """`crop` samples of raw PCM bytes, from a uniformly drawn start."""
+  count = tf.strings.length(samples) // _BYTES
+  start = tf.cast(augment.random_crop_start(count, crop, key), tf.int32)
+  return tf.strings.substr(samples, start * _BYTES, crop * _BYTES)
+
+
+def _decode(samples):
+  """float32 [T] in [-1, 1) of raw little-endian 16-bit PCM bytes."""
+  pcm = tf.io.decode_raw(samples, tf.int16, little_endian=True)
+  return tf.cast(pcm, tf.float32) / 32767.0

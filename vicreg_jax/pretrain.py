@@ -1,0 +1,219 @@
+"""The `pretrain` job: views in, checkpoints and metrics out."""
+
+import json
+import math
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+
+from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
+from vicreg_jax import config as configs
+from vicreg_jax import writer as writer_lib
+
+# What a supervisor sees when a signal stopped a run that can be continued:
+# EX_TEMPFAIL of sysexits.h.
+EXIT_INTERRUPTED = 75
+# Keys that may change between a run and its continuation.
+HARMLESS = ("checkpoint", "eval_every_epochs", "log_every_steps", "probe")
+
+
+class Interrupted(SystemExit):
+  """The run was told to stop, and has saved where it was."""
+
+
+class _Signals:
+  """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
+
+  def __enter__(self):
+    self.name = None
+    self._before = {
+      s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    return self
+
+  def _note(self, number, frame):
+    if self.name:
+      raise KeyboardInterrupt
+    self.name = signal.Signals(number).name
+
+  def __exit__(self, *unused):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def run(config, workdir: str) -> steps.TrainState:
+  """Trains to the end, from the newest checkpoint in `workdir` if any.
+
+  Args:
+    config: a validated config of job "pretrain".
+    workdir: gets config.json, metrics.jsonl, tb/ and checkpoints/.
+
+  Raises:
+    ValueError: no run can follow from this config, or the loss is not finite.
+    Interrupted: SIGINT or SIGTERM came; the run was saved.
+  """
+  devices = mesh.make_mesh()
+  mesh.check_batch(config.batch_size, devices)
+  _check_same(config, workdir)
+  prepared = datasets.prepare(config.data)
+  durations = configs.durations(
+    config, input_pipeline.num_train_clips(prepared, config)
+  )
+  tx = steps.make_optimizer(config, durations)
+  with (
+    _Signals() as signals,
+    checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
+    writer_lib.Writer(workdir, total_steps=durations.total) as log,
+  ):
+    log.run_header(config)
+    start = saved.latest() or 0
+    log.truncate_after(start)
+    state = _first_state(config, tx, devices, saved, start)
+    loop = _Loop(config, prepared, durations, tx, devices, saved, log)
+    return loop.run(state, start, signals)
+
+
+def _first_state(config, tx, devices, saved, start) -> steps.TrainState:
+  whole = mesh.replicated(devices)
+  shapes = jax.eval_shape(lambda: steps.init_state(config, tx))
+  if start:
+    return saved.restore(start, checkpoint.abstract(shapes, whole))
+  return jax.jit(
+    lambda: steps.init_state(config, tx),
+    out_shardings=jax.tree.map(lambda _: whole, shapes),
+  )()
+
+
+class _Loop:
+  """Evaluate, save, next batch, step; scalars are fetched a step late."""
+
+  def __init__(self, config, prepared, durations, tx, devices, saved, log):
+    self._config = config
+    self._prepared = prepared
+    self._durations = durations
+    self._devices = devices
+    self._saved = saved
+    self._log = log
+    self._schedule = steps.make_schedule(config, durations)
+    self._train_step = steps.jit_train_step(config, tx, devices)
+    self._eval_step = steps.jit_eval_step(config, devices)
+    self._eval_batch = self._find_eval_batch()
+
+  def _find_eval_batch(self) -> int:
+    """The largest batch of validation clips that the devices can share."""
+    size = self._devices.size
+    clips = self._prepared.num_clips.get("valid", 0)
+    batch = min(self._config.batch_size, clips // size * size)
+    return batch if batch >= 2 and self._durations.eval_every else 0
+
+  def run(self, state, start, signals) -> steps.TrainState:
+    total = self._durations.total
+    views = input_pipeline.train_views(
+      self._prepared,
+      self._config,
+      start_step=start,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    pending, self._clock = None, (start, time.perf_counter())
+    saved_at = start
+    for step in range(start + 1, total + 1):
+      batch = mesh.global_batch(self._devices, next(views))
+      state, scalars = self._train_step(state, batch)
+      if pending:
+        self._record(*pending)
+      pending = step, scalars
+      due = step % self._durations.checkpoint_every == 0 or step == total
+      if due or signals.name or self._eval_due(step):
+        self._record(*pending)
+        pending = None
+        if self._eval_due(step):
+          self._evaluate(state, step)
+      if due or signals.name:
+        self._saved.save(state, step)
+        saved_at = step
+      if signals.name:
+        break
+    if signals.name and saved_at < total:
+      self._log.message(
+        f"{signals.name}: saved step {saved_at} of {total}; run the same"
+        " command to continue"
+      )
+      raise Interrupted(EXIT_INTERRUPTED)
+    return state
+
+  def _eval_due(self, step):
+    every = self._durations.eval_every
+    last = step == self._durations.total
+    return bool(self._eval_batch) and (last or step % every == 0)
+
+  def _record(self, step, scalars):
+    """Waits for a step; logs it if it is due."""
+    loss = float(scalars["loss"])
+    self._log.progress(step, loss=loss)
+    every, total = self._config.log_every_steps, self._durations.total
+    if not math.isfinite(loss):
+      terms = {k: float(v) for k, v in scalars.items()}
+      raise ValueError(
+        f"step {step}: the loss is {loss} ({terms}). The checkpoints before it"
+        " are kept. A lower optim.learning_rate, a longer optim.warmup_epochs"
+        " or dtype=float32 usually helps"
+      )
+    if step % every and step not in (1, total):
+      return
+    before, then = self._clock
+    now = time.perf_counter()
+    rate = (step - before) * self._config.batch_size / (now - then)
+    self._clock = step, now
+    values = {k: float(v) for k, v in scalars.items()}
+    values["learning_rate"] = float(self._schedule(step - 1))
+    values["epoch"] = step / self._durations.per_epoch
+    values["clips_per_second"] = rate
+    self._log.write(step, values, prefix="train/")
+
+  def _evaluate(self, state, step):
+    batches = input_pipeline.valid_views(
+      self._prepared, self._config, "valid", self._eval_batch
+    )
+    rows = []
+    for views in batches:
+      share = len(views) // jax.process_count()
+      first = share * jax.process_index()
+      batch = mesh.global_batch(self._devices, views[first : first + share])
+      rows.append(self._eval_step(state, batch))
+    means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    self._log.write(step, means, prefix="valid/")
+
+
+def _check_same(config, workdir):
+  """Refuses to continue a run of another config in the same workdir."""
+  path = pathlib.Path(workdir) / "config.json"
+  saved = pathlib.Path(workdir) / checkpoint.DIRECTORY
+  if not (path.exists() and saved.is_dir() and any(saved.iterdir())):
+    return
+  before = _flat(json.loads(path.read_text()))
+  now = _flat(json.loads(config.to_json()))
+  keys = [
+    k
+    for k in sorted(before.keys() | now.keys())
+    if before.get(k) != now.get(k) and not k.startswith(HARMLESS)
+  ]
+  if keys:
+    listed = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys)
+    raise ValueError(
+      f"--workdir={workdir} holds a run of another config ({listed}): use the"
+      " config it was started with, or another --workdir"
+    )
+
+
+def _flat(tree, prefix=""):
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat

@@ -1,0 +1,317 @@
+"""Probes: how much of the labels a frozen encoder's representations hold.
+
+Thesis sections 3.2.3, 3.3.3 and 3.3.4: a linear head, and one with a hidden
+layer of the representation's size, trained by Adam with a plateau schedule on
+one random crop of each clip and epoch; the weights of the lowest validation
+loss are kept. Test clips are cut into consecutive segments whose predictions
+are averaged. The untrained encoder goes through the same protocol.
+"""
+
+import csv
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from vicreg_jax import embed, input_pipeline, mesh, models, optim
+from vicreg_jax import metrics as metrics_lib
+from vicreg_jax.datasets import base
+
+RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
+
+
+class _Fit(NamedTuple):
+  """A head while it trains."""
+
+  module: models.Head
+  params: dict
+  opt_state: optax.OptState
+  best_params: dict
+  best_loss: float
+  best_epoch: int
+  plateau: Any  # state of optim.reduce_on_plateau
+
+
+class _Split(NamedTuple):
+  """Representations of a split's segments, and its clips' labels."""
+
+  y_MxD: np.ndarray
+  clip_M: np.ndarray
+  labels_NxK: np.ndarray
+
+
+def run(config, workdir: str, checkpoint: str | None = None) -> dict:
+  """The `probe` job: writes `probe.json` and per-tag scores as CSV.
+
+  Args:
+    config: `seed`, `data` and `probe`; `checkpoint` and `step` unless given.
+    workdir: where the results go.
+    checkpoint: workdir of the pretraining, instead of the config's.
+
+  Returns:
+    `probe.json`'s content: metrics in percent by head, "untrained_" before the
+    heads of the untrained encoder.
+  """
+  devices = mesh.make_mesh()
+  step = -1 if checkpoint else config.step
+  encoder = embed.load(checkpoint or config.checkpoint, step, devices)
+  prepared = embed.data_for(encoder, config.data)
+  _check_labels(prepared)
+  encoders = {"": encoder}
+  if config.probe.untrained:
+    encoders["untrained_"] = embed.untrained(
+      encoder.config.to_dict(),
+      prepared,
+      devices,
+      seed=config.seed,
+      batch_size=config.probe.encode_batch_size,
+    )
+  labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
+  results, tags = {}, {}
+  for prefix, frozen in encoders.items():
+    scores = _scores(config, frozen, prepared, labels, prefix)
+    for head, (scores_NxK, epoch) in scores.items():
+      y_NxK = labels["test"].labels_NxK
+      name = prefix + head
+      results[name] = metrics_lib.tagging_metrics(y_NxK, scores_NxK)
+      if prepared.label_kind == "single":
+        results[name]["accuracy"] = metrics_lib.accuracy(y_NxK, scores_NxK)
+      results[name]["best_epoch"] = epoch
+      tags[name] = metrics_lib.per_tag_metrics(y_NxK, scores_NxK)
+  if prepared.label_kind == "single":
+    majority = metrics_lib.majority_accuracy(
+      labels["train"].labels_NxK, labels["test"].labels_NxK
+    )
+    results["majority"] = {"accuracy": majority}
+  results["step"] = encoder.step
+  if jax.process_index() == 0:
+    _write(workdir, results, prepared.labels, tags)
+  return results
+
+
+def table(results: dict) -> str:
+  """The heads' scores, trained against untrained, for the terminal."""
+  columns = {
+    "ROC-AUC": "roc_auc",
+    "PR-AUC": "pr_auc",
+    "ROC-AUC clip": "roc_auc_clip",
+    "PR-AUC clip": "pr_auc_clip",
+    "accuracy": "accuracy",
+  }
+  rows = [name for name in results if "roc_auc" in (_dict(results[name]))]
+  columns = {
+    title: key
+    for title, key in columns.items()
+    if any(key in results[name] for name in rows)
+  }
+  width = max(map(len, rows), default=0) + 2
+  lines = ["".ljust(width) + "".join(f"{title:>14}" for title in columns)]
+  for name in rows:
+    cells = (results[name].get(key) for key in columns.values())
+    lines.append(
+      name.replace("_", " ").ljust(width)
+      + "".join(f"{'-' if c is None else format(c, '.2f'):>14}" for c in cells)
+    )
+  if "majority" in results:
+    accuracy = results["majority"]["accuracy"]
+    lines.append(f"accuracy of the most frequent class: {accuracy:.2f}")
+  return "\n".join(lines)
+
+
+def _dict(value):
+  return value if isinstance(value, dict) else {}
+
+
+def _check_labels(prepared: base.Prepared):
+  if prepared.label_kind == "none":
+    raise ValueError(
+      f"the data set {prepared.path} has no labels, so there is nothing to"
+      " probe: sort the files into a folder for each class, or name a table of"
+      " labels with --config.data.csv=FILE"
+    )
+  missing = [s for s in base.SPLITS if s not in prepared.num_clips]
+  if missing:
+    raise ValueError(
+      f"the data set {prepared.path} has no {' or '.join(missing)} clips:"
+      " probing needs train, valid and test; add clips or sort them into"
+      " folders train/ valid/ test/"
+    )
+
+
+def _scores(config, encoder, prepared, labels, prefix):
+  """{head: (test scores_NxK, best epoch)} of one encoder."""
+  batch_size = config.probe.encode_batch_size
+  splits = {}
+  for split in ("valid", "test"):
+    y_MxD, clip_M = encoder.segments(prepared, split, batch_size=batch_size)
+    splits[split] = _Split(y_MxD, clip_M, labels[split].labels_NxK)
+  single = prepared.label_kind == "single"
+  fits = _train(
+    config, encoder, prepared, labels["train"].labels_NxK, splits["valid"],
+    single, prefix,
+  )
+  activation = jax.nn.softmax if single else jax.nn.sigmoid
+  test, scores = splits["test"], {}
+  for head, fit in fits.items():
+    logits_MxK = fit.module.apply({"params": fit.best_params}, test.y_MxD)
+    scores_NxK = metrics_lib.mean_over_clip(
+      np.asarray(activation(logits_MxK)), test.clip_M, len(test.labels_NxK)
+    )
+    scores[head] = scores_NxK, fit.best_epoch
+  return scores
+
+
+def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
+  """Trains both heads on the same crops; {head: _Fit}."""
+  p = config.probe
+  N, K = labels_NxK.shape
+  D = encoder.size
+  tx = optim.adam(1.0, weight_decay=p.weight_decay)
+  plateau = optim.reduce_on_plateau(
+    factor=p.plateau_factor, patience=p.plateau_patience
+  )
+  train_epoch, loss_of = _make_steps(tx, single)
+  fits = {
+    head: _start(models.Head(K, hidden), head, config.seed, D, tx, plateau)
+    for head, hidden in (("linear", 0), ("mlp", D))
+  }
+  active, cache = set(fits), {}
+  valid_y = valid.labels_NxK[valid.clip_M]
+  progress = tqdm(
+    range(p.max_epochs),
+    desc=f"probe {prefix.replace('_', ' ') or 'trained '}encoder",
+    unit="epoch",
+    disable=None,
+  )
+  for epoch in progress:
+    drawn = epoch % p.distinct_crops if p.distinct_crops else epoch
+    if drawn not in cache:
+      y_NxD = encoder.crops(
+        prepared,
+        "train",
+        seed=config.seed,
+        epoch=drawn,
+        batch_size=p.encode_batch_size,
+      )
+      if p.distinct_crops:
+        cache[drawn] = y_NxD
+    else:
+      y_NxD = cache[drawn]
+    order_SxB, mask_SxB = _order(config.seed, epoch, N, p.batch_size)
+    for head in sorted(active):
+      fit = fits[head]
+      params, opt_state = train_epoch(
+        fit.module,
+        fit.params,
+        fit.opt_state,
+        p.learning_rate * fit.plateau.scale,
+        y_NxD[order_SxB],
+        labels_NxK[order_SxB],
+        mask_SxB,
+      )
+      loss = float(loss_of(fit.module, params, valid.y_MxD, valid_y))
+      _, stepped = plateau.update((), fit.plateau, value=loss)
+      fit = fit._replace(params=params, opt_state=opt_state, plateau=stepped)
+      if loss < fit.best_loss:
+        fit = fit._replace(
+          best_params=params, best_loss=loss, best_epoch=epoch + 1
+        )
+      fits[head] = fit
+      if p.stop_patience and epoch + 1 - fit.best_epoch >= p.stop_patience:
+        active.discard(head)
+    if not active:
+      break
+  progress.close()
+  return fits
+
+
+def _start(module, head, seed, size, tx, plateau) -> _Fit:
+  key = mesh.stream_key(seed, f"probe/{head}")
+  params = module.init(key, jnp.zeros((1, size)))["params"]
+  return _Fit(
+    module, params, tx.init(params), params, np.inf, 0, plateau.init(params)
+  )
+
+
+def _make_steps(tx, single):
+  """Jitted (train one epoch, mean loss of a split)."""
+
+  def losses(module, params, y_BxD, labels_BxK):
+    logits_BxK = module.apply({"params": params}, y_BxD)
+    labels_BxK = labels_BxK.astype(jnp.float32)
+    if single:
+      return optax.softmax_cross_entropy(logits_BxK, labels_BxK)
+    return optax.sigmoid_binary_cross_entropy(logits_BxK, labels_BxK).mean(-1)
+
+  def train_epoch(
+    module, params, opt_state, learning_rate, y_SxBxD, labels_SxBxK, mask_SxB
+  ):
+    def step(carry, batch):
+      params, opt_state = carry
+      y_BxD, labels_BxK, mask_B = batch
+
+      def objective(params):
+        loss_B = losses(module, params, y_BxD, labels_BxK)
+        return (loss_B * mask_B).sum() / mask_B.sum()
+
+      grads = jax.grad(objective)(params)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      # Adam's update is proportional to the rate, which changes by epoch.
+      updates = jax.tree.map(lambda u: learning_rate * u, updates)
+      return (optax.apply_updates(params, updates), opt_state), None
+
+    batches = y_SxBxD, labels_SxBxK, mask_SxB
+    return jax.lax.scan(step, (params, opt_state), batches)[0]
+
+  def mean_loss(module, params, y_MxD, labels_MxK):
+    return losses(module, params, y_MxD, labels_MxK).mean()
+
+  return (
+    jax.jit(train_epoch, static_argnums=0),
+    jax.jit(mean_loss, static_argnums=0),
+  )
+
+
+def _order(seed, epoch, count, batch_size):
+  """Shuffled batches of all clips: indices [S, B], and 0 where padded."""
+  batch_size = min(batch_size, count)
+  order = np.random.default_rng([seed, epoch]).permutation(count)
+  pad = -count % batch_size
+  mask = np.pad(np.ones(count, np.float32), (0, pad))
+  order = np.pad(order, (0, pad))
+  return order.reshape(-1, batch_size), mask.reshape(-1, batch_size)
+
+
+def _write(workdir, results, names, tags):
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / (PER_TAG + ".partial")
+    with partial.open("w", newline="") as f:
+      rows = csv.writer(f)
+      heads = list(tags)
+      scores = ("roc_auc", "pr_auc")
+      rows.writerow(
+        ["tag", "positives", *(f"{h}_{s}" for h in heads for s in scores)]
+      )
+      for k, name in enumerate(names):
+        cells = (tags[h][s][k] for h in heads for s in scores)
+        rows.writerow(
+          [name, int(tags[heads[0]]["positives"][k])]
+          + [f"{cell:.4f}" for cell in cells]
+        )
+    os.replace(partial, path / PER_TAG)
+    partial = path / (RESULTS + ".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(partial, path / RESULTS)
+  except OSError as e:
+    raise ValueError(
+      f"--workdir={workdir}: cannot write the results ({e}); free space or"
+      " choose another directory"
+    ) from e

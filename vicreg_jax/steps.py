@@ -1,0 +1,212 @@
+"""Train state, and the one jitted, sharded train step.
+
+What stays float32 whatever `dtype` says: parameters, optimizer state,
+BatchNorm statistics, representations, losses and their accumulations.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vicreg_jax import config as configs
+from vicreg_jax import losses, mesh, models, optim
+
+VIEWS = 2
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a step changes.
+
+  `params` and `batch_stats` each hold "encoder" and "projector".
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+
+def make_encoder(model, dtype: str) -> models.SampleCNN:
+  """The encoder that a config's `model` section describes."""
+  return models.SampleCNN(
+    representation_size=model.representation_size,
+    variant=model.variant,
+    width=model.width,
+    blocks=model.blocks,
+    dtype=jnp.dtype(dtype),
+  )
+
+
+def make_projector(model, dtype: str) -> models.Projector:
+  """The projector that a config's `model` section describes."""
+  return models.Projector(
+    widths=tuple(model.projector),
+    batch_norm=model.projector_batch_norm,
+    dtype=jnp.dtype(dtype),
+  )
+
+
+def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
+  """Learning rate by step (thesis section 3.3.4)."""
+  o = config.optim
+  if o.schedule == "constant":
+    scale = config.batch_size / 256 if o.per_256 else 1.0
+    return optim.constant(o.learning_rate * scale)
+  return optim.warmup_cosine(
+    o.learning_rate,
+    batch_size=config.batch_size,
+    warmup_steps=durations.warmup,
+    total_steps=durations.total,
+    final_fraction=o.final_fraction,
+    scale_with_batch=o.per_256,
+  )
+
+
+def make_optimizer(
+  config, durations: configs.Durations
+) -> optax.GradientTransformation:
+  """LARS or Adam on the config's schedule."""
+  o = config.optim
+  schedule = make_schedule(config, durations)
+  if o.name == "adam":
+    return optim.adam(
+      schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay
+    )
+  return optim.lars(
+    schedule,
+    momentum=o.momentum,
+    weight_decay=o.weight_decay,
+    trust_coefficient=o.trust_coefficient,
+    order=o.lars_order,
+  )
+
+
+def init_encoder(model, dtype: str, crop: int, seed: int):
+  """Variables {"params", "batch_stats"} of an encoder before training."""
+  return make_encoder(model, dtype).init(
+    mesh.stream_key(seed, "encoder"), jnp.zeros((2, crop))
+  )
+
+
+def init_state(config, tx: optax.GradientTransformation) -> TrainState:
+  """The state before the first step. Trace it or jit it with shardings."""
+  encoder = init_encoder(
+    config.model, config.dtype, config.data.crop, config.seed
+  )
+  projector = make_projector(config.model, config.dtype).init(
+    mesh.stream_key(config.seed, "projector"),
+    jnp.zeros((2, config.model.representation_size)),
+  )
+  params = {"encoder": encoder["params"], "projector": projector["params"]}
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    batch_stats={
+      "encoder": encoder["batch_stats"],
+      "projector": projector.get("batch_stats", {}),
+    },
+    opt_state=tx.init(params),
+  )
+
+
+def loss_of(config, z_NxD: jax.Array):
+  """Loss and terms of embeddings whose rows alternate between two views."""
+  z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
+  z1_BxD, z2_BxD = z_BxVxD[:, 0], z_BxVxD[:, 1]
+  loss = config.loss
+  if loss.name == "nt_xent":
+    return losses.nt_xent_loss(
+      z1_BxD, z2_BxD, temperature=loss.temperature
+    )
+  return losses.vicreg_loss(
+    z1_BxD,
+    z2_BxD,
+    sim_coeff=loss.sim_coeff,
+    std_coeff=loss.std_coeff,
+    cov_coeff=loss.cov_coeff,
+    gamma=loss.gamma,
+    eps=loss.eps,
+    convention=loss.convention,
+  )
+
+
+def _apply(module, params, batch_stats, x, train):
+  variables = {"params": params, "batch_stats": batch_stats}
+  if not train:
+    return module.apply(variables, x, views=VIEWS), batch_stats
+  y, updated = module.apply(
+    variables, x, train=True, views=VIEWS, mutable=["batch_stats"]
+  )
+  return y, updated.get("batch_stats", {})
+
+
+def _forward(config, params, batch_stats, views_BxVxT, train):
+  encoder = make_encoder(config.model, config.dtype)
+  projector = make_projector(config.model, config.dtype)
+  x_NxT = views_BxVxT.reshape(-1, views_BxVxT.shape[-1])
+  y_NxD, encoder_stats = _apply(
+    encoder, params["encoder"], batch_stats["encoder"], x_NxT, train
+  )
+  z_NxD, projector_stats = _apply(
+    projector, params["projector"], batch_stats["projector"], y_NxD, train
+  )
+  loss, terms = loss_of(config, z_NxD)
+  stats = {"encoder": encoder_stats, "projector": projector_stats}
+  return loss, (terms, stats)
+
+
+def train_step(
+  config, tx: optax.GradientTransformation, state: TrainState, views_BxVxT
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step on the global batch; scalars for the log."""
+
+  def objective(params):
+    return _forward(config, params, state.batch_stats, views_BxVxT, True)
+
+  (loss, (terms, stats)), grads = jax.value_and_grad(
+    objective, has_aux=True
+  )(state.params)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  scalars = {
+    "loss": loss,
+    **terms,
+    "grad_norm": optax.tree.norm(grads),
+    "param_norm": optax.tree.norm(params),
+  }
+  state = TrainState(state.step + 1, params, stats, opt_state)
+  return state, scalars
+
+
+def eval_step(config, state: TrainState, views_BxVxT) -> dict[str, jax.Array]:
+  """Loss and terms of a batch, with BatchNorm's running statistics."""
+  loss, (terms, _) = _forward(
+    config, state.params, state.batch_stats, views_BxVxT, False
+  )
+  return {"loss": loss, **terms}
+
+
+def jit_train_step(config, tx, devices: Mesh) -> Callable:
+  """`train_step(state, views)` compiled for a mesh; the state is donated."""
+  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
+  return jax.jit(
+    lambda state, views: train_step(config, tx, state, views),
+    in_shardings=(whole, split),
+    out_shardings=(whole, whole),
+    donate_argnums=0,
+  )
+
+
+def jit_eval_step(config, devices: Mesh) -> Callable:
+  """`eval_step(state, views)` compiled for a mesh."""
+  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
+  return jax.jit(
+    lambda state, views: eval_step(config, state, views),
+    in_shardings=(whole, split),
+    out_shardings=whole,
+  )
