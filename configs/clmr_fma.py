@@ -1,7 +1,7 @@
 """The thesis's CLMR on FMA medium: NT-Xent, Adam, batch 256, 300 epochs.
 
     python -m vicreg_jax.main --config=configs/clmr_fma.py \
-        --workdir=gs://BUCKET/clmr_fma
+        --workdir=runs/clmr_fma
 
 Expected time: not measured yet; CLMR peaks at 300 epochs, which the thesis's
 code would have done in about 7 h on a TPU v3-8.

@@ -1,7 +1,7 @@
 """The thesis's CLMR on fault-filtered GTZAN: 930 clips, 3,000 epochs.
 
     python -m vicreg_jax.main --config=configs/clmr_gtzan.py \
-        --workdir=gs://BUCKET/clmr_gtzan
+        --workdir=runs/clmr_gtzan
 
 Expected time: three steps an epoch, 9,000 steps; not measured yet.
 Expected result, probed by configs/probe_mtat.py (thesis table 4.1): ROC-AUC

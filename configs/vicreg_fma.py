@@ -1,7 +1,7 @@
 """The thesis's VICReg on FMA medium: table 3.1, 25,000 clips, 1,000 epochs.
 
     python -m vicreg_jax.main --config=configs/vicreg_fma.py \
-        --workdir=gs://BUCKET/vicreg_fma
+        --workdir=runs/vicreg_fma
 
 Expected time: the thesis took 24 h on a TPU v3-8; not measured here yet.
 Expected result, probed on MagnaTagATune by configs/probe_mtat.py (thesis table

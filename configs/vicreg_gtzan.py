@@ -1,7 +1,7 @@
 """The thesis's VICReg on fault-filtered GTZAN: 930 clips, 8,000 epochs.
 
     python -m vicreg_jax.main --config=configs/vicreg_gtzan.py \
-        --workdir=gs://BUCKET/vicreg_gtzan
+        --workdir=runs/vicreg_gtzan
 
 Expected time: one step an epoch, 8,000 steps; not measured yet.
 Expected result, probed by configs/probe_mtat.py (thesis table 4.1): ROC-AUC

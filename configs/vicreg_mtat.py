@@ -1,7 +1,7 @@
 """The thesis's VICReg on MagnaTagATune's training clips: 3,000 epochs.
 
     python -m vicreg_jax.main --config=configs/vicreg_mtat.py \
-        --workdir=gs://BUCKET/vicreg_mtat
+        --workdir=runs/vicreg_mtat
 
 Expected time: 24 steps an epoch, 72,000 steps; not measured yet.
 Expected result, probed by configs/probe_mtat.py (thesis table 4.1): ROC-AUC

@@ -10,7 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
+from vicreg_jax import (
+  checkpoint,
+  datasets,
+  input_pipeline,
+  mesh,
+  metrics,
+  steps,
+)
 from vicreg_jax.datasets import base
 
 FILE = "embeddings.npz"
@@ -187,10 +194,9 @@ def run(config, workdir: str) -> str:
     y_MxD, clip_M = encoder.segments(
       prepared, split, batch_size=config.batch_size, progress=True
     )
-    y_NxD = np.zeros((count, encoder.size), np.float32)
-    np.add.at(y_NxD, clip_M, y_MxD)
+    y_NxD = metrics.mean_over_clip(y_MxD, clip_M, count)
     names = input_pipeline.labels(prepared, split)
-    arrays[f"{split}_y"] = y_NxD / np.bincount(clip_M, minlength=count)[:, None]
+    arrays[f"{split}_y"] = y_NxD.astype(np.float32)
     arrays[f"{split}_ids"] = np.array(names.ids)
     arrays[f"{split}_labels"] = names.labels_NxK
   path = pathlib.Path(workdir) / FILE

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax import augment
+from vicreg_jax import audio, augment
 from vicreg_jax.datasets import base
 
 VIEWS = 2
@@ -237,4 +237,4 @@ def _random_crop(samples, crop, key):
 def _decode(samples):
   """float32 [T] in [-1, 1) of raw little-endian 16-bit PCM bytes."""
   pcm = tf.io.decode_raw(samples, tf.int16, little_endian=True)
-  return tf.cast(pcm, tf.float32) / 32767.0
+  return tf.cast(pcm, tf.float32) / audio.INT16_SCALE

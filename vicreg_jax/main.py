@@ -23,7 +23,7 @@ def run(config: ml_collections.ConfigDict, workdir: str):
   from vicreg_jax import config as configs
 
   configs.validate(config)
-  from vicreg_jax import embed, plots, prepare, pretrain, probe
+  from vicreg_jax import embed, prepare, pretrain, probe
 
   if config.job == "prepare":
     print(prepare.run(config).summary())
@@ -33,12 +33,12 @@ def run(config: ml_collections.ConfigDict, workdir: str):
     return
   if config.job == "pretrain":
     pretrain.run(config, workdir)
-    print("figure:", plots.training(workdir))
+    print("figure:", pretrain.figure(workdir))
   if config.job == "probe" or config.probe_after:
     from_run = workdir if config.job == "pretrain" else None
     results = probe.run(config, workdir, from_run)
     print(probe.table(results))
-    print("figure:", plots.per_tag(workdir))
+    print("figure:", probe.figure(workdir))
 
 
 def main(argv):

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import signal
+import sys
 import time
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
 from vicreg_jax import config as configs
+from vicreg_jax import plots
 from vicreg_jax import writer as writer_lib
 
 # What a supervisor sees when a signal stopped a run that can be continued:
@@ -76,6 +78,14 @@ def run(config, workdir: str) -> steps.TrainState:
     return loop.run(state, start, signals)
 
 
+def figure(workdir: str) -> str:
+  """Draws the loss terms over the steps; the PNG's path."""
+  path = pathlib.Path(workdir)
+  out = str(path / "figures" / "loss_terms.png")
+  plots.loss_terms(str(path / "metrics.jsonl"), out)
+  return out
+
+
 def _first_state(config, tx, devices, saved, start) -> steps.TrainState:
   whole = mesh.replicated(devices)
   shapes = jax.eval_shape(lambda: steps.init_state(config, tx))
@@ -138,9 +148,10 @@ class _Loop:
       if signals.name:
         break
     if signals.name and saved_at < total:
-      self._log.message(
+      print(
         f"{signals.name}: saved step {saved_at} of {total}; run the same"
-        " command to continue"
+        " command to continue",
+        file=sys.stderr,
       )
       raise Interrupted(EXIT_INTERRUPTED)
     return state
@@ -153,7 +164,7 @@ class _Loop:
   def _record(self, step, scalars):
     """Waits for a step; logs it if it is due."""
     loss = float(scalars["loss"])
-    self._log.progress(step, loss=loss)
+    self._log.progress(step, f"loss {loss:.4g}")
     every, total = self._config.log_every_steps, self._durations.total
     if not math.isfinite(loss):
       terms = {k: float(v) for k, v in scalars.items()}
@@ -172,7 +183,7 @@ class _Loop:
     values["learning_rate"] = float(self._schedule(step - 1))
     values["epoch"] = step / self._durations.per_epoch
     values["clips_per_second"] = rate
-    self._log.write(step, values, prefix="train/")
+    self._log.write(step, values, prefix="train")
 
   def _evaluate(self, state, step):
     batches = input_pipeline.valid_views(
@@ -185,7 +196,7 @@ class _Loop:
       batch = mesh.global_batch(self._devices, views[first : first + share])
       rows.append(self._eval_step(state, batch))
     means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-    self._log.write(step, means, prefix="valid/")
+    self._log.write(step, means, prefix="validation")
 
 
 def _check_same(config, workdir):

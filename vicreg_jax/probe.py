@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from vicreg_jax import embed, input_pipeline, mesh, models, optim
+from vicreg_jax import embed, input_pipeline, mesh, models, optim, plots
 from vicreg_jax import metrics as metrics_lib
 from vicreg_jax.datasets import base
 
@@ -95,6 +95,30 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   return results
 
 
+def figure(workdir: str) -> str | None:
+  """Draws the ROC-AUC of each tag, linear heads; the PNG's path.
+
+  None if the untrained encoder was not probed.
+  """
+  path = pathlib.Path(workdir)
+  trained, untrained = "linear_roc_auc", "untrained_linear_roc_auc"
+  with (path / PER_TAG).open(newline="") as f:
+    rows = list(csv.DictReader(f))
+  if untrained not in rows[0]:
+    return None
+  out = str(path / "figures" / "per_tag_auc.png")
+  rows = [
+    {
+      "tag": row["tag"],
+      "trained": float(row[trained]),
+      "untrained": float(row[untrained]),
+    }
+    for row in rows
+  ]
+  plots.per_tag_auc(rows, out)
+  return out
+
+
 def table(results: dict) -> str:
   """The heads' scores, trained against untrained, for the terminal."""
   columns = {
@@ -161,7 +185,9 @@ def _scores(config, encoder, prepared, labels, prefix):
   for head, fit in fits.items():
     logits_MxK = fit.module.apply({"params": fit.best_params}, test.y_MxD)
     scores_NxK = metrics_lib.mean_over_clip(
-      np.asarray(activation(logits_MxK)), test.clip_M, len(test.labels_NxK)
+      np.asarray(activation(logits_MxK)),
+      test.clip_M,
+      len(test.labels_NxK),
     )
     scores[head] = scores_NxK, fit.best_epoch
   return scores
@@ -176,6 +202,8 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
   plateau = optim.reduce_on_plateau(
     factor=p.plateau_factor, patience=p.plateau_patience
   )
+  # Eager, optax's plateau would be traced anew every epoch.
+  watch = jax.jit(lambda state, loss: plateau.update((), state, value=loss)[1])
   train_epoch, loss_of = _make_steps(tx, single)
   fits = {
     head: _start(models.Head(K, hidden), head, config.seed, D, tx, plateau)
@@ -216,7 +244,7 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
         mask_SxB,
       )
       loss = float(loss_of(fit.module, params, valid.y_MxD, valid_y))
-      _, stepped = plateau.update((), fit.plateau, value=loss)
+      stepped = watch(fit.plateau, loss)
       fit = fit._replace(params=params, opt_state=opt_state, plateau=stepped)
       if loss < fit.best_loss:
         fit = fit._replace(

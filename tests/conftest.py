@@ -1,0 +1,58 @@
+"""Small data and configs that the tests of several modules share."""
+
+import os
+import tempfile
+
+# Programs that several tests, or their subprocesses, run are compiled once.
+_cache = tempfile.TemporaryDirectory()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+from vicreg_jax import config as configs
+from vicreg_jax import datasets
+
+SIZES = (24, 9, 10)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  return str(tmp_path_factory.mktemp("data"))
+
+
+def shrink(config, data_dir):
+  """Turns a base config into one that trains in a second."""
+  config.data.name = "synthetic"
+  config.data.dir = data_dir
+  config.data.sizes = SIZES
+  config.data.clip_seconds = 0.2
+  if config.job == "pretrain":
+    config.data.crop = 243
+    config.model.blocks = 4
+    config.model.width = 0.0625
+    config.model.representation_size = 16
+    config.model.projector = (24, 20)
+    config.dtype = "float32"
+    config.batch_size = 8
+    config.steps = 5
+    config.log_every_steps = 1
+    config.eval_every_epochs = 1.0
+  if "probe" in config:
+    config.probe.max_epochs = 3
+    config.probe.batch_size = 8
+    config.probe.encode_batch_size = 8
+  return config
+
+
+@pytest.fixture
+def small(data_dir):
+  """A pretraining config; change it as you like."""
+  return shrink(configs.base_pretrain(), data_dir)
+
+
+@pytest.fixture
+def prepared(small):
+  return datasets.prepare(small.data)

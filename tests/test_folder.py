@@ -1,0 +1,461 @@
+"""Any tree of audio files: labels, splits, faults, and what is on disk."""
+
+import csv
+import os
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import soundfile
+
+from vicreg_jax import audio, datasets
+from vicreg_jax.datasets import base, folder
+
+RATE = 8_000
+CROP = 2_000
+
+
+def tone(index, num_samples=2400):
+  t = np.arange(num_samples) / RATE
+  return 0.5 * np.sin(2 * np.pi * (200 + 10 * index) * t)
+
+
+def write_tree(root, names, num_samples=2400):
+  """One short tone a name; the pitch says which."""
+  for i, name in enumerate(names):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(i, num_samples), RATE)
+
+
+def config(root, tmp_path, **changes):
+  values = dict(
+    name="folder", path=str(root), dir=str(tmp_path / "prepared"),
+    sample_rate=RATE, crop=CROP, labels="auto", csv="", seed=0,
+    sizes=(1, 1, 1), clip_seconds=1.0,
+  )  # fmt: skip
+  return types.SimpleNamespace(**(values | changes))
+
+
+def source(root, tmp_path, **changes):
+  """The plan alone: what there is to decode, without decoding it."""
+  return folder.Folder.source(config(root, tmp_path, **changes))
+
+
+def split_of(plan, key="id"):
+  return {
+    getattr(clip, key): split
+    for split, clips in plan.splits.items()
+    for clip in clips
+  }
+
+
+def labels_of(plan):
+  return {
+    clip.id: {n for n, on in zip(plan.labels, clip.labels) if on}
+    for clips in plan.splits.values()
+    for clip in clips
+  }
+
+
+def read(prepared, split, **kwargs):
+  return list(prepared.dataset(split, **kwargs).as_numpy_iterator())
+
+
+# --- what is on disk ---
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Class folders in three encodings, and one file of every fault."""
+  tmp_path = tmp_path_factory.mktemp("prepared")
+  root = tmp_path / "my music"
+  names = [f"rock/r{i}.wav" for i in range(10)]
+  names += [f"jazz/j{i}.flac" for i in range(10)]
+  names += [f"folk/f{i}.ogg" for i in range(4)]
+  write_tree(root, names)
+  stereo = np.stack([tone(0, 4800 * 6), np.zeros(4800 * 6)], 1)
+  soundfile.write(root / "folk/stereo48k.wav", stereo, 48_000)
+  (root / "rock/empty.wav").touch()
+  (root / "rock/text.mp3").write_text("not music\n" * 100)
+  soundfile.write(root / "jazz/short.wav", tone(0, CROP - 1), RATE)
+  soundfile.write(root / "jazz/enough.wav", tone(0, CROP), RATE)
+  (root / "jazz/gone.wav").symlink_to(root / "nowhere.wav")
+  (root / "jazz/.hidden.wav").touch()
+  (root / "jazz/cover.jpg").touch()
+  return datasets.prepare(config(root, tmp_path)), root, names, tmp_path
+
+
+def test_every_readable_clip_is_there_once_with_its_samples(prepared):
+  data, root, names, _ = prepared
+  examples = [e for split in data.num_clips for e in read(data, split)]
+  ids = [e["id"].decode() for e in examples]
+  want = names + ["folk/stereo48k.wav", "jazz/enough.wav"]
+  assert sorted(ids) == sorted(want)
+  for e in examples:
+    path = root / e["id"].decode()
+    samples = np.frombuffer(e["samples"], "<i2")
+    if path.suffix == ".wav" and path.name != "stereo48k.wav":
+      # An own reading of the file: 16-bit PCM after 44 bytes of header. The
+      # scale is 32767 here and 32768 in a WAV.
+      pcm = np.frombuffer(path.read_bytes()[44:], "<i2")
+      np.testing.assert_allclose(samples, pcm, atol=1)
+    name = path.relative_to(root).parts[0]
+    want_labels = [label == name for label in ("folk", "jazz", "rock")]
+    np.testing.assert_array_equal(e["labels"], want_labels)
+    assert e["labels"].dtype == np.uint8
+    assert e["track"].decode() == os.path.splitext(e["id"].decode())[0]
+  stereo = next(e for e in examples if b"stereo" in e["id"])
+  samples = np.frombuffer(stereo["samples"], "<i2").astype(float) / 32767
+  assert len(samples) == 4800
+  spectrum = np.abs(np.fft.rfft(samples[:4000] * np.hanning(4000)))
+  # Mean of a tone and silence; at 48 kHz its pitch is six times higher.
+  assert np.argmax(spectrum) * RATE / 4000 == 6 * 200
+  assert np.abs(samples[500:-500]).max() == pytest.approx(0.25, abs=0.01)
+
+
+def test_metadata_and_report(prepared):
+  data, _, names, _ = prepared
+  assert data.labels == ("folk", "jazz", "rock")
+  assert (data.label_kind, data.sample_rate) == ("single", RATE)
+  # rock and jazz: 12 tracks each, 9/1/2; folk: 5, 3/1/1. The split comes before
+  # the decoding, which finds two faults in train and one in valid.
+  assert data.num_clips == {"train": 19, "valid": 2, "test": 5}
+  total = (len(names) * 2400 + 4800 + CROP) / RATE
+  assert sum(data.seconds.values()) == pytest.approx(total)
+  assert data.shortest == CROP
+  assert data.skipped == {
+    "empty file": 1, "not decodable": 1, "too short": 1, "not found": 1,
+  }  # fmt: skip
+  with open(pathlib.Path(data.path) / "skipped.csv", newline="") as f:
+    assert list(csv.reader(f)) == [
+      ["id", "reason"],
+      ["jazz/gone.wav", "not found"],
+      ["jazz/short.wav", "too short"],
+      ["rock/empty.wav", "empty file"],
+      ["rock/text.mp3", "not decodable"],
+    ]
+  assert pathlib.Path(data.path).parts[-3:-1][0] == "folder"
+  assert pathlib.Path(data.path).parts[-2].startswith("my-music-")
+  summary = data.summary()
+  assert "folk, jazz, rock" in summary and "1 too short" in summary
+  assert [line.split()[:2] for line in summary.splitlines()[1:4]] == [
+    ["train", "19"], ["valid", "2"], ["test", "5"],
+  ]  # fmt: skip
+
+
+def test_opening_again_decodes_nothing(prepared, monkeypatch):
+  data, root, _, tmp_path = prepared
+  monkeypatch.setattr(audio, "load", lambda *a: pytest.fail("decoded again"))
+  again = datasets.prepare(config(root, tmp_path))
+  assert (again.path, again.num_clips) == (data.path, data.num_clips)
+  assert again.skipped == data.skipped and again.labels == data.labels
+  assert again.seconds == data.seconds and again.shortest == data.shortest
+
+
+def test_order_is_deterministic(prepared):
+  data = prepared[0]
+  plain = [e["id"] for e in read(data, "train")]
+  assert [e["id"] for e in read(data, "train")] == plain
+  shuffled = [e["id"] for e in read(data, "train", shuffle_seed=1)]
+  assert [e["id"] for e in read(data, "train", shuffle_seed=1)] == shuffled
+  assert sorted(shuffled) == sorted(plain)
+  assert [e["id"] for e in read(data, "train[3:9]")] == plain[3:9]
+  with pytest.raises(ValueError, match="it has train, valid, test"):
+    data.dataset("validation")
+
+
+def test_many_threads_keep_the_order():
+  def slow_first(i):
+    if i % 3 == 0:
+      sum(range(20_000))
+    return -i
+
+  with base.concurrent.futures.ThreadPoolExecutor(4) as pool:
+    pulled = []
+    items = (pulled.append(i) or i for i in range(200))
+    results = base._map_in_order(slow_first, items, pool)
+    assert next(results) == (0, 0)
+    # What is decoded ahead is bounded.
+    assert len(pulled) <= 2 * os.cpu_count() + 1
+    assert list(results) == [(i, -i) for i in range(1, 200)]
+
+
+def test_the_directory_follows_the_inputs(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a/1.wav", "a/2.wav", "b/1.wav"])
+  write_tree(tmp_path / "other" / "m", ["a/1.wav", "a/2.wav", "b/1.wav"])
+
+  def directory(**changes):
+    return folder.Folder(config(root, tmp_path, **changes)).data_dir
+
+  first = directory()
+  assert directory() == first
+  assert directory(seed=7, path=f"{root}/../m/") == first
+  changed = [
+    directory(sample_rate=16_000),
+    directory(crop=CROP + 1),
+    directory(labels="none"),
+    directory(path=str(tmp_path / "other" / "m")),
+  ]
+  os.utime(root / "a/1.wav", ns=(0, 0))
+  changed.append(directory())
+  write_tree(root, ["b/2.wav"])
+  changed.append(directory())
+  (root / "labels.csv").write_text("a/1.wav,x\na/2.wav,y\nb/1.wav,x\n")
+  changed.append(directory())
+  (root / "labels.csv").write_text("a/1.wav,x\na/2.wav,x\nb/1.wav,y\n")
+  changed.append(directory())
+  assert len({first, *changed}) == 1 + len(changed)
+
+
+def test_an_interrupted_run_leaves_nothing_to_open(tmp_path, monkeypatch):
+  root = tmp_path / "m"
+  write_tree(root, [f"{i}.wav" for i in range(30)])
+  load, calls = audio.load, []
+
+  def failing(path, rate):
+    calls.append(path)
+    if len(calls) > 20:
+      raise KeyboardInterrupt
+    return load(path, rate)
+
+  monkeypatch.setattr(audio, "load", failing)
+  with pytest.raises(KeyboardInterrupt):
+    datasets.prepare(config(root, tmp_path))
+  written = [p for p in (tmp_path / "prepared").rglob("*") if p.is_file()]
+  assert not [p for p in written if "tfrecord" in p.name]
+  monkeypatch.setattr(audio, "load", load)
+  data = datasets.prepare(config(root, tmp_path))
+  assert sum(data.num_clips.values()) == 30
+
+
+def test_without_labels(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, [f"{i}.wav" for i in range(3)])
+  data = datasets.prepare(config(root, tmp_path))
+  assert (data.labels, data.label_kind) == ((), "none")
+  assert data.num_clips == {"train": 1, "valid": 1, "test": 1}
+  assert read(data, "train")[0]["labels"].shape == (0,)
+
+
+def test_splits_without_clips_are_absent(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["train/a.wav", "train/b.wav"])
+  write_tree(root, ["valid/c.wav"], num_samples=10)
+  data = datasets.prepare(config(root, tmp_path))
+  assert data.num_clips == {"train": 2}
+  assert data.skipped == {"too short": 1}
+
+
+# --- labels ---
+
+
+def test_label_modes(tmp_path):
+  flat, deep = tmp_path / "flat", tmp_path / "deep"
+  write_tree(flat, ["a.wav", "b.wav"])
+  write_tree(deep, ["x/1.wav", "y/deeper/2.wav", "y/3.wav"])
+  assert source(flat, tmp_path).label_kind == "none"
+  plan = source(deep, tmp_path)
+  assert plan.labels == ("x", "y") and plan.label_kind == "single"
+  assert labels_of(plan)["y/deeper/2.wav"] == {"y"}
+  assert source(deep, tmp_path, labels="none").labels == ()
+  # A loose file: is it a class? "auto" does not guess, "folders" leaves it out.
+  write_tree(deep, ["loose.wav"])
+  assert source(deep, tmp_path).label_kind == "none"
+  plan = source(deep, tmp_path, labels="folders")
+  assert plan.skipped == {"loose.wav": "outside the class folders"}
+  assert set(labels_of(plan)) == {"x/1.wav", "y/deeper/2.wav", "y/3.wav"}
+
+
+@pytest.mark.parametrize(
+  "text, names",
+  [
+    ("path,slow,fast\na.wav,1,0\ns/b.wav,1,1\nc.wav,0,0\n", ("slow", "fast")),
+    ("\ufeffPath, slow ,fast\r\n./a.wav,1,0\r\n\r\ns/b.wav,1,1\r\nc.wav,0,0",
+     ("slow", "fast")),
+    ("a.wav,slow\ns/b.wav,slow,fast\nc.wav\n", ("fast", "slow")),
+    ('"a.wav","slow",\ns/b.wav, fast,slow\nc.wav,,\n', ("fast", "slow")),
+  ],
+)  # fmt: skip
+def test_csv_dialects(tmp_path, text, names):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "s/b.wav", "c.wav", "s/unlisted.wav"])
+  (root / "labels.csv").write_bytes(text.encode())
+  plan = source(root, tmp_path)
+  assert (plan.labels, plan.label_kind) == (names, "multi")
+  assert labels_of(plan) == {
+    "a.wav": {"slow"}, "s/b.wav": {"slow", "fast"}, "c.wav": set(),
+  }  # fmt: skip
+  assert plan.skipped == {"s/unlisted.wav": "not in labels.csv"}
+  elsewhere = tmp_path / "tags.csv"
+  elsewhere.write_text("a.wav,other\n")
+  plan = source(root, tmp_path, csv=str(elsewhere))
+  assert plan.labels == ("other",)
+  assert plan.skipped["c.wav"] == "not in tags.csv"
+
+
+@pytest.mark.parametrize(
+  "content, line, message",
+  [
+    (b"path,x\na.wav,1\nb.wav,1\nnope.wav,1\n", 4, "no audio file 'nope.wav'"),
+    (b"a.wav,x\n../m/b.wav,x\n", 2, "outside data.path"),
+    (b"/etc/passwd,x\n", 1, "outside data.path"),
+    (b"a.wav,x\n./a.wav,y\n", 2, "listed in line 1 already"),
+    (b"path,x,y\na.wav,1,2\n", 2, "'2' for tag 'y'; use 0 or 1"),
+    (b"path,x,y\na.wav,1,\n", 2, "'' for tag 'y'"),
+    (b"path,x,y\na.wav,1\n", 2, "1 cells for 2 tags"),
+    (b"path,x,x\na.wav,1,0\n", 1, "tag names must differ"),
+    (b"file,x\na.wav,1\n", 1, "must start with 'path'"),
+    (b"a.wav;x\n", 1, "separated by commas"),
+    (b"a.wav,x\nb.wav,caf\xe9\n", 2, "UTF-8"),
+    (b'a.wav,"x\n', 1, "unexpected end"),
+    (b"", None, "no clips"),
+    (b"path,x\n", None, "no clips"),
+    (b"path\na.wav\n", None, "no tags"),
+    (b"a.wav\n", None, "no tags"),
+  ],
+)
+def test_csv_errors_name_the_line(tmp_path, content, line, message):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "b.wav"])
+  (root / "labels.csv").write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    source(root, tmp_path)
+  assert message in str(error.value) and "labels.csv" in str(error.value)
+  assert "\n" not in str(error.value)
+  if line:
+    assert f"line {line}:" in str(error.value)
+
+
+# --- splits ---
+
+
+def test_split_folders(tmp_path):
+  root = tmp_path / "m"
+  names = ["train/x/1.wav", "train/y/2.wav", "Validation/x/3.wav"]
+  write_tree(root, names + ["test/y/4.wav", "extra/y/5.wav"])
+  plan = source(root, tmp_path)
+  assert split_of(plan) == {
+    "train/x/1.wav": "train", "train/y/2.wav": "train",
+    "Validation/x/3.wav": "valid", "test/y/4.wav": "test",
+  }  # fmt: skip
+  assert plan.labels == ("x", "y")
+  assert labels_of(plan)["test/y/4.wav"] == {"y"}
+  assert plan.skipped == {"extra/y/5.wav": "outside train, valid and test"}
+
+
+def cuts(names, count=3):
+  return [
+    f"{n}-{30 * i}-{30 * i + 30}.wav" for n in names for i in range(count)
+  ]
+
+
+def test_splits_are_stratified_by_class_and_whole_by_track(tmp_path):
+  root = tmp_path / "m"
+  names = cuts([f"big/t{i}" for i in range(100)])
+  names += cuts([f"small/t{i}" for i in range(3)], 5)
+  names += cuts([f"pair/t{i}" for i in range(2)])
+  write_tree(root, names, num_samples=1)
+  plan = source(root, tmp_path)
+  of_clip, of_track = split_of(plan), split_of(plan, "track")
+  assert len(of_clip) == len(names) and len(of_track) == 105
+  for name in names:  # the track's name worked out without the code's regex
+    assert of_clip[name] == of_track[name.split("-")[0]]
+
+  def count(prefix):
+    splits = [s for t, s in of_track.items() if t.startswith(prefix)]
+    return {s: splits.count(s) for s in sorted(set(splits))}
+
+  assert count("big") == {"test": 20, "train": 70, "valid": 10}
+  assert count("small") == {"test": 1, "train": 1, "valid": 1}
+  assert count("pair") == {"train": 2}
+
+
+def test_splits_are_stable(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, [f"{c}/{i}.wav" for c in "ab" for i in range(40)], 1)
+  before = split_of(source(root, tmp_path))
+  assert split_of(source(root, tmp_path)) == before
+  # Another place, another class, another clip of the same track: nothing moves.
+  write_tree(root, [f"c/{i}.wav" for i in range(40)] + ["a/0-30-60.wav"], 1)
+  root = root.rename(tmp_path / "elsewhere")
+  after = split_of(source(root, tmp_path))
+  assert {k: after[k] for k in before} == before
+  assert after["a/0-30-60.wav"] == before["a/0.wav"]
+  # A track in the same class moves at most one across each boundary.
+  write_tree(root, ["a/new.wav"], 1)
+  after = split_of(source(root, tmp_path))
+  assert sum(after[k] != before[k] for k in before) <= 2
+
+
+# --- the tree ---
+
+
+def test_links_and_odd_names(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a/1.wav", "b/ü ,2.WAV", ".trash/3.wav", "b/._4.wav"])
+  (root / "a/up").symlink_to(root)
+  (root / "b/again").symlink_to(root / "a")
+  bad = os.fsencode(root) + b"/b/\xff.wav"
+  soundfile.write(bad, tone(0), RATE, format="WAV")
+  ids = set(split_of(source(root, tmp_path)))
+  assert len(ids) == 3 and {"b/ü ,2.WAV", "b/\\xff.wav"} < ids
+  data = datasets.prepare(config(root, tmp_path, labels="none"))
+  assert {
+    e["id"].decode() for s in data.num_clips for e in read(data, s)
+  } == ids
+
+
+def test_errors_of_the_folder(tmp_path):
+  def error(path, **changes):
+    with pytest.raises(ValueError) as info:
+      datasets.prepare(config(path, tmp_path, **changes))
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+  empty, text, good = (tmp_path / n for n in ("empty", "text", "good"))
+  for root in (empty, text, good):
+    root.mkdir()
+  for name in ("a.txt", "b.txt", "c.pdf"):
+    (text / name).touch()
+  write_tree(good, ["x/a.wav", "x/b.wav"])
+  assert "data.path is empty" in error("")
+  assert f"'{tmp_path}/nix' does not exist" in error(tmp_path / "nix")
+  assert "is a file: give the folder" in error(good / "x/a.wav")
+  assert "no files at all" in error(empty)
+  message = error(text)
+  assert "2 .txt, 1 .pdf" in message and ".flac" in message
+  assert "'auto', 'folders', 'csv', 'none'" in error(good, labels="genres")
+  assert "two class folders or more" in error(good, labels="folders")
+  assert "['x']" in error(good, labels="folders")
+  assert f"no {good}/labels.csv" in error(good, labels="csv")
+  assert "'nix.csv' is not a file" in error(good, csv="nix.csv")
+  assert "has no use" in error(good, csv="nix.csv", labels="none")
+  assert "fma" in error(good, name="fma") and "'folder'" in error(
+    good, name="fma"
+  )
+  assert "['folder', 'synthetic']" in error(good, name="nix")
+
+
+def test_errors_when_nothing_is_left(tmp_path):
+  def error(root, **changes):
+    with pytest.raises(ValueError) as info:
+      datasets.prepare(config(root, tmp_path, **changes))
+    return str(info.value)
+
+  short, bad, mixed = (tmp_path / n for n in ("short", "bad", "mixed"))
+  write_tree(short, ["a.wav", "b.wav", "c.wav"], num_samples=1000)
+  message = error(short)
+  assert "3 too short" in message and "1000 samples (0.12 s" in message
+  assert f"data.crop is {CROP}: lower data.crop" in message
+  bad.mkdir()
+  (bad / "x.mp3").write_text("text" * 100)
+  (bad / "y.wav").touch()
+  message = error(bad)
+  assert "1 empty file, 1 not decodable" in message and "x.mp3" in message
+  write_tree(mixed, ["test/a.wav"])
+  write_tree(mixed, ["train/b.wav"], num_samples=10)
+  assert "no clip is left to train on (only test)" in error(mixed)
+  assert not list((tmp_path / "prepared").rglob("*.tfrecord*"))

@@ -1,0 +1,289 @@
+"""The command line: configs, the README's commands, and bad input."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from vicreg_jax import config as configs
+from vicreg_jax import input_pipeline, main, mesh, pretrain, steps
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+# Clips that each data set trains on, where it is not made by the test.
+NUM_CLIPS = {"fma": 25_000, "gtzan": 930, "magnatagatune": 18_709}
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location("a_config", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def run_main(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "vicreg_jax.main", *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_loads_validates_and_traces(path):
+  module = load(path)
+  config = module.get_config()
+  for part in (
+    f"python -m vicreg_jax.main --config=configs/{path.name}",
+    "Expected time:",
+    "Expected result",
+  ):
+    assert part in module.__doc__
+  if "checkpoint" in config and config.job != "pretrain":
+    config.checkpoint = "runs/some"
+  configs.validate(config)
+  if config.job != "pretrain":
+    return
+  clips = NUM_CLIPS.get(config.data.name, 100)
+  tx = steps.make_optimizer(config, configs.durations(config, clips))
+  views = jax.ShapeDtypeStruct(
+    (config.batch_size, 2, config.data.crop), np.float32
+  )
+  state = jax.eval_shape(lambda: steps.init_state(config, tx))
+  after, scalars = jax.eval_shape(
+    lambda s, v: steps.train_step(config, tx, s, v), state, views
+  )
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert scalars["loss"].dtype == np.float32
+
+
+def test_recipes_of_the_thesis():
+  """Table 3.1 and section 3.3, as DESIGN's facts have them."""
+  vicreg = load(ROOT / "configs/vicreg_fma.py").get_config()
+  assert (vicreg.batch_size, vicreg.epochs) == (768, 1000)
+  assert tuple(vicreg.model.projector) == (8196, 8196, 8196)
+  d = configs.durations(vicreg, 25_000)
+  assert (d.per_epoch, d.total, d.warmup) == (32, 32_000, 320)
+  rate = steps.make_schedule(vicreg, d)
+  assert rate(320) == pytest.approx(0.2 * 768 / 256)
+  assert rate(32_000) == pytest.approx(0.6 * 0.001, rel=1e-4)
+  clmr = load(ROOT / "configs/clmr_fma.py").get_config()
+  rate = steps.make_schedule(clmr, configs.durations(clmr, 25_000))
+  assert (clmr.batch_size, rate(0), rate(9999)) == (256, 3e-4, 3e-4)
+  assert clmr.loss.temperature == 0.5
+
+
+def test_flags_of_the_readme_exist():
+  text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+  commands = re.findall(r"python -m vicreg_jax\.main ([^\n`&|]*)", text)
+  assert len(commands) >= 4
+  for command in commands:
+    flags = dict(
+      flag.removeprefix("--").split("=", 1) for flag in shlex.split(command)
+    )
+    config = load(ROOT / flags.pop("config")).get_config()
+    for name in flags:
+      if name != "workdir":
+        node = config
+        for key in name.removeprefix("config.").split("."):
+          node = node[key]  # KeyError: no such key
+
+
+def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
+  done = run_main(
+    "--config=configs/quickstart.py",
+    f"--workdir={tmp_path}",
+    f"--config.data.dir={data_dir}",
+    "--config.data.sizes=(16,6,8)",
+    "--config.data.clip_seconds=1.0",
+    "--config.batch_size=4",
+    "--config.steps=2",
+    "--config.model.width=0.0625",
+    "--config.probe.max_epochs=2",
+  )
+  assert done.returncode == 0, done.stderr
+  results = json.loads((tmp_path / "probe.json").read_text())
+  assert f"{results['linear']['roc_auc']:.2f}" in done.stdout
+  assert f"{results['untrained_mlp']['pr_auc']:.2f}" in done.stdout
+  for name in ("loss_terms.png", "per_tag_auc.png"):
+    assert str(tmp_path / "figures" / name) in done.stdout
+  noise = [x for x in done.stderr.splitlines() if "Warning" in x or x[:1] == "I"]
+  assert not noise
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--config.nonsense=3"], r"nonsense"),
+    (["--config.data.name=fmaa"], r"data.name.*'fmaa'.*folder.*synthetic"),
+    (["--config.model.width=wide"], r"width"),
+    (["--config.batch_size=0"], r"batch_size is 0"),
+  ],
+)
+def test_a_bad_flag_is_one_line(tmp_path, flags, message):
+  done = run_main(
+    "--config=configs/quickstart.py", f"--workdir={tmp_path}", *flags
+  )
+  assert done.returncode != 0
+  assert re.search(message, done.stderr)
+  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def error_of(config, workdir):
+  """The one line that a person sees."""
+  with pytest.raises(ValueError) as caught:
+    main.run(config, str(workdir))
+  assert main._ours(caught.value)
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+  small.data.name = "folder"
+  small.data.path = str(tmp_path / "music")
+  return small
+
+
+def test_missing_path(folder, tmp_path):
+  message = error_of(folder, tmp_path / "w")
+  assert "data.path" in message and folder.data.path in message
+
+
+def test_empty_folder(folder, tmp_path):
+  (tmp_path / "music").mkdir()
+  assert folder.data.path in error_of(folder, tmp_path / "w")
+
+
+def test_folder_of_text_files(folder, tmp_path):
+  (tmp_path / "music").mkdir()
+  (tmp_path / "music" / "notes.txt").write_text("do re mi")
+  message = error_of(folder, tmp_path / "w")
+  assert folder.data.path in message and ".txt" in message
+
+
+def write_clips(path, count, seconds):
+  path.mkdir(parents=True)
+  for i in range(count):
+    x = np.random.default_rng(i).normal(size=int(22_050 * seconds)) / 9
+    soundfile.write(path / f"{i}.wav", x, 22_050)
+
+
+def test_crop_longer_than_every_clip(folder, tmp_path):
+  write_clips(tmp_path / "music", 9, 0.01)
+  message = error_of(folder, tmp_path / "w")
+  assert "data.crop" in message and "243" in message.replace(",", "")
+
+
+def test_planned_data_sets_say_so(folder, tmp_path):
+  folder.data.name = "fma"
+  assert "'fma' is not available" in error_of(folder, tmp_path / "w")
+
+
+def test_batch_that_the_devices_cannot_share(small, tmp_path, monkeypatch):
+  class Eight:
+    size = 8
+
+  monkeypatch.setattr(mesh, "make_mesh", Eight)
+  small.batch_size = 12
+  message = error_of(small, tmp_path)
+  assert "batch_size is 12, which 8 devices" in message and "8 for" in message
+
+
+def test_checkpoint_that_is_none(data_dir, tmp_path):
+  config = configs.base_probe()
+  config.data.name = "synthetic"
+  assert "checkpoint is not set" in error_of(config, tmp_path)
+  config.checkpoint = str(tmp_path / "nowhere")
+  assert f"{tmp_path}/nowhere: not the workdir" in error_of(config, tmp_path)
+  (tmp_path / "config.json").write_text('{"job": "probe"}')
+  config.checkpoint = str(tmp_path)
+  assert "not a pretraining's" in error_of(config, tmp_path)
+  quickstart = load(ROOT / "configs/quickstart.py").get_config()
+  (tmp_path / "config.json").write_text(quickstart.to_json())
+  assert "there is no checkpoint" in error_of(config, tmp_path)
+  (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+  assert "7: the encoder cannot be restored" in error_of(config, tmp_path)
+  config.step = 8
+  assert "step=8: " in error_of(config, tmp_path)
+
+
+def test_probe_without_labels(folder, data_dir, tmp_path):
+  write_clips(tmp_path / "music", 14, 0.2)
+  folder.eval_every_epochs = 0.0
+  folder.steps = 1
+  folder.probe_after = True
+  message = error_of(folder, tmp_path / "w")
+  assert "has no labels" in message and "--config.data.csv" in message
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  [
+    ("model.blocks", 3, r"data.crop is 243, .*data.crop=81"),
+    ("loss.name", "byol", r"loss.name is 'byol'; use one of vicreg, nt_xent"),
+    ("loss.convention", "mine", r"loss.convention.*release, paper"),
+    ("optim.name", "sgd", r"optim.name.*lars, adam"),
+    ("optim.learning_rate", 0.0, r"optim.learning_rate is 0.0"),
+    ("optim.learning_rate", float("nan"), r"optim.learning_rate is nan"),
+    ("dtype", "float16", r"dtype.*float32, bfloat16"),
+    ("job", "train", r"job is 'train'; use one of pretrain"),
+    ("train_splits", ("train", "valid"), r"eval_every_epochs=0"),
+    ("train_splits", ("training",), r"train_splits.*train, valid, test"),
+    ("augment.pitch.p", 1.5, r"augment.pitch.p"),
+    ("probe.plateau_factor", 1.0, r"probe.plateau_factor"),
+    ("model.projector", (), r"model.projector"),
+    ("seed", -1, r"seed is -1"),
+  ],
+)
+def test_impossible_configs(small, tmp_path, key, value, message):
+  with small.unlocked():
+    *path, last = key.split(".")
+    node = small
+    for part in path:
+      node = node[part]
+    node[last] = value
+  assert re.search(message, error_of(small, tmp_path))
+
+
+def test_recipes_run_at_full_width(data_dir, tmp_path):
+  """Two optimizer steps of the thesis's recipes on synthetic clips."""
+  for name in ("vicreg_fma", "clmr_fma"):
+    config = load(ROOT / f"configs/{name}.py").get_config()
+    config.data.name = "synthetic"
+    config.data.dir = data_dir
+    config.data.sizes = (8, 0, 0)
+    config.data.clip_seconds = 3.0
+    config.train_splits = ("train",)
+    config.batch_size = 4
+    config.steps = 2
+    config.model.projector = (512, 512, 512)[: len(config.model.projector)]
+    from vicreg_jax import datasets
+
+    prepared = datasets.prepare(config.data)
+    d = configs.durations(
+      config, input_pipeline.num_train_clips(prepared, config)
+    )
+    tx = steps.make_optimizer(config, d)
+    devices = mesh.make_mesh()
+    state = pretrain._first_state(config, tx, devices, None, 0)
+    step = steps.jit_train_step(config, tx, devices)
+    views = input_pipeline.train_views(prepared, config)
+    before = np.asarray(state.params["encoder"]["last_conv"]["kernel"])
+    for _ in range(2):
+      state, scalars = step(state, next(views))
+      assert np.isfinite(float(scalars["loss"]))
+    after = np.asarray(state.params["encoder"]["last_conv"]["kernel"])
+    assert not np.array_equal(before, after)

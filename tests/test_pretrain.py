@@ -1,0 +1,167 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vicreg_jax import pretrain
+from vicreg_jax import config as configs
+
+TIMING = ("train/clips_per_second",)
+
+
+def lines_of(workdir):
+  """metrics.jsonl without its timing."""
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  return [{k: v for k, v in r.items() if k not in TIMING} for r in rows]
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data_dir, tmp_path_factory):
+  """A run of five steps: (state, workdir)."""
+  from conftest import shrink
+
+  workdir = tmp_path_factory.mktemp("unbroken")
+  config = shrink(configs.base_pretrain(), data_dir)
+  config.checkpoint.every_epochs = 1.0
+  return pretrain.run(config, str(workdir)), workdir
+
+
+def test_a_run_leaves_what_it_should(unbroken):
+  state, workdir = unbroken
+  rows = lines_of(workdir)
+  train = [r for r in rows if "train/loss" in r]
+  assert [r["step"] for r in train] == [1, 2, 3, 4, 5]
+  terms = ("invariance", "variance", "covariance", "learning_rate")
+  norms = ("grad_norm", "param_norm", "epoch")
+  for row in train:
+    for key in (*terms, *norms):
+      assert np.isfinite(row[f"train/{key}"])
+    weighted = (
+      25 * row["train/invariance"]
+      + 25 * row["train/variance"]
+      + row["train/covariance"]
+    )
+    assert row["train/loss"] == pytest.approx(weighted, rel=1e-5)
+  # An epoch is three steps; the end is evaluated too.
+  assert [r["step"] for r in rows if "validation/loss" in r] == [3, 5]
+  saved = json.loads((workdir / "config.json").read_text())
+  assert saved["batch_size"] == 8
+  assert sorted(os.listdir(workdir / "checkpoints")) == ["3", "5"]
+  assert list((workdir / "tb").iterdir())
+  assert os.path.getsize(pretrain.figure(str(workdir))) > 10_000
+  assert int(state.step) == 5
+
+
+def test_training_lowers_the_loss(small, tmp_path):
+  small.steps = 150
+  small.loss.name = "nt_xent"
+  small.loss.temperature = 0.1
+  small.eval_every_epochs = 0.0
+  small.optim.name = "adam"
+  small.optim.learning_rate = 1e-3
+  small.optim.per_256 = False
+  small.optim.warmup_epochs = 1.0
+  pretrain.run(small, str(tmp_path))
+  losses = [r["train/loss"] for r in lines_of(tmp_path)]
+  assert np.mean(losses[-20:]) < 0.97 * np.mean(losses[:5])
+
+
+def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):
+  expected, workdir = unbroken
+  small.checkpoint.every_epochs = 1.0
+
+  class Stop(Exception):
+    pass
+
+  # A crash after step 4, of which the checkpoint of step 3 survives.
+  record = pretrain._Loop._record
+
+  def crash(self, step, scalars):
+    record(self, step, scalars)
+    if step == 4:
+      raise Stop
+
+  pretrain._Loop._record = crash
+  try:
+    with pytest.raises(Stop):
+      pretrain.run(small, str(tmp_path))
+  finally:
+    pretrain._Loop._record = record
+  assert lines_of(tmp_path)[-1]["step"] == 4
+  state = pretrain.run(small, str(tmp_path))
+  assert_same(state, expected)
+  assert lines_of(tmp_path) == lines_of(workdir)
+  # Once more: there is nothing left to do, and nothing is changed.
+  assert_same(pretrain.run(small, str(tmp_path)), expected)
+  assert lines_of(tmp_path) == lines_of(workdir)
+
+
+def test_another_config_is_refused(small, unbroken):
+  small.optim.learning_rate = 0.3
+  small.seed = 4
+  with pytest.raises(
+    ValueError, match=r"optim.learning_rate: 0.2 -> 0.3; seed: 0 -> 4"
+  ):
+    pretrain.run(small, str(unbroken[1]))
+
+
+def test_harmless_changes_are_let_through(small, unbroken):
+  small.log_every_steps = 7
+  small.checkpoint.every_epochs = 2.0
+  pretrain._check_same(small, str(unbroken[1]))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
+  small.optim.name = "adam"
+  small.optim.learning_rate = 1e30
+  small.optim.per_256 = False
+  small.optim.warmup_epochs = 0.0
+  with pytest.raises(ValueError, match=r"step \d+: the loss is .*lower optim"):
+    pretrain.run(small, str(tmp_path))
+
+
+def test_more_clips_than_there_are_is_refused(small, tmp_path):
+  small.batch_size = 32
+  with pytest.raises(ValueError, match=r"batch_size is 32.* 24 clips"):
+    pretrain.run(small, str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_so(data_dir, tmp_path, number):
+  script = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from conftest import shrink
+from vicreg_jax import config, pretrain
+c = shrink(config.base_pretrain(), {data_dir!r})
+c.steps = 100_000
+c.eval_every_epochs = 0.0
+c.checkpoint.every_epochs = 0.0
+pretrain.run(c, {str(tmp_path)!r})
+"""
+  process = subprocess.Popen(
+    [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
+  )
+  metrics = tmp_path / "metrics.jsonl"
+  deadline = time.time() + 120
+  while not (metrics.exists() and metrics.stat().st_size > 1000):
+    assert process.poll() is None and time.time() < deadline
+    time.sleep(0.1)
+  process.send_signal(number)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == pretrain.EXIT_INTERRUPTED == 75
+  (step,) = os.listdir(tmp_path / "checkpoints")
+  assert f"saved step {step} of 100000" in errors
+  assert lines_of(tmp_path)[-1]["step"] == int(step)

@@ -1,0 +1,301 @@
+import csv
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+import sklearn.metrics
+
+from vicreg_jax import config as configs
+from vicreg_jax import embed, input_pipeline, mesh, optim, pretrain, probe
+
+HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+  """The workdir of a short pretraining."""
+  from conftest import shrink
+
+  workdir = str(tmp_path_factory.mktemp("trained"))
+  config = shrink(configs.base_pretrain(), data_dir)
+  config.eval_every_epochs = 0.0
+  pretrain.run(config, workdir)
+  return workdir
+
+
+@pytest.fixture
+def probing(data_dir, trained):
+  from conftest import shrink
+
+  config = shrink(configs.base_probe(), data_dir)
+  config.checkpoint = trained
+  return config
+
+
+def test_probing_writes_all_heads(probing, tmp_path):
+  results = probe.run(probing, str(tmp_path))
+  assert json.loads((tmp_path / "probe.json").read_text()) == results
+  assert set(HEADS) < set(results) and results["step"] == 5
+  for head in HEADS:
+    assert 0 <= results[head]["roc_auc"] <= 100
+    assert "accuracy" not in results[head]  # several tags may hold
+  rows = list(csv.DictReader((tmp_path / "probe_tags.csv").open()))
+  assert len(rows) == 16
+  for head in HEADS:
+    values = [float(r[f"{head}_roc_auc"]) for r in rows]
+    assert np.nanmean(values) == pytest.approx(
+      results[head]["roc_auc"], abs=1e-3
+    )
+  assert os.path.getsize(probe.figure(str(tmp_path))) > 10_000
+  table = probe.table(results)
+  assert f"{results['linear']['pr_auc']:.2f}" in table
+  # The same again, to the bit.
+  again = probe.run(probing, str(tmp_path / "again"))
+  assert again == results
+
+
+def test_single_labels_have_accuracy(trained, data_dir, tmp_path):
+  soundfile = pytest.importorskip("soundfile")
+  rng = np.random.default_rng(0)
+  t = np.arange(6000) / 22_050
+  for kind, low in (("low", 100), ("high", 4000)):
+    for i in range(12):
+      split = ("train", "train", "valid", "test")[i % 4]
+      path = tmp_path / "music" / split / kind
+      path.mkdir(parents=True, exist_ok=True)
+      sine = np.sin(2 * np.pi * low * rng.uniform(1, 2) * t)
+      soundfile.write(path / f"{i}.wav", 0.5 * sine, 22_050)
+  config = configs.base_probe()
+  config.checkpoint = trained
+  config.data.name = "folder"
+  config.data.path = str(tmp_path / "music")
+  config.data.dir = data_dir
+  config.probe.max_epochs = 60
+  config.probe.distinct_crops = 4
+  config.probe.stop_patience = 0
+  config.probe.batch_size = 8
+  config.probe.learning_rate = 0.03
+  config.probe.encode_batch_size = 8
+  results = probe.run(config, str(tmp_path))
+  # 100-200 Hz against 4-8 kHz: any encoder tells them apart.
+  assert results["linear"]["accuracy"] == 100
+  assert results["untrained_mlp"]["accuracy"] == 100
+  assert results["majority"]["accuracy"] == 50
+  assert "50.00" in probe.table(results)
+
+
+class FakeEncoder:
+  """Representations that are known, and the same every epoch."""
+
+  def __init__(self, y_NxD):
+    self.y_NxD = y_NxD
+    self.size = y_NxD.shape[1]
+    self.epochs = []
+
+  def crops(self, prepared, split, *, seed, epoch, batch_size):
+    self.epochs.append(epoch)
+    return self.y_NxD
+
+
+def linear_problem(n, seed=0):
+  rng = np.random.default_rng(seed)
+  weights = np.random.default_rng(9).normal(size=(6, 3))
+  y_NxD = rng.normal(size=(n, 6)).astype(np.float32)
+  noise = rng.logistic(size=(n, 3))
+  return y_NxD, (y_NxD @ weights + noise > 0).astype(np.uint8)
+
+
+def fit(config, seed=0, encoder=None):
+  y_NxD, labels_NxK = linear_problem(200)
+  valid_y, valid_labels = linear_problem(100, 1)
+  valid = probe._Split(valid_y, np.arange(100), valid_labels)
+  encoder = encoder or FakeEncoder(y_NxD)
+  return probe._train(config, encoder, None, labels_NxK, valid, False, "")
+
+
+def test_the_linear_head_is_logistic_regression(probing):
+  """It finds what scikit-learn finds on the same representations."""
+  probing.probe.max_epochs = 200
+  probing.probe.learning_rate = 0.02
+  probing.probe.stop_patience = 0
+  head = fit(probing)["linear"]
+  test_y, test_labels = linear_problem(500, 2)
+  ours = np.asarray(head.module.apply({"params": head.best_params}, test_y))
+  y_NxD, labels_NxK = linear_problem(200)
+  for k in range(3):
+    reference = sklearn.linear_model.LogisticRegression(C=1e4)
+    reference.fit(y_NxD, labels_NxK[:, k])
+    theirs = reference.decision_function(test_y)
+    assert np.corrcoef(ours[:, k], theirs)[0, 1] > 0.98
+    auc = [
+      sklearn.metrics.roc_auc_score(test_labels[:, k], s)
+      for s in (ours[:, k], theirs)
+    ]
+    assert auc[0] == pytest.approx(auc[1], abs=0.02)
+
+
+def test_one_epoch_of_a_head_equals_pytorch(probing):
+  torch = pytest.importorskip("torch")
+  y_NxD, labels_NxK = linear_problem(20)
+  tx = optim.adam(1.0, weight_decay=1e-2)
+  train_epoch, loss_of = probe._make_steps(tx, False)
+  module = probe.models.Head(3, 5)
+  params = module.init(jax.random.key(0), y_NxD)["params"]
+  hidden, out = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
+  with torch.no_grad():
+    for layer, name in ((hidden, "hidden"), (out, "out")):
+      layer.weight.copy_(torch.tensor(np.array(params[name]["kernel"]).T))
+      layer.bias.copy_(torch.tensor(np.array(params[name]["bias"])))
+  order_SxB, mask_SxB = probe._order(0, 0, 20, 8)
+  assert mask_SxB.sum() == 20 and order_SxB.shape == (3, 8)
+  params, _ = train_epoch(
+    module,
+    params,
+    tx.init(params),
+    1e-2,
+    y_NxD[order_SxB],
+    labels_NxK[order_SxB],
+    mask_SxB,
+  )
+  optimizer = torch.optim.Adam(
+    [*hidden.parameters(), *out.parameters()], 1e-2, weight_decay=1e-2
+  )
+  x, y = torch.tensor(y_NxD), torch.tensor(labels_NxK).float()
+  bce = torch.nn.functional.binary_cross_entropy_with_logits
+
+  def forward(x):
+    return out(torch.relu(hidden(x)))
+
+  for rows, mask in zip(order_SxB, mask_SxB, strict=True):
+    rows = rows[mask > 0]
+    optimizer.zero_grad()
+    bce(forward(x[rows]), y[rows]).backward()
+    optimizer.step()
+  np.testing.assert_allclose(
+    module.apply({"params": params}, y_NxD),
+    forward(x).detach(),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    loss_of(module, params, y_NxD, labels_NxK),
+    bce(forward(x), y).item(),
+    rtol=1e-4,
+  )
+
+
+def test_the_best_validation_weights_are_kept(probing):
+  probing.probe.learning_rate = 0.5  # overshoots
+  probing.probe.max_epochs = 30
+  probing.probe.plateau_patience = 100
+  head = fit(probing)["mlp"]
+  valid_y, valid_labels = linear_problem(100, 1)
+  _, loss_of = probe._make_steps(optim.adam(1.0), False)
+  best = float(loss_of(head.module, head.best_params, valid_y, valid_labels))
+  last = float(loss_of(head.module, head.params, valid_y, valid_labels))
+  assert best == pytest.approx(head.best_loss, rel=1e-6)
+  assert best < last and 0 < head.best_epoch < 30
+
+
+def test_crops_are_new_every_epoch_unless_limited(probing):
+  y_NxD, _ = linear_problem(200)
+  probing.probe.stop_patience = 0
+  probing.probe.max_epochs = 7
+  encoder = FakeEncoder(y_NxD)
+  fit(probing, encoder=encoder)
+  assert encoder.epochs == [0, 1, 2, 3, 4, 5, 6]
+  probing.probe.distinct_crops = 3
+  encoder = FakeEncoder(y_NxD)
+  fit(probing, encoder=encoder)
+  assert encoder.epochs == [0, 1, 2]
+
+
+def test_training_stops_when_nothing_gets_better(probing):
+  probing.probe.learning_rate = 1.0
+  probing.probe.plateau_patience = 1
+  probing.probe.stop_patience = 4
+  probing.probe.max_epochs = 500
+  y_NxD, _ = linear_problem(200)
+  encoder = FakeEncoder(y_NxD)
+  heads = fit(probing, encoder=encoder)
+  assert len(encoder.epochs) < 200
+  last = max(head.best_epoch for head in heads.values())
+  assert len(encoder.epochs) == last + 4
+
+
+def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
+  encoder = embed.load(trained, -1, mesh.make_mesh())
+  state = pretrain.run(small_like(small), trained)  # nothing left to train
+  x = next(
+    input_pipeline.crops(
+      prepared, "test", crop=243, seed=0, epoch=0, batch_size=5
+    )
+  )
+  from vicreg_jax import steps
+
+  expected = steps.make_encoder(small.model, "float32").apply(
+    {
+      "params": state.params["encoder"],
+      "batch_stats": state.batch_stats["encoder"],
+    },
+    x,
+  )
+  (y,) = encoder([x])
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+  # Batches of any length, in order, and the last one shorter.
+  parts = np.concatenate(list(encoder([x[:2], x[2:4], x[4:]])))
+  np.testing.assert_allclose(parts, y, rtol=1e-4, atol=1e-5)
+
+
+def small_like(config):
+  config.eval_every_epochs = 0.0
+  return config
+
+
+def test_untrained_statistics_are_those_of_the_training_audio(small, prepared):
+  """Normalised by them, crops have mean 0 and variance 1 in the first layer."""
+  encoder = embed.untrained(
+    small.to_dict(), prepared, mesh.make_mesh(), seed=0, batch_size=8
+  )
+  crops = np.concatenate(
+    list(
+      input_pipeline.crops(
+        prepared, "train", crop=243, seed=0, epoch=0, batch_size=8
+      )
+    )
+  )
+  stem = encoder._variables["params"]["stem_conv"]
+  windows = crops.reshape(24, -1, 3)
+  out = windows @ np.asarray(stem["kernel"])[0] + np.asarray(stem["bias"])
+  stats = encoder._variables["batch_stats"]["stem_bn"]
+  np.testing.assert_allclose(stats["mean"], out.mean((0, 1)), atol=1e-6)
+  by_batch = [out[i : i + 8].var((0, 1), ddof=1) for i in (0, 8, 16)]
+  np.testing.assert_allclose(stats["var"], np.mean(by_batch, 0), rtol=1e-4)
+
+
+def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
+  from conftest import shrink
+
+  config = shrink(configs.base_embed(), data_dir)
+  config.checkpoint = trained
+  config.batch_size = 8
+  arrays = np.load(embed.run(config, str(tmp_path)))
+  encoder = embed.load(trained, -1, mesh.make_mesh())
+  prepared = embed.data_for(encoder, config.data)
+  names = input_pipeline.labels(prepared, "test")
+  assert arrays["test_ids"].tolist() == names.ids
+  np.testing.assert_array_equal(arrays["test_labels"], names.labels_NxK)
+  segments = list(
+    input_pipeline.segments(prepared, "test", crop=243, batch_size=8)
+  )
+  x = np.concatenate([s.x_BxT[s.mask_B > 0] for s in segments])
+  clip = np.concatenate([s.clip_B[s.mask_B > 0] for s in segments])
+  (y,) = encoder([x[clip == 3]])
+  np.testing.assert_allclose(
+    arrays["test_y"][3], y.mean(0), rtol=1e-4, atol=1e-5
+  )
+  assert jnp.asarray(arrays["train_y"]).shape == (24, 16)

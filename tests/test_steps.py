@@ -1,0 +1,171 @@
+"""The train step against PyTorch, layer, loss and optimizer together."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vicreg_jax import config as configs
+from vicreg_jax import losses, mesh, steps
+
+GOLDEN = pathlib.Path(__file__).parent / "golden_step.json"
+B, T = 6, 243
+
+
+@pytest.fixture
+def tiny():
+  config = configs.base_pretrain()
+  config.data.crop = T
+  config.model.blocks = 4
+  config.model.width = 0.0625
+  config.model.representation_size = 12
+  config.model.projector = (16, 10)
+  config.dtype = "float32"
+  config.batch_size = B
+  config.optim.warmup_epochs = 0.0
+  config.steps = 10
+  return config
+
+
+def views(seed):
+  return np.random.default_rng(seed).normal(size=(B, 2, T)).astype(np.float32)
+
+
+def trainer(config):
+  tx = steps.make_optimizer(config, configs.durations(config, 60))
+  state = jax.jit(lambda: steps.init_state(config, tx))()
+  return state, steps.jit_train_step(config, tx, mesh.make_mesh())
+
+
+def torch_vicreg(z1, z2, torch):
+  n, d = z1.shape
+
+  def off_diagonal(z):
+    z = z - z.mean(0)
+    cov = z.T @ z / (n - 1)
+    return (cov**2).sum() - (torch.diagonal(cov) ** 2).sum()
+
+  def hinge(z):
+    return torch.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean() / 2
+
+  return (
+    25 * torch.nn.functional.mse_loss(z1, z2)
+    + 25 * (hinge(z1) + hinge(z2))
+    + (off_diagonal(z1) + off_diagonal(z2)) / d
+  )
+
+
+def torch_nt_xent(z1, z2, torch):
+  z = torch.nn.functional.normalize(torch.cat([z1, z2]), dim=1)
+  logits = z @ z.T / 0.5 - 1e9 * torch.eye(len(z))
+  n = len(z1)
+  target = torch.cat([torch.arange(n) + n, torch.arange(n)])
+  return torch.nn.functional.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("name", ["vicreg", "nt_xent"])
+def test_five_adam_steps_equal_pytorch(tiny, name):
+  torch = pytest.importorskip("torch")
+  import torch_twin
+
+  tiny.loss.name = name
+  tiny.optim.name = "adam"
+  tiny.optim.learning_rate = 1e-3
+  tiny.optim.per_256 = False
+  tiny.optim.schedule = "constant"
+  state, step = trainer(tiny)
+  encoder = torch_twin.SampleCNN(8, [8, 8, 16, 16], 12, 1)
+  projector = torch_twin.projector(12, (16, 10), True)
+  for part, twin, copy in (
+    ("encoder", encoder, torch_twin.copy_encoder),
+    ("projector", projector, torch_twin.copy_projector),
+  ):
+    copy(
+      {"params": state.params[part], "batch_stats": state.batch_stats[part]},
+      twin,
+    )
+  optimizer = torch.optim.Adam(
+    [*encoder.parameters(), *projector.parameters()], 1e-3, weight_decay=1e-6
+  )
+  loss_of = torch_vicreg if name == "vicreg" else torch_nt_xent
+  for i in range(5):
+    state, scalars = step(state, views(i))
+    z1, z2 = (
+      projector(encoder(torch.tensor(views(i)[:, v]))) for v in range(2)
+    )
+    loss = loss_of(z1, z2, torch)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    # A step of Adam turns a gradient's rounding error into up to the rate.
+    np.testing.assert_allclose(
+      scalars["loss"], loss.detach(), rtol=1e-4 if i == 0 else 2e-3
+    )
+  assert int(state.step) == 5
+
+
+def test_the_loss_is_of_pairs_of_views(tiny):
+  z_BxVxD = np.random.default_rng(0).normal(size=(B, 2, 7))
+  z_BxVxD = z_BxVxD.astype(np.float32)
+  loss, _ = steps.loss_of(tiny, jnp.asarray(z_BxVxD.reshape(-1, 7)))
+  expected, _ = losses.vicreg_loss(z_BxVxD[:, 0], z_BxVxD[:, 1])
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_evaluation_uses_running_statistics_and_changes_nothing(tiny):
+  state, step = trainer(tiny)
+  evaluate = steps.jit_eval_step(tiny, mesh.make_mesh())
+  before = evaluate(state, views(0))["loss"]
+  shifted = evaluate(state, np.concatenate([views(0)[:3]] * 2))["loss"]
+  again = evaluate(state, views(0))["loss"]
+  assert before == again != shifted
+  state, _ = step(state, views(0))
+  assert evaluate(state, views(0))["loss"] != before
+
+
+def test_schedules(tiny):
+  tiny.batch_size = 512
+  tiny.optim.warmup_epochs = 2.0
+  tiny.steps = 0
+  tiny.epochs = 10
+  d = configs.durations(tiny, 2048)
+  rate = steps.make_schedule(tiny, d)
+  assert (d.per_epoch, d.total, d.warmup) == (4, 40, 8)
+  np.testing.assert_allclose(
+    [rate(0), rate(4), rate(8), rate(24), rate(40)],
+    [0, 0.2, 0.4, 0.4 * (0.5 * 0.999 + 0.001), 0.4e-3],
+    rtol=1e-5,
+  )
+  tiny.optim.schedule = "constant"
+  assert steps.make_schedule(tiny, d)(17) == pytest.approx(0.4)
+  tiny.optim.per_256 = False
+  assert steps.make_schedule(tiny, d)(17) == pytest.approx(0.2)
+
+
+def test_bfloat16_leaves_the_state_in_float32(tiny):
+  tiny.dtype = "bfloat16"
+  state, step = trainer(tiny)
+  state, scalars = step(state, views(0))
+  kinds = {x.dtype.name for x in jax.tree.leaves((state, scalars))}
+  assert kinds <= {"float32", "int32"}
+  tiny.dtype = "float32"
+  state, step = trainer(tiny)
+  _, expected = step(state, views(0))
+  assert scalars["loss"] != expected["loss"]
+  np.testing.assert_allclose(scalars["loss"], expected["loss"], rtol=0.05)
+
+
+def test_golden_step(tiny):
+  """Two steps of the recipe. A change here changes everybody's results."""
+  state, step = trainer(tiny)
+  for i in range(2):
+    state, scalars = step(state, views(i))
+  now = {k: float(v) for k, v in sorted(scalars.items())}
+  golden = json.loads(GOLDEN.read_text())
+  assert now == pytest.approx(golden, rel=1e-3), (
+    "The train step gives other numbers than it did. If that is meant, say so"
+    f" in BUILD_NOTES.md and write this to {GOLDEN.name}: {json.dumps(now)}"
+  )

@@ -1,0 +1,379 @@
+"""The synthetic music: repeatable, balanced, and what its tags say it is.
+
+The checks listen to rendered sound with librosa and FFTs; none of them reads
+the composer's or the renderer's code back.
+"""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import types
+
+import librosa
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from vicreg_jax import datasets
+from vicreg_jax.datasets import synthetic
+
+RATE = 22_050
+SECONDS = 6
+CROP = 59_049
+
+
+@pytest.fixture(scope="module")
+def scores():
+  return [synthetic.compose(3, i) for i in range(100)]
+
+
+@pytest.fixture(scope="module")
+def labels(scores):
+  return dict(zip(synthetic.TAGS, np.stack([*map(synthetic.tags, scores)]).T))
+
+
+def play(score, seconds=SECONDS, rate=RATE):
+  return synthetic.render(score, int(seconds * rate), rate)
+
+
+def without(score, *instruments):
+  parts = tuple(p for p in score.parts if p.instrument not in instruments)
+  return dataclasses.replace(score, parts=parts)
+
+
+def digest(x_T):
+  return hashlib.sha256(x_T.tobytes()).hexdigest()
+
+
+def test_bits_repeat_in_any_order_and_differ_by_seed_and_index():
+  pieces = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 1_000_000), (2**40, 0)]
+  first = [digest(play(synthetic.compose(*p))) for p in pieces]
+  again = [digest(play(synthetic.compose(*p))) for p in pieces[::-1]]
+  assert first == again[::-1]
+  assert len(set(first)) == len(pieces)
+
+
+def test_bits_are_the_same_on_older_processors():
+  code = """
+import hashlib
+from vicreg_jax.datasets import synthetic
+digest = hashlib.sha256()
+for i in range(6):
+  digest.update(synthetic.render(synthetic.compose(0, i), 99_999, 22_050))
+print(digest.hexdigest())
+"""
+  # Names of NumPy 2.4, then of NumPy before it; it ignores unknown ones.
+  disabled = "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3 AVX512F"
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  here = hashlib.sha256()
+  for i in range(6):
+    here.update(synthetic.render(synthetic.compose(0, i), 99_999, 22_050))
+  assert result.stdout.strip() == here.hexdigest()
+
+
+def test_golden_clip():
+  x_T = play(synthetic.compose(0, 0), seconds=3)
+  power = np.abs(np.fft.rfft(x_T.astype(np.float64))) ** 2
+  edges = np.array([0, 150, 300, 600, 1200, 2400, 4800, 11025]) * 3
+  bands = np.add.reduceat(power, edges[:-1]) / power.sum()
+  np.testing.assert_allclose(
+    bands,
+    [0.787117, 0.180854, 0.0268022, 0.00447532, 0.000597322, 0.000124452]
+    + [3.01717e-05],
+    rtol=1e-4,
+    err_msg="The samples of the synthetic set have changed. If that is meant, "
+    "raise Synthetic.VERSION, so that nobody trains on stale records, and put "
+    "the new figures here.",
+  )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tags_are_neither_rare_nor_common_in_any_split(seed):
+  seen = set()
+  for split, size in synthetic.split_sizes.items():
+    pieces = [
+      synthetic.compose(seed, synthetic.clip_index(split, i))
+      for i in range(size)
+    ]
+    share_K = np.mean([synthetic.tags(p) for p in pieces], axis=0)
+    assert share_K.min() >= 0.08, dict(zip(synthetic.TAGS, share_K))
+    assert share_K.max() <= 0.70, dict(zip(synthetic.TAGS, share_K))
+    seen |= {(p.index, hash(p.parts)) for p in pieces}
+  # No index and no music is in two splits.
+  total = sum(synthetic.split_sizes.values())
+  assert len({i for i, _ in seen}) == len({h for _, h in seen}) == total
+
+
+def test_no_tag_gives_another_away():
+  tags_NxK = np.stack(
+    [synthetic.tags(synthetic.compose(0, i)) for i in range(500)]
+  )
+  correlation = np.corrcoef(tags_NxK.T) - np.eye(len(synthetic.TAGS))
+  names = synthetic.TAGS
+  for pair in (("fast", "slow"), ("major", "minor"), ("high", "low")):
+    i, j = map(names.index, pair)
+    assert not np.any(tags_NxK[:, i] & tags_NxK[:, j])
+    correlation[[i, j], [j, i]] = 0
+  assert np.abs(correlation).max() < 0.2
+
+
+def test_samples_are_sane(scores):
+  for score in scores[:30]:
+    x_T = play(score, seconds=10)
+    assert x_T.dtype == np.float32 and x_T.shape == (10 * RATE,)
+    assert np.isfinite(x_T).all()
+    assert np.abs(x_T).max() <= 0.95
+    assert abs(x_T.mean(dtype=float)) < 1e-5
+    rms = 20 * np.log10(np.sqrt(np.mean(x_T.astype(float) ** 2)))
+    assert -30 < rms < -15
+    # No crop that training may draw is empty.
+    power = np.cumsum(x_T.astype(float) ** 2)
+    power = (power[CROP:] - power[:-CROP]) / CROP
+    assert power.min() > 10 ** ((rms - 20) / 10)
+
+
+def test_other_sample_rates_play_the_same_music(scores):
+  for score in scores[:8]:
+    score = without(score, "drums", "flute")  # no noise
+    if not score.parts:
+      continue
+    spectra = []
+    for rate in (16_000, 44_100):
+      spectrum = np.abs(np.fft.rfft(play(score, rate=rate)))
+      spectra.append(spectrum[50 * SECONDS : 2000 * SECONDS])
+    assert np.corrcoef(*spectra)[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("instrument", (*synthetic.INSTRUMENTS, "bass"))
+def test_notes_are_in_tune(scores, instrument):
+  for score in scores[:6]:
+    for midi in (28, 36, 41) if instrument == "bass" else (43, 57, 69, 81, 89):
+      note = synthetic.Note(0.0, 4 * score.tempo / 60, midi, 1.0, 0.0)
+      part = synthetic.Part(instrument, (note,))
+      x_T = play(dataclasses.replace(score, parts=(part,), start=0.0), 4)
+      x_T = x_T[RATE // 4 : 3 * RATE]
+      num = 1 << 19
+      power = np.abs(np.fft.rfft(x_T * np.hanning(len(x_T)), num)) ** 2
+      expected = 440 * 2 ** ((midi - 69) / 12)
+      frequency = np.arange(1, len(power)) * RATE / num
+      cents = 1200 * np.log2(frequency / expected)
+      power = power[1:]
+      near = np.abs(cents) < 60
+      centre = np.sum((cents * power)[near]) / np.sum(power[near])
+      assert abs(centre) < 10, (score.index, midi, centre)
+      beside = (np.abs(cents) > 120) & (np.abs(cents) < 240)
+      assert power[near].max() > 30 * power[beside].max(), (score.index, midi)
+
+
+def test_tempo_is_heard(scores):
+  hits = []
+  for score in scores[:40]:
+    strength = librosa.onset.onset_strength(
+      y=play(score), sr=RATE, hop_length=256
+    )
+    seconds = np.arange(len(strength)) * 256 / RATE
+    # The strongest period of the onsets, near the eighth note's.
+    rate = np.linspace(0.6, 1.6, 101)
+    turns = np.outer(rate * score.tempo / 30, seconds)
+    line = np.abs(np.exp(-2j * np.pi * turns) @ (strength - strength.mean()))
+    hits.append(abs(rate[np.argmax(line)] - 1) < 0.04)
+  assert np.mean(hits) > 0.9
+
+
+def test_bounds_of_tempo_and_register(scores, labels):
+  tempo = np.array([score.tempo for score in scores])
+  np.testing.assert_array_equal(labels["fast"] == 1, tempo >= 135)
+  np.testing.assert_array_equal(labels["slow"] == 1, tempo <= 80)
+  # Nobody is near a bound: the tags can be told by ear.
+  assert np.abs(tempo - 135).min() > 2 and np.abs(tempo - 80).min() > 1.9
+
+
+def test_drums_are_heard(scores, labels):
+  jumps = []
+  for i in np.flatnonzero(labels["drums"])[:20]:
+    score = dataclasses.replace(scores[i], start=0.0)
+    part = next(p for p in score.parts if p.instrument == "drums")
+    snares = {n.beat for n in part.notes if n.midi == synthetic.SNARE}
+    assert snares >= set(range(1, synthetic.LOOP, 2))  # the backbeat
+    for x_T in play(score), play(without(score, "drums")):
+      power = np.abs(librosa.stft(x_T, n_fft=512, hop_length=128)) ** 2
+      treble = power[117:].sum(0)  # above 5 kHz
+      frames = np.array(
+        [
+          round((note.beat * 60 / score.tempo + note.late) * RATE / 128)
+          for note in part.notes
+          if note.midi == synthetic.SNARE
+        ]
+      )
+      frames = frames[(frames > 8) & (frames < len(treble) - 8)]
+      after = np.median([treble[f + 1 : f + 4].mean() for f in frames])
+      before = np.median([treble[f - 8 : f - 3].mean() for f in frames])
+      jumps.append(after / before)
+  with_, without_ = np.array(jumps).reshape(-1, 2).T
+  assert np.mean(with_ > 3) > 0.9
+  assert np.median(with_) > 5 * np.median(without_)
+
+
+def test_drums_without_music_have_kick_and_snare(scores, labels):
+  for i in np.flatnonzero(labels["drums"])[:10]:
+    score = scores[i]
+    part = next(p for p in score.parts if p.instrument == "drums")
+    power = {}
+    for drum in (synthetic.KICK, synthetic.SNARE, synthetic.HAT):
+      note = synthetic.Note(0.5, 0.25, drum, 1.0, 0.0)
+      score = dataclasses.replace(
+        score, parts=(part._replace(notes=(note,)),), start=0.0
+      )
+      spectrum = np.abs(np.fft.rfft(play(score, 2))) ** 2
+      centre = np.sum(spectrum * np.arange(len(spectrum)) / 2)
+      power[drum] = centre / spectrum.sum()  # spectral centroid in Hz
+    assert power[synthetic.KICK] < 400
+    assert 1000 < power[synthetic.SNARE] < power[synthetic.HAT]
+
+
+def test_mode_is_heard_in_the_chords(scores):
+  right = []
+  for score in scores[:60]:
+    # The chords alone, on a near-sine (overtones have thirds of their own) and
+    # high up (semitones lie further apart).
+    part, up = score.parts[0], 12 * round((76 - score.centre) / 12)
+    notes = tuple(n._replace(midi=n.midi + up) for n in part.notes)
+    part = synthetic.Part("flute", notes)
+    x_T = play(dataclasses.replace(score, parts=(part,), start=0.0))
+    length = int(synthetic.LOOP / len(score.chords) * 60 / score.tempo * RATE)
+    interval_12 = np.zeros(12)
+    for k in range(len(x_T) // length):
+      chord_T = x_T[k * length : (k + 1) * length]
+      power = np.abs(np.fft.rfft(chord_T * np.hanning(length))) ** 2
+      frequency = np.fft.rfftfreq(length, 1 / RATE)
+      keep = (frequency > 300) & (frequency < 4000)
+      midi = np.round(69 + 12 * np.log2(frequency[keep] / 440)).astype(int)
+      root = score.chords[k][0]
+      interval_12 += np.bincount((midi - root) % 12, power[keep], 12)
+    minor, major = interval_12[3:5] / interval_12.sum()
+    right.append(
+      {
+        "major": major > max(0.1, 5 * minor),
+        "minor": minor > max(0.1, 5 * major),
+        "open": max(major, minor) < 0.05,
+      }[score.mode]
+    )
+  assert np.mean(right) > 0.95
+
+
+def test_register_is_heard(scores, labels):
+  lowest = []
+  for score in scores:
+    x_T = play(without(score, "bass", "drums"), 4)
+    power = np.abs(np.fft.rfft(x_T)) ** 2
+    share = np.cumsum(power) / power.sum()
+    lowest.append(np.searchsorted(share, 0.1) / 4)  # Hz below which 10 % lie
+  lowest = np.array(lowest)
+  assert roc_auc_score(labels["high"], lowest) > 0.95
+  assert roc_auc_score(labels["low"], -lowest) > 0.95
+
+
+def test_arpeggio_is_heard(scores, labels):
+  voices = []
+  for score in scores:
+    # One note at a time or a chord: strong peaks within a frame.
+    part = score.parts[0]._replace(instrument="organ")
+    x_T = play(dataclasses.replace(score, parts=(part,)), 4)
+    chroma = librosa.feature.chroma_stft(y=x_T, sr=RATE, norm=1)
+    voices.append(np.median(1 / np.sum(chroma**2, axis=0)))
+  auc = roc_auc_score(labels["arpeggio"], -np.array(voices))
+  assert auc > 0.85
+
+
+def test_staccato_is_heard(scores, labels):
+  active = []
+  for score in scores:
+    x_T = play(without(score, "bass", "drums"), 4)
+    rms = librosa.feature.rms(y=x_T, frame_length=1024, hop_length=256)[0]
+    active.append(np.mean(rms > 0.2 * np.percentile(rms, 95)))
+  auc = roc_auc_score(labels["staccato"], -np.array(active))
+  assert auc > 0.95
+
+
+def test_each_instrument_is_audible_in_its_mix(scores):
+  for score in scores[:20]:
+    whole = play(score)
+    for part in score.parts:
+      rest = play(without(score, part.instrument))
+      gain = (whole @ rest) / (rest @ rest) if rest.any() else 0.0
+      left = whole - gain * rest
+      share = 10 * np.log10((left @ left) / (whole @ whole))
+      assert share > -16, (score.index, part.instrument, share)
+
+
+def test_a_long_clip_repeats_the_loop(scores):
+  score = next(s for s in scores if s.tempo > 160)
+  loop = round(synthetic.LOOP * 60 / score.tempo * RATE)
+  x_T = play(score, seconds=20)
+  a_T, b_T = x_T[: 8 * RATE], x_T[loop : loop + 8 * RATE]
+  assert np.corrcoef(a_T, b_T)[0, 1] > 0.8
+
+
+def test_rendering_is_fast(scores):
+  start = time.process_time()
+  for score in scores[:10]:
+    play(score, seconds=10)
+  assert time.process_time() - start < 10 * 0.3
+
+
+def test_bad_arguments_are_named():
+  with pytest.raises(ValueError, match="seed=-1"):
+    synthetic.compose(-1, 0)
+  with pytest.raises(ValueError, match="4000 Hz"):
+    synthetic.render(synthetic.compose(0, 0), 100, 4000)
+  with pytest.raises(ValueError, match=r"0\.\.999999"):
+    synthetic.clip_index("train", 1_000_000)
+
+
+def options(directory, **changes):
+  values = {
+    **{"name": "synthetic", "dir": str(directory), "seed": 5, "crop": 20_000},
+    **{"sizes": (3, 1, 2), "clip_seconds": 1.0, "sample_rate": RATE},
+  }
+  return types.SimpleNamespace(**{**values, **changes})
+
+
+def test_prepared_records_hold_the_music(tmp_path):
+  prepared = datasets.prepare(options(tmp_path))
+  assert prepared.labels == synthetic.TAGS and prepared.label_kind == "multi"
+  assert prepared.num_clips == {"train": 3, "valid": 1, "test": 2}
+  for split in prepared.num_clips:
+    for example in prepared.dataset(split).as_numpy_iterator():
+      name, number = example["id"].decode().split("/")
+      score = synthetic.compose(5, synthetic.clip_index(name, int(number)))
+      assert name == split
+      np.testing.assert_array_equal(example["labels"], synthetic.tags(score))
+      x_T = np.frombuffer(example["samples"], "<i2") / 32767
+      np.testing.assert_allclose(x_T, play(score, 1), atol=0.51 / 32767)
+  paths = {prepared.path}
+  for change in ({"seed": 6}, {"sizes": (2, 0, 0)}, {"clip_seconds": 1.5}):
+    paths.add(datasets.prepare(options(tmp_path, **change)).path)
+  assert len(paths) == 4
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"sizes": (0, 1, 1)}, r"data.sizes is \(0, 1, 1\)"),
+    ({"sizes": (1, 1)}, r"data.sizes is \(1, 1\)"),
+    ({"clip_seconds": 0.5}, "data.clip_seconds=0.5 .* 11025 samples"),
+    ({"sample_rate": 4000}, "data.sample_rate is 4000"),
+  ],
+)
+def test_bad_options_are_named(tmp_path, change, message):
+  with pytest.raises(ValueError, match=message):
+    datasets.prepare(options(tmp_path, **change))

@@ -1,0 +1,140 @@
+"""Audio files to mono float32, and the 16-bit form they are kept in. NumPy."""
+
+import io
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import soundfile
+import soxr
+
+_FFMPEG_ONLY = frozenset({".aac", ".m4a", ".mp4", ".wma"})
+INT16_SCALE = 32767  # both signs; so that +1 fits
+
+EXTENSIONS = _FFMPEG_ONLY | {
+  ".aif",
+  ".aiff",
+  ".au",
+  ".flac",
+  ".mp3",
+  ".oga",
+  ".ogg",
+  ".opus",
+  ".wav",
+}
+
+# What lies outside cannot be music, and resampling it could fill the memory.
+_SAMPLE_RATES = range(1_000, 768_001)
+_MAX_CHANNELS = 16
+_MAX_SECONDS = 4 * 3600
+_FFMPEG_TIMEOUT_SECONDS = 300
+_BLOCK_FRAMES = 1 << 18
+
+
+class AudioError(ValueError):
+  """A file that gives no audio. `reason` is one of few, to be counted."""
+
+  def __init__(self, path, reason: str, detail: str = ""):
+    self.path = os.fspath(path)
+    self.reason = reason
+    super().__init__(f"{self.path}: {reason}" + f" ({detail})" * bool(detail))
+
+
+def load(path, sample_rate: int = 22_050) -> np.ndarray:
+  """Decodes a file to float32 [T], mono, at `sample_rate` Hz.
+
+  Channels are averaged; soxr resamples ("HQ"). Loud files may exceed 1 a
+  little. AAC and WMA (.m4a and the like) need the ffmpeg program, all else is
+  libsndfile's. The file is decoded in blocks, so that what its header promises
+  is never allocated. Raises `AudioError`, whose `reason` is "not found", "not a
+  file", "empty file", "not decodable", "ffmpeg not installed", "absurd header",
+  "too long", "no samples" or "not finite".
+  """
+  path = os.fspath(path)
+  if not os.path.exists(path):
+    raise AudioError(path, "not found")
+  if not os.path.isfile(path):
+    raise AudioError(path, "not a file")
+  if os.path.getsize(path) == 0:
+    raise AudioError(path, "empty file")
+  # libsndfile gets the path itself: through a Python file it needs the GIL.
+  needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
+  # As bytes, since a name need not be valid UTF-8.
+  file = io.BytesIO(_ffmpeg(path)) if needs_ffmpeg else os.fsencode(path)
+  try:
+    with soundfile.SoundFile(file) as sound:
+      samples = _read(path, sound, sample_rate)
+  except soundfile.SoundFileError as error:
+    detail = str(error).split(": ")[-1]
+    raise AudioError(path, "not decodable", detail) from None
+  if not samples.size:
+    raise AudioError(path, "no samples")
+  if not np.isfinite(samples).all():
+    raise AudioError(path, "not finite")
+  return samples
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+  """Rounds float samples to int16; +-1 becomes +-32767, beyond is clipped.
+
+  32767 rather than 32768, so that +1 fits: the scale is the same for both
+  signs, and inverting the polarity stays exact.
+  """
+  return np.rint(np.clip(samples, -1, 1) * INT16_SCALE).astype(np.int16)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+  """The float32 samples that `to_int16` has rounded; error <= 1 / 65534."""
+  return samples.astype(np.float32) / np.float32(INT16_SCALE)
+
+
+def _read(path, sound, sample_rate):
+  """All of an open SoundFile, block by block: float32 [T], mono."""
+  rate, channels = sound.samplerate, sound.channels
+  if sound.format == "RAW":  # libsndfile's guess for any .au without a header
+    raise AudioError(path, "not decodable", "no header")
+  if rate not in _SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
+    raise AudioError(path, "absurd header", f"{rate} Hz, {channels} channels")
+  stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+  blocks, num_frames = [], 0
+  while True:
+    block_FxC = sound.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+    num_frames += len(block_FxC)
+    if num_frames > _MAX_SECONDS * rate:
+      raise AudioError(path, "too long", f"over {_MAX_SECONDS // 3600} hours")
+    # Absurd floats may overflow here; `load` then finds them.
+    with np.errstate(over="ignore", invalid="ignore"):
+      block = block_FxC.mean(axis=1)
+    last = len(block) < _BLOCK_FRAMES
+    blocks.append(
+      block if rate == sample_rate else stream.resample_chunk(block, last=last)
+    )
+    if last:
+      return np.concatenate(blocks)
+
+
+def _ffmpeg(path):
+  """The file as AU bytes: the one format made for streams of unknown length."""
+  if shutil.which("ffmpeg") is None:
+    raise AudioError(
+      path,
+      "ffmpeg not installed",
+      "install ffmpeg, or convert it to FLAC or WAV",
+    )
+  command = ["ffmpeg", "-nostdin", "-v", "error", "-threads", "1"]
+  # Only local files: a playlist in disguise must not open a connection.
+  command += ["-protocol_whitelist", "file,pipe", "-i", f"file:{path}"]
+  command += ["-t", str(_MAX_SECONDS + 1), "-map", "0:a:0"]
+  command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+  try:
+    result = subprocess.run(
+      command, capture_output=True, timeout=_FFMPEG_TIMEOUT_SECONDS
+    )
+  except subprocess.TimeoutExpired:
+    raise AudioError(path, "not decodable", "ffmpeg took too long") from None
+  if result.returncode or not result.stdout:
+    lines = result.stderr.decode(errors="replace").strip().splitlines()
+    detail = lines[-1] if lines else f"ffmpeg exit code {result.returncode}"
+    raise AudioError(path, "not decodable", detail)
+  return result.stdout

@@ -1,0 +1,526 @@
+"""The eight augmentations of the thesis (section 3.3.1) as TensorFlow ops.
+
+Every op maps one mono view `x_T` (float32 [T], T static) to one of the same
+length. Use inside a `tf.data` map:
+
+    start = random_crop_start(tf.shape(clip)[0], crop, seed)
+    x_T = tf.ensure_shape(clip[start : start + crop], [crop])
+    x_T = augment(x_T, seed, config, sample_rate)
+
+Randomness is a pure function of `seed` (see `example_seed`): no state, so a
+view does not depend on the order or number of threads. Sums over samples are
+kept out of multi-threaded reductions for the same reason.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+# Row of each op in the table of uniform numbers, and its number in `op_seed`.
+# Append only: changing a number changes every view ever drawn.
+_OPS = {
+  "polarity": 0,
+  "noise": 1,
+  "gain": 2,
+  "filter": 3,
+  "delay": 4,
+  "pitch": 5,
+  "reverb": 6,
+  "crop": 7,
+}
+_COLUMNS = 4  # a coin and at most three parameters
+
+_FILTER_ZEROS = 8
+_FILTER_HALF = 1024  # longest half kernel
+_FILTER_BLOCK = 8192
+
+_GRAIN = 1536  # 70 ms at 22,050 Hz; sox's `pitch` uses 82 ms segments
+_HOP = _GRAIN // 4
+_MAX_SEMITONES = 7.0  # beyond, stretched grains overlap too little or too much
+
+# Delays at 44,100 Hz and constants of Freeverb as in sox's reverb.c.
+_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
+_ALLPASSES = (225, 341, 441, 556)
+_WET = 0.015
+_FEEDBACK_A = -1 / math.log(1 - 0.3)
+_FEEDBACK_B = 100 / (math.log(1 - 0.98) * _FEEDBACK_A + 1)
+_DECAY = 3000.0  # see `reverb`
+
+
+def default_config():
+  """Probabilities and ranges of section 3.3.1, as plain nested dicts."""
+  return {
+    "polarity": {"p": 0.8},
+    "noise": {"p": 0.01, "snr_db": 80.0},
+    "gain": {"p": 0.3, "min_db": -6.0, "max_db": 0.0},
+    "filter": {
+      "p": 0.8,
+      "highpass_p": 0.5,
+      "highpass_hz": (200.0, 1200.0),
+      "lowpass_hz": (2200.0, 4000.0),
+    },
+    "delay": {
+      "p": 0.3,
+      "delay_ms": (200.0, 500.0),
+      "step_ms": 50.0,
+      "factor": 0.5,
+    },
+    "pitch": {"p": 0.6, "semitones": (-5.0, 5.0)},
+    "reverb": {
+      "p": 0.6,
+      "room_size": (0.0, 100.0),
+      "reverberance": (0.0, 100.0),
+      "damping": (0.0, 100.0),
+    },
+  }
+
+
+def _lowest_cutoff(sample_rate):
+  return _FILTER_ZEROS * sample_rate / (2 * _FILTER_HALF)
+
+
+def validate(config, sample_rate):
+  """ValueError naming key, value and allowed values if `config` is unusable."""
+  # Bounds of each number; for a key that holds a range, of both its ends.
+  cutoff = (_lowest_cutoff(sample_rate), sample_rate / 2)
+  percent = (0.0, 100.0)
+  bounds = {
+    "noise.snr_db": (-100.0, 200.0),
+    "gain.min_db": (-100.0, 100.0),
+    "gain.max_db": (-100.0, 100.0),
+    "filter.highpass_p": (0.0, 1.0),
+    "filter.highpass_hz": cutoff,
+    "filter.lowpass_hz": cutoff,
+    "delay.delay_ms": (0.0, 60_000.0),
+    "delay.step_ms": (1e-3, 60_000.0),
+    "delay.factor": (-1.0, 1.0),
+    "pitch.semitones": (-_MAX_SEMITONES, _MAX_SEMITONES),
+    "reverb.room_size": percent,
+    "reverb.reverberance": percent,
+    "reverb.damping": percent,
+  }
+
+  def check_keys(path, given, allowed):
+    if sorted(given) != sorted(allowed):
+      raise ValueError(
+        f"{path} has the keys {sorted(given)}; it must have exactly "
+        f"{sorted(allowed)}. To switch an augmentation off, set its p to 0."
+      )
+
+  def check_number(path, value, low, high):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+      raise ValueError(
+        f"{path} is {value!r}; it must be a number from {low:g} to {high:g}."
+      )
+
+  default = default_config()
+  check_keys("augment", config.keys(), default.keys())
+  for op, defaults in default.items():
+    check_keys(f"augment.{op}", config[op].keys(), defaults.keys())
+    for key, like in defaults.items():
+      path, value = f"augment.{op}.{key}", config[op][key]
+      low, high = bounds.get(f"{op}.{key}", (0.0, 1.0))
+      if not isinstance(like, tuple):
+        check_number(path, value, low, high)
+        continue
+      if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{path} is {value!r}; it must be (lowest, highest).")
+      for end in value:
+        check_number(path, end, low, high)
+      if value[0] > value[1]:
+        raise ValueError(
+          f"{path} is {value!r}; its lowest value must not exceed its highest."
+        )
+  gain_ = config["gain"]
+  if gain_["min_db"] > gain_["max_db"]:
+    raise ValueError(
+      f"augment.gain.min_db is {gain_['min_db']!r}; it must not exceed "
+      f"augment.gain.max_db, {gain_['max_db']!r}."
+    )
+
+
+# --- seeds -------------------------------------------------------------------
+
+
+def _splitmix(z):
+  """Output function of SplitMix64 (Steele, Lea & Flood 2014) on uint64."""
+  z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(30)))
+  z *= _u64(0xBF58476D1CE4E5B9)
+  z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(27)))
+  z *= _u64(0x94D049BB133111EB)
+  return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(31)))
+
+
+def _u64(value):
+  if tf.is_tensor(value):
+    return tf.bitcast(tf.cast(value, tf.int64), tf.uint64)
+  return tf.constant(int(value) % 2**64, tf.uint64)
+
+
+def example_seed(seed, epoch, example, view):
+  """Seed (int64 [2]) of one view of one example in one epoch of one run.
+
+  `seed`, `epoch`, `example` (number or 64-bit hash) and `view` are integers
+  or integer scalars; each is absorbed by one SplitMix64 step.
+  """
+  gamma = _u64(0x9E3779B97F4A7C15)
+  h = _u64(0)
+  for value in (seed, epoch, view, example):
+    h = _splitmix(tf.bitwise.bitwise_xor(h, _u64(value)) + gamma)
+  pair = tf.stack([_splitmix(h + gamma), _splitmix(h + gamma + gamma)])
+  return tf.bitcast(pair, tf.int64)
+
+
+def op_seed(seed, op):
+  """Seed of one op (a key of the config, or "crop"), from a view's seed [2]."""
+  seed = tf.convert_to_tensor(seed)
+  number = tf.constant(_OPS[op], seed.dtype)
+  return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def random_crop_start(num_samples, crop, seed):
+  """Start of a crop, uniform over 0 ... num_samples - crop (int64 scalar).
+
+  A clip shorter than the crop is an InvalidArgumentError.
+  """
+  num_samples = tf.cast(num_samples, tf.int64)
+  check = tf.debugging.assert_greater_equal(
+    num_samples,
+    tf.constant(crop, tf.int64),
+    message=f"The clip is shorter than the crop of {crop} samples.",
+  )
+  with tf.control_dependencies([check] if check is not None else []):
+    last = num_samples - crop
+  return tf.random.stateless_uniform(
+    [], op_seed(seed, "crop"), 0, last + 1, tf.int64
+  )
+
+
+def draw(seed, config):
+  """What `augment` will do: {op: {"on": bool, parameter: float32}} scalars.
+
+  An op reads its own row of one table, so switching an op off, or changing a
+  range, leaves all other draws as they were. Ops with p = 0 are left out.
+  """
+  used = {op: c for op, c in config.items() if c["p"]}
+  if not used:
+    return {}
+  u = tf.random.stateless_uniform([len(_OPS) - 1, _COLUMNS], seed)
+
+  def uniform(op, column, low, high):
+    # Rounding may step over an end.
+    value = low + (high - low) * u[_OPS[op], column]
+    return tf.clip_by_value(value, low, high)
+
+  draws = {op: {"on": u[_OPS[op], 0] < c["p"]} for op, c in used.items()}
+  if "gain" in draws:
+    c = config["gain"]
+    draws["gain"]["db"] = uniform("gain", 1, c["min_db"], c["max_db"])
+  if "filter" in draws:
+    c = config["filter"]
+    draws["filter"] |= {
+      "highpass": u[_OPS["filter"], 1] < c["highpass_p"],
+      "highpass_hz": uniform("filter", 2, *c["highpass_hz"]),
+      "lowpass_hz": uniform("filter", 2, *c["lowpass_hz"]),
+    }
+  if "delay" in draws:
+    low, high = config["delay"]["delay_ms"]
+    step = config["delay"]["step_ms"]
+    count = math.floor((high - low) / step + 1e-6) + 1
+    steps = tf.floor(count * u[_OPS["delay"], 1])
+    draws["delay"]["ms"] = low + step * tf.minimum(steps, count - 1)
+  if "pitch" in draws:
+    semitones = uniform("pitch", 1, *config["pitch"]["semitones"])
+    draws["pitch"]["semitones"] = semitones
+  if "reverb" in draws:
+    for column, key in enumerate(("room_size", "reverberance", "damping"), 1):
+      value = uniform("reverb", column, *config["reverb"][key])
+      draws["reverb"][key] = value
+  return draws
+
+
+# --- the ops -----------------------------------------------------------------
+
+
+def _view(x_T):
+  """`x_T` as a float32 tensor, and its length."""
+  x_T = tf.convert_to_tensor(x_T, tf.float32)
+  if x_T.shape.rank != 1 or x_T.shape[0] is None:
+    raise ValueError(
+      f"A view has the shape {x_T.shape}; it must be one channel of a known "
+      "length. Set the length with tf.ensure_shape(x_T, [T])."
+    )
+  return x_T, x_T.shape[0]
+
+
+def invert_polarity(x_T):
+  """-x."""
+  return -_view(x_T)[0]
+
+
+def add_noise(x_T, seed, snr_db):
+  """Adds white Gaussian noise `snr_db` below the mean power of `x_T`."""
+  x_T, length = _view(x_T)
+  # Two short stages: a single long sum depends on the number of threads.
+  rows_Rx256 = tf.reshape(
+    tf.pad(tf.square(x_T), [[0, -length % 256]]), [-1, 256]
+  )
+  power = tf.reduce_sum(tf.reduce_sum(rows_Rx256, 1)) / length
+  rms = tf.sqrt(power) * 10.0 ** (-snr_db / 20)
+  return x_T + rms * tf.random.stateless_normal([length], seed)
+
+
+def gain(x_T, db):
+  """Scales by `db` decibels."""
+  return _view(x_T)[0] * tf.pow(10.0, tf.cast(db, tf.float32) / 20)
+
+
+def lowpass(x_T, cutoff_hz, sample_rate):
+  """Windowed-sinc low-pass; -6 dB at `cutoff_hz`, linear phase, no delay.
+
+  The filter of julius.lowpass_filter, which CLMR's release (v2021) applies:
+  sinc x Hann, 8 zero crossings in all, unit sum, edges replicated. The lowest
+  cut-off is 4 / 1024 of the sample rate (86 Hz at 22,050 Hz).
+  """
+  x_T, length = _view(x_T)
+  if not tf.is_tensor(cutoff_hz):
+    lowest = _lowest_cutoff(sample_rate)
+    if not lowest <= cutoff_hz <= sample_rate / 2:
+      raise ValueError(
+        f"cutoff_hz is {cutoff_hz!r}; it must be from {lowest:g} to "
+        f"{sample_rate / 2:g} Hz."
+      )
+  cutoff = tf.cast(cutoff_hz, tf.float32) / sample_rate
+  half = tf.floor(_FILTER_ZEROS / 2 / cutoff)
+  n = tf.range(-_FILTER_HALF, _FILTER_HALF + 1, dtype=tf.float32)
+  angle = 2 * math.pi * cutoff * n
+  sinc = tf.where(n == 0, 1.0, tf.sin(angle) / tf.where(n == 0, 1.0, angle))
+  hann = 0.5 + 0.5 * tf.cos(math.pi * n / half)
+  window = tf.where(tf.abs(n) <= half, hann, 0)
+  kernel = sinc * window
+  kernel /= tf.reduce_sum(kernel)
+
+  # Overlap-save: blocks that fit the cache beat one long transform.
+  valid = _FILTER_BLOCK - 2 * _FILTER_HALF
+  edge = tf.ones([_FILTER_HALF])
+  padded = tf.concat([x_T[:1] * edge, x_T, x_T[-1:] * edge], 0)
+  blocks = tf.signal.frame(padded, _FILTER_BLOCK, valid, pad_end=True)
+  spectrum = tf.signal.rfft(blocks)
+  spectrum *= tf.signal.rfft(kernel, [_FILTER_BLOCK])
+  y = tf.signal.irfft(spectrum, [_FILTER_BLOCK])[:, 2 * _FILTER_HALF :]
+  return tf.reshape(y, [-1])[:length]
+
+
+def highpass(x_T, cutoff_hz, sample_rate):
+  """`x_T` minus its `lowpass`, as in julius.highpass_filter."""
+  x_T, _ = _view(x_T)
+  return x_T - lowpass(x_T, cutoff_hz, sample_rate)
+
+
+def delay(x_T, delay_ms, factor, sample_rate):
+  """x[n] + factor * x[n - d], d = floor(delay_ms * sample_rate / 1000)."""
+  x_T, length = _view(x_T)
+  # The product is exact in float32, so whole results are not floored away.
+  samples = tf.cast(delay_ms * sample_rate / 1000, tf.int32)
+  samples = tf.minimum(samples, length)
+  echo = tf.pad(x_T[: length - samples], [[samples, 0]])
+  return x_T + factor * tf.ensure_shape(echo, [length])
+
+
+def _hann(size):
+  """Periodic Hann window of a (tensor) size."""
+  size = tf.cast(size, tf.float32)
+  return 0.5 - 0.5 * tf.cos(2 * math.pi * tf.range(size) / size)
+
+
+def _running_sum(x_GxF):
+  """tf.cumsum over the rows, three times as fast: blocks of 12 rows."""
+  rows, block = x_GxF.shape[0], 12
+  x_NxBxF = tf.reshape(
+    tf.pad(x_GxF, [[0, -rows % block], [0, 0]]), [-1, block, x_GxF.shape[1]]
+  )
+  sums = tf.unstack(x_NxBxF, axis=1)
+  for i in range(1, block):
+    sums[i] += sums[i - 1]
+  before_NxF = tf.cumsum(sums[-1], exclusive=True)
+  y_NxBxF = tf.stack(sums, axis=1) + before_NxF[:, None]
+  return tf.reshape(y_NxBxF, [-1, x_GxF.shape[1]])[:rows]
+
+
+def pitch_shift(x_T, semitones):
+  """Moves all frequencies by `semitones` (fractional, within +-7); same length.
+
+  A phase vocoder on resampled grains. Each grain of 1,536 samples is squeezed
+  to 1,536 / ratio samples by an inverse FFT of that size, and grains are laid
+  down at the hop at which they were taken, so time is kept. What a grain needs
+  is a rotation per bin that continues the previous one at the shifted
+  frequency: the phase a bin advances over `ratio` hops of input, read off a
+  second analysis taken that much earlier (Puckette 1995, "Phase-locked
+  vocoder"), which needs no unwrapping. As there, a bin takes its rotation from
+  its neighbourhood, weighted by power, which keeps a partial's bins in phase.
+  """
+  x_T, length = _view(x_T)
+  bins = _GRAIN // 2 + 1
+  grains = -(-length // _HOP) + 3  # centres at -1, 0, 1 ... hops
+  ratio = tf.pow(2.0, tf.cast(semitones, tf.float32) / 12)
+  advance = ratio * _HOP
+  lag = tf.round(advance)  # the rest of `advance` is applied as a phase
+
+  window = _hann(_GRAIN)
+  before = _GRAIN // 2 + 3 * _HOP  # a first centre at -1, a lag below 2
+  padded = tf.pad(x_T, [[before, _GRAIN + _HOP]])
+
+  def analyse(offset):
+    start = 2 * _HOP - offset
+    size = (grains - 1) * _HOP + _GRAIN
+    part = tf.ensure_shape(padded[start : start + size], [size])
+    return tf.signal.rfft(tf.signal.frame(part, _GRAIN, _HOP) * window)
+
+  now_GxF, lagged_GxF = analyse(0), analyse(tf.cast(lag, tf.int32))
+  step_GxF = now_GxF[:-1] * tf.math.conj(lagged_GxF[1:])
+  step_GxF = tf.atan2(tf.math.imag(step_GxF), tf.math.real(step_GxF))
+  bin_F = tf.range(bins, dtype=tf.float32)
+  step_GxF += bin_F * ((advance - lag) * 2 * math.pi / _GRAIN)
+  angle_GxF = _running_sum(tf.pad(step_GxF, [[1, 0], [0, 0]]))
+
+  power_GxF = tf.math.real(now_GxF * tf.math.conj(now_GxF))
+
+  def locked(part_GxF):
+    part_GxF = tf.pad(power_GxF * part_GxF, [[0, 0], [1, 1]])
+    return part_GxF[:, :-2] + part_GxF[:, 1:-1] + part_GxF[:, 2:]
+
+  re_GxF, im_GxF = locked(tf.cos(angle_GxF)), locked(tf.sin(angle_GxF))
+  # 1e-30 keeps silence silent. rsqrt, as graphs turn 1 / sqrt into it, and
+  # eager samples would differ in the last bit.
+  scale_GxF = tf.math.rsqrt(tf.square(re_GxF) + tf.square(im_GxF) + 1e-30)
+  now_GxF *= tf.complex(re_GxF * scale_GxF, im_GxF * scale_GxF)
+
+  size = 2 * tf.cast(tf.round(_GRAIN / 2 / ratio), tf.int32)
+  widest = 6 * _HOP  # at -7 semitones
+  margin = (widest - size) // 2
+  # Overlapping squared Hann windows add up to 3/8 of grain / hop.
+  grains_GxS = tf.signal.irfft(now_GxF, [size])
+  grains_GxS *= _hann(size) * (_HOP / (0.375 * _GRAIN))
+  grains_GxS = tf.pad(grains_GxS, [[0, 0], [margin, margin]])
+  grains_GxS = tf.ensure_shape(grains_GxS, [grains, widest])
+  y = tf.signal.overlap_and_add(grains_GxS, _HOP)
+  return y[widest // 2 + _HOP :][:length]
+
+
+def reverb(x_T, room_size, reverberance, damping, sample_rate):
+  """sox's reverb (Freeverb), one channel: dry + wet; parameters in percent.
+
+  Eight combs with a damped feedback in parallel, then four all-passes, as in
+  sox's reverb.c with its defaults (wet gain 0 dB, no pre-delay) and stereo
+  depth 0. `room_size` scales the combs' delays, `reverberance` is their
+  feedback, `damping` the low-pass in it.
+
+  The closed-form transfer function is evaluated on a circle of radius r > 1
+  and applied by one FFT of N >= T samples. With r^N = 3,000, what wraps round
+  arrives 70 dB down, and float32 errors, which grow by as much, stay there
+  too.
+  """
+  x_T, length = _view(x_T)
+  rate = sample_rate / 44_100
+  # Bins in rows of 256, so that z^D is an outer product of few exponentials.
+  size = max(512, 1 << (length - 1).bit_length())
+  bins = size // 2 + 1
+  columns = 256
+  rows = -(-bins // columns)
+  log_radius = math.log(_DECAY) / size
+
+  room, wetness, damp = (
+    tf.cast(p, tf.float32) / 100 for p in (room_size, reverberance, damping)
+  )
+  feedback = 1 - tf.exp(
+    (100 * wetness - _FEEDBACK_B) / (_FEEDBACK_A * _FEEDBACK_B)
+  )
+  damp = 0.3 * damp + 0.2
+  delays_8 = tf.cast(
+    (0.9 * room + 0.1) * rate * tf.constant(_COMBS, tf.float32) + 0.5, tf.int32
+  )
+
+  def power(bin_M):
+    """z^D of each comb at the bins' points of the circle, [8, M]."""
+    # Exact turns in integers: bin * D would not fit float32.
+    turn_8xM = tf.math.floormod(delays_8[:, None] * bin_M, size)
+    angle_8xM = tf.cast(turn_8xM, tf.float32) * (2 * math.pi / size)
+    return tf.complex(tf.cos(angle_8xM), tf.sin(angle_8xM))
+
+  low_8xC = power(tf.range(columns))
+  high_8xR = power(tf.range(rows) * columns)
+  growth_8 = tf.exp(tf.cast(delays_8, tf.float32) * log_radius)
+  high_8xR *= tf.cast(growth_8, tf.complex64)[:, None]
+
+  z = np.exp(log_radius + 2j * np.pi * np.arange(rows * columns) / size)
+  damped = tf.cast(1 - damp, tf.complex64) / (
+    1 - tf.cast(damp, tf.complex64) * (1 / z).astype(np.complex64)
+  )
+  loop = tf.reshape(tf.cast(feedback, tf.complex64) * damped, [rows, columns])
+  # The sum of the combs' 1 / (z^D - loop) as one fraction, pair by pair: one
+  # division, and no add_n, which sums in another order in a graph than eagerly
+  # (graph rewriting turns a long chain of + into add_n, too).
+  terms = [high_8xR[i, :, None] * low_8xC[i] - loop for i in range(len(_COMBS))]
+  fractions = [(a + b, a * b) for a, b in zip(terms[::2], terms[1::2])]
+  while len(fractions) > 1:
+    fractions = [
+      (n1 * d2 + n2 * d1, d1 * d2)
+      for (n1, d1), (n2, d2) in zip(fractions[::2], fractions[1::2])
+    ]
+  wet = fractions[0][0] / fractions[0][1]
+  fixed = np.full(bins, _WET, np.complex128)
+  for samples in _ALLPASSES:
+    echo = z[:bins] ** -int(rate * samples + 0.5)
+    fixed *= (1.5 * echo - 1) / (1 - 0.5 * echo)
+  wet = tf.reshape(wet, [-1])[:bins] * fixed.astype(np.complex64)
+
+  shrink = np.exp(-log_radius * np.arange(length)).astype(np.float32)
+  spectrum = tf.signal.rfft(x_T * shrink, [size])
+  y = tf.signal.irfft(spectrum * wet, [size])[:length]
+  return x_T + y * (1 / shrink)
+
+
+# --- the chain ---------------------------------------------------------------
+
+
+def augment(x_T, seed, config, sample_rate):
+  """All augmentations after the crop, in the thesis's order.
+
+  Args:
+    x_T: float32 [T], T static.
+    seed: int32 or int64 [2], see `example_seed`.
+    config: as `default_config()`.
+    sample_rate: in Hz.
+  """
+  x_T, _ = _view(x_T)
+  draws = draw(seed, config)
+  ops = {
+    "polarity": lambda x, d: invert_polarity(x),
+    "noise": lambda x, d: add_noise(
+      x, op_seed(seed, "noise"), config["noise"]["snr_db"]
+    ),
+    "gain": lambda x, d: gain(x, d["db"]),
+    "filter": lambda x, d: tf.cond(
+      d["highpass"],
+      lambda: highpass(x, d["highpass_hz"], sample_rate),
+      lambda: lowpass(x, d["lowpass_hz"], sample_rate),
+    ),
+    "delay": lambda x, d: delay(
+      x, d["ms"], config["delay"]["factor"], sample_rate
+    ),
+    "pitch": lambda x, d: pitch_shift(x, d["semitones"]),
+    "reverb": lambda x, d: reverb(
+      x, d["room_size"], d["reverberance"], d["damping"], sample_rate
+    ),
+  }
+  for op, apply in ops.items():
+    if op in draws:
+      # All work is inside the branch: an op that is off costs nothing.
+      x_T = tf.cond(
+        draws[op]["on"],
+        lambda x=x_T, d=draws[op], apply=apply: apply(x, d),
+        lambda x=x_T: tf.identity(x),
+      )
+  return x_T

@@ -1,0 +1,194 @@
+"""What a probe is judged by, and what tells a collapse. NumPy, on the host.
+
+Labels are 0 or 1, of N clips by K tags (or one-hot classes). Metrics are in
+percent, as in the thesis's tables.
+"""
+
+import numpy as np
+import sklearn.metrics
+
+
+def tagging_metrics(labels_NxK, scores_NxK):
+  """ROC-AUC and PR-AUC, macro over tags and mean over clips, in percent.
+
+  PR-AUC is average precision, sum over thresholds of (R_n - R_{n-1}) P_n,
+  without interpolation. A tag, or a clip, without both classes has no such
+  figure: it is left out and counted.
+
+  Returns:
+    "roc_auc", "pr_auc" (over tags), "roc_auc_clip", "pr_auc_clip" (over clips;
+    nan if every clip is left out), "tags_left_out", "clips_left_out".
+
+  Raises:
+    ValueError: on bad labels or scores, or if every tag is left out.
+  """
+  labels_NxK, scores_NxK = _check(labels_NxK, scores_NxK)
+  roc_K, pr_K = _areas(labels_NxK.T, scores_NxK.T)
+  roc_N, pr_N = _areas(labels_NxK, scores_NxK)
+  tags_K, clips_N = ~np.isnan(roc_K), ~np.isnan(roc_N)
+  if not tags_K.any():
+    raise ValueError(
+      f"None of the {len(tags_K)} tags has both a clip with it and one without "
+      f"among the {len(clips_N)} clips: no AUC is defined. Evaluate on more "
+      "clips, or check the labels of the split."
+    )
+
+  def mean(values, kept):
+    return float(100 * values[kept].mean()) if kept.any() else float("nan")
+
+  return {
+    "roc_auc": mean(roc_K, tags_K),
+    "pr_auc": mean(pr_K, tags_K),
+    "roc_auc_clip": mean(roc_N, clips_N),
+    "pr_auc_clip": mean(pr_N, clips_N),
+    "tags_left_out": int((~tags_K).sum()),
+    "clips_left_out": int((~clips_N).sum()),
+  }
+
+
+def per_tag_metrics(labels_NxK, scores_NxK):
+  """Arrays of length K: "roc_auc", "pr_auc" (percent or nan), "positives"."""
+  labels_NxK, scores_NxK = _check(labels_NxK, scores_NxK)
+  roc_K, pr_K = _areas(labels_NxK.T, scores_NxK.T)
+  return {
+    "roc_auc": 100 * roc_K,
+    "pr_auc": 100 * pr_K,
+    "positives": labels_NxK.sum(axis=0, dtype=np.int64),
+  }
+
+
+def accuracy(labels_NxK, scores_NxK):
+  """Percent of clips whose highest score is on their one class."""
+  labels_NxK, scores_NxK = _check(labels_NxK, scores_NxK)
+  _check_one_hot(labels_NxK)
+  hits_N = scores_NxK.argmax(axis=1) == labels_NxK.argmax(axis=1)
+  return float(100 * hits_N.mean())
+
+
+def majority_accuracy(train_labels_NxK, test_labels_MxK):
+  """Accuracy, in percent, of always answering train's most frequent class."""
+  train_labels_NxK, _ = _check(train_labels_NxK, train_labels_NxK)
+  test_labels_MxK, _ = _check(test_labels_MxK, test_labels_MxK)
+  _check_one_hot(train_labels_NxK)
+  _check_one_hot(test_labels_MxK)
+  if train_labels_NxK.shape[1] != test_labels_MxK.shape[1]:
+    raise ValueError(
+      f"Train has {train_labels_NxK.shape[1]} classes and test "
+      f"{test_labels_MxK.shape[1]}: give both the same classes."
+    )
+  majority = train_labels_NxK.sum(axis=0).argmax()
+  return float(100 * test_labels_MxK[:, majority].mean())
+
+
+def mean_over_clip(scores_MxK, clip_index_M, num_clips):
+  """Mean of each clip's segment predictions, every clip exactly once.
+
+  Args:
+    scores_MxK: predictions of M segments, in any order.
+    clip_index_M: the clip of each segment, in [0, num_clips).
+    num_clips: N.
+
+  Returns:
+    scores_NxK, float64.
+
+  Raises:
+    ValueError: on an index out of range, or a clip without a segment.
+  """
+  index_M = np.asarray(clip_index_M)
+  scores_MxK = np.asarray(scores_MxK, np.float64)
+  outside = np.unique(index_M[(index_M < 0) | (index_M >= num_clips)])
+  if outside.size:
+    raise ValueError(
+      f"Segments name clips {outside[:5].tolist()}, outside the {num_clips} "
+      "clips of the split: clip_index must be in [0, num_clips)."
+    )
+  count_N = np.bincount(index_M, minlength=num_clips)
+  missing = np.flatnonzero(count_N == 0)
+  if missing.size:
+    raise ValueError(
+      f"{missing.size} of {num_clips} clips have no segment, the first "
+      f"{missing[:5].tolist()}: every clip must be predicted at least once. "
+      "Clips shorter than one segment must be left out or padded beforehand."
+    )
+  sum_NxK = np.zeros((num_clips, scores_MxK.shape[1]))
+  np.add.at(sum_NxK, index_M, scores_MxK)
+  return sum_NxK / count_N[:, None]
+
+
+def effective_rank(z_NxD):
+  """RankMe: exp of the entropy of the singular values, between 1 and min(N, D).
+
+  Of the embeddings as they are, not centred (Garrido et al. 2023, eq. 1); all
+  zeros give 0.
+  """
+  singular = np.linalg.svd(np.asarray(z_NxD, np.float64), compute_uv=False)
+  singular = singular[singular > 0]
+  if singular.size == 0:
+    return 0.0
+  p = singular / singular.sum()
+  return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def embedding_std(z_NxD):
+  """Mean over dimensions of the standard deviation over clips (unbiased)."""
+  return float(np.asarray(z_NxD, np.float64).std(axis=0, ddof=1).mean())
+
+
+def mean_abs_correlation(z_NxD):
+  """Mean |correlation| over pairs of different dimensions, 0 to 1.
+
+  Constant dimensions have no correlation and are left out; nan if fewer than
+  two vary.
+  """
+  z_NxD = np.asarray(z_NxD, np.float64)
+  z_NxD = z_NxD[:, np.ptp(z_NxD, axis=0) > 0]
+  d = z_NxD.shape[1]
+  if d < 2:
+    return float("nan")
+  correlation_DxD = np.abs(np.corrcoef(z_NxD, rowvar=False))
+  return float((correlation_DxD.sum() - d) / (d * (d - 1)))
+
+
+def _check(labels_NxK, scores_NxK):
+  labels_NxK, scores_NxK = np.asarray(labels_NxK), np.asarray(scores_NxK)
+  if labels_NxK.ndim != 2 or labels_NxK.shape != scores_NxK.shape:
+    raise ValueError(
+      "Labels and scores must both be (clips, tags), not "
+      f"{labels_NxK.shape} and {scores_NxK.shape}."
+    )
+  if labels_NxK.shape[0] == 0:
+    raise ValueError("There are no clips to evaluate: the split is empty.")
+  if not np.isin(labels_NxK, (0, 1)).all():
+    raise ValueError(
+      "Labels must be 0 or 1, not "
+      f"{np.setdiff1d(labels_NxK, (0, 1))[:5].tolist()}."
+    )
+  bad_N = ~np.isfinite(scores_NxK).all(axis=1)
+  if bad_N.any():
+    raise ValueError(
+      f"{bad_N.sum()} of {len(bad_N)} clips have a score that is nan or "
+      f"infinite, the first at row {bad_N.argmax()}: the model has diverged or "
+      "its input is faulty."
+    )
+  return labels_NxK.astype(bool), scores_NxK
+
+
+def _check_one_hot(labels_NxK):
+  wrong_N = labels_NxK.sum(axis=1) != 1
+  if wrong_N.any():
+    raise ValueError(
+      f"{wrong_N.sum()} of {len(wrong_N)} clips do not have exactly one class, "
+      f"the first at row {wrong_N.argmax()}: accuracy is for one-hot labels; "
+      "use tagging_metrics."
+    )
+
+
+def _areas(labels_RxC, scores_RxC):
+  """ROC-AUC and average precision of each row, in [0, 1]; nan if one-class."""
+  roc_R = np.full(len(labels_RxC), np.nan)
+  pr_R = np.full(len(labels_RxC), np.nan)
+  for r, (labels_C, scores_C) in enumerate(zip(labels_RxC, scores_RxC)):
+    if labels_C.min() != labels_C.max():
+      roc_R[r] = sklearn.metrics.roc_auc_score(labels_C, scores_C)
+      pr_R[r] = sklearn.metrics.average_precision_score(labels_C, scores_C)
+  return roc_R, pr_R

@@ -1,0 +1,187 @@
+"""Figures of a run, from the files it left. Matplotlib, without a display."""
+
+import json
+import math
+import os
+
+# Metric names, without prefix, from the top panel down.
+TERMS = (
+  "loss",
+  "invariance",
+  "variance",
+  "covariance",
+  "positive_similarity",
+  "negative_similarity",
+  "top1",
+)
+LEARNING_RATE = "learning_rate"
+# Okabe and Ito's blue and vermilion: apart in print and to the colour-blind.
+BLUE, RED = "#0072B2", "#D55E00"
+# prefix in metrics.jsonl: label, style. No prefix is training too.
+SERIES = {
+  "": ("training", {"color": BLUE, "linewidth": 1.0}),
+  "train/": ("training", {"color": BLUE, "linewidth": 1.0}),
+  "validation/": (
+    "validation",
+    {"color": RED, "linewidth": 1.2, "linestyle": "--", "marker": "o"},
+  ),
+}
+
+
+def loss_terms(metrics_jsonl_path, out_png):
+  """Each loss term over the steps, and the learning rate, a panel each.
+
+  As the thesis's figures A.1 and B.2. Names are those of the losses, bare or
+  under "train/" or "validation/". An axis is logarithmic if its values are
+  positive and span a decade; a null (nan or infinite) is a gap.
+
+  Raises:
+    ValueError: if the file is missing, faulty or holds none of these metrics.
+  """
+  lines = _read(metrics_jsonl_path)
+  panels = [
+    (term, series)
+    for term in (*TERMS, LEARNING_RATE)
+    if (series := _series(lines, term))
+  ]
+  if not panels:
+    raise ValueError(
+      f"{metrics_jsonl_path} has no loss to plot: it holds "
+      f"{sorted({k for line in lines for k in line})}, of {TERMS} none."
+    )
+  figure, axes = _subplots(
+    nrows=len(panels),
+    figsize=(6.5, sum(_height(term) for term, _ in panels) + 0.6),
+    sharex=True,
+    squeeze=False,
+    height_ratios=[_height(term) for term, _ in panels],
+  )
+  for ax, (term, series) in zip(axes[:, 0], panels):
+    for label, style, steps, values in series:
+      # A point that has no neighbour draws no line: mark the sparse ones.
+      size = 3 if len(steps) <= 50 else 0
+      ax.plot(steps, values, label=label, markersize=size, **style)
+    finite = [v for *_, vs in series for v in vs if math.isfinite(v)]
+    # The rate is read on a linear axis, as is what spans less than a decade.
+    if term != LEARNING_RATE and finite and 0 < 10 * min(finite) < max(finite):
+      ax.set_yscale("log", subs=range(2, 10))
+      ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+      ax.yaxis.set_major_formatter("{x:g}")
+      ax.yaxis.set_minor_formatter("")
+    ax.set_ylabel(term.replace("_", "\n"))
+    ax.grid(alpha=0.3)
+  axes[-1, 0].set_xlabel("step")
+  figure.align_ylabels()
+  handles = {}
+  for ax in axes[:, 0]:
+    handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
+  if len(handles) > 1:
+    axes[0, 0].legend(handles.values(), handles.keys(), frameon=False)
+  _save(figure, out_png)
+
+
+def per_tag_auc(rows, out_png):
+  """Horizontal bars of ROC-AUC a tag, trained against untrained, best on top.
+
+  Args:
+    rows: dicts {"tag": str, "trained": percent, "untrained": percent}. Tags
+      whose value is nan are left out, and counted in the title.
+    out_png: the figure to write.
+
+  Raises:
+    ValueError: if no row has both values.
+  """
+  defined = [
+    row
+    for row in rows
+    if math.isfinite(row["trained"]) and math.isfinite(row["untrained"])
+  ]
+  if not defined:
+    raise ValueError(
+      f"None of the {len(rows)} tags has a ROC-AUC of both encoders: there is "
+      "nothing to plot. Evaluate on more clips."
+    )
+  defined.sort(key=lambda row: row["trained"])
+  places = range(len(defined))
+  figure, ax = _subplots(figsize=(6.5, 1.1 + 0.19 * len(defined)))
+  ax.barh(
+    [p + 0.2 for p in places],
+    [row["trained"] for row in defined],
+    height=0.4,
+    color=BLUE,
+    label="trained encoder",
+  )
+  ax.barh(
+    [p - 0.2 for p in places],
+    [row["untrained"] for row in defined],
+    height=0.4,
+    color="0.72",
+    label="untrained encoder",
+  )
+  ax.axvline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
+  ax.set_yticks(list(places), [row["tag"] for row in defined], fontsize=8)
+  ax.set_ylim(-0.6, len(defined) - 0.4)
+  lowest = min(min(row["trained"], row["untrained"]) for row in defined)
+  # Chance is in sight, and bars below it too.
+  ax.set_xlim(max(0, min(45, 5 * (lowest // 5))), 100)
+  ax.set_xlabel("ROC-AUC (%)")
+  ax.grid(axis="x", alpha=0.3)
+  ax.set_axisbelow(True)
+  left_out = len(rows) - len(defined)
+  if left_out:
+    ax.set_title(f"tags left out, AUC undefined: {left_out}", fontsize=9)
+  figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+  _save(figure, out_png)
+
+
+def _height(term):
+  return 0.9 if term == LEARNING_RATE else 1.5
+
+
+def _read(path):
+  """The objects of a metrics.jsonl; of a running job, without a torn end."""
+  try:
+    with open(path, encoding="utf-8") as f:
+      texts = [text for text in f if text.endswith("\n")]
+    return [json.loads(text) for text in texts]
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"Cannot read {path} ({error}): give the metrics.jsonl of a run."
+    ) from error
+
+
+def _series(lines, term):
+  """[(label, style, steps, values)] of the prefixes that a term comes under."""
+  found = []
+  for prefix, (label, style) in SERIES.items():
+    points = [
+      (line["step"], math.nan if line[key] is None else line[key])
+      for line in lines
+      if (key := f"{prefix}{term}") in line
+    ]
+    if points:
+      found.append((label, style, *zip(*points)))
+  return found
+
+
+def _subplots(**options):
+  # Imported here: only figures should pay for it. A Figure of its own needs
+  # neither pyplot's global state nor a display.
+  from matplotlib.figure import Figure
+
+  size = options.pop("figsize")
+  figure = Figure(figsize=size, layout="constrained")
+  return figure, figure.subplots(
+    gridspec_kw={"height_ratios": options.pop("height_ratios", None)}, **options
+  )
+
+
+def _save(figure, out_png):
+  try:
+    os.makedirs(os.path.dirname(os.path.abspath(out_png)), exist_ok=True)
+    figure.savefig(out_png, dpi=200)
+  except OSError as error:
+    raise ValueError(
+      f"Cannot write the figure {out_png}: {error.strerror or error}. Free "
+      "disk space there, or give a directory that you may write to."
+    ) from error

@@ -1,0 +1,249 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard events, progress.
+
+    with Writer(workdir, total_steps=1000) as writer:
+      writer.run_header(config)
+      writer.truncate_after(step)  # on resuming from the checkpoint of `step`
+      for step in ...:
+        writer.write(step, {"loss": 1.5}, prefix="train")
+        writer.progress(step, note="loss 1.5")
+
+A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. A value that is nan
+or infinite is null, since JSON has neither; TensorBoard gets it as it is.
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
+from tqdm import tqdm
+
+# A flush of the events waits for the disk, so not at every write.
+FLUSH_SECONDS = 10.0
+
+
+class Writer:
+  """Writes a run's metrics into `workdir` and its progress to stderr.
+
+  A line of metrics.jsonl outlives the process once `write` returns; TensorBoard
+  may be 10 s behind. One process writes a workdir: on several hosts, the first.
+
+  Args:
+    workdir: made if it is not there.
+    total_steps: where the run ends, for the ETA.
+    log_seconds: between two progress lines where stderr is no terminal; a
+      terminal has a bar.
+
+  Raises:
+    ValueError: here and in every method, when the disk refuses; it names the
+      path.
+  """
+
+  def __init__(self, workdir, *, total_steps, log_seconds=30.0):
+    self.workdir = os.fspath(workdir)
+    self.total_steps = total_steps
+    self._log_seconds = log_seconds
+    self._metrics_path = os.path.join(self.workdir, "metrics.jsonl")
+    self._metrics_file = None
+    self._events = None
+    self._flushed = -math.inf
+    self._purge_step = None
+    self._bar = None
+    self._last = None  # (seconds, step) of the last progress line
+    with _explain(self.workdir):
+      os.makedirs(self.workdir, exist_ok=True)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, error_type, *_):
+    try:
+      self.close()
+    except ValueError:
+      if error_type is None:  # else the first error says more
+        raise
+
+  def close(self):
+    """Closes the files and the bar. May be called twice."""
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+    if self._metrics_file is not None:
+      self._metrics_file.close()
+      self._metrics_file = None
+    if self._events is not None:
+      events, self._events = self._events, None
+      with _explain(os.path.join(self.workdir, "tb")):
+        events.close()
+
+  def run_header(self, config):
+    """Writes config.json, atomically, and prints the run's first lines.
+
+    Args:
+      config: a ConfigDict, or a dict that JSON can hold.
+    """
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    try:
+      text = json.dumps(values, indent=2, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f"The config cannot be written as JSON ({error}): keep numbers, "
+        "strings, booleans, lists and dicts in it."
+      ) from error
+    self._replace("config.json", [f"{text}\n".encode()])
+    plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    print(f"workdir: {self.workdir}, {self.total_steps} steps", file=sys.stderr)
+    print(
+      "config:  " + ", ".join(f"{k}={v}" for k, v in sorted(plain.items())),
+      file=sys.stderr,
+    )
+
+  def truncate_after(self, step):
+    """Drops the metrics of steps above `step`, and a torn last line.
+
+    The steps that a resumed run repeats are then there once, as in an unbroken
+    run; TensorBoard hides the dropped ones. To call before the first write.
+    """
+    assert self._metrics_file is None, "truncate_after comes before write"
+    self._purge_step = step + 1
+    if not os.path.exists(self._metrics_path):
+      return
+    with _explain(self._metrics_path), open(self._metrics_path, "rb") as f:
+      lines = f.readlines()
+    if lines and not lines[-1].endswith(b"\n"):
+      lines.pop()  # the run was killed while it wrote this one
+    kept = []
+    for number, line in enumerate(lines, 1):
+      try:
+        line_step = json.loads(line)["step"]
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{self._metrics_path}, line {number} is not a metrics line: "
+          f"{line[:60]!r}. Delete that line, or move the file away, to resume."
+        ) from error
+      if line_step <= step:
+        kept.append(line)
+    self._replace("metrics.jsonl", kept)
+
+  def write(self, step, scalars, prefix=""):
+    """Appends one line to metrics.jsonl and the same to TensorBoard.
+
+    Args:
+      step: of the optimizer, an int.
+      scalars: dict of names to numbers (Python, NumPy or JAX scalars).
+      prefix: put before each name, with a slash: "train" gives "train/loss".
+    """
+    values = {}
+    for key, value in scalars.items():
+      name = f"{prefix}/{key}" if prefix else key
+      array = np.asarray(value)
+      if array.ndim or not _is_number(array.dtype) or name == "step":
+        raise ValueError(
+          f"Metric {name!r} is {value!r} (shape {array.shape}): metrics are "
+          "single numbers, and 'step' is kept for the step."
+        )
+      values[name] = int(array) if array.dtype.kind in "iub" else float(array)
+    if self._metrics_file is None:
+      self._open()
+    line = {"step": int(step)} | {
+      k: v if math.isfinite(v) else None for k, v in values.items()
+    }
+    with _explain(self._metrics_path):
+      rest = f"{json.dumps(line, allow_nan=False)}\n".encode()
+      while rest:  # an unbuffered write may be short on a full disk
+        rest = rest[self._metrics_file.write(rest) :]
+    with _explain(os.path.join(self.workdir, "tb")):
+      for name, value in values.items():
+        point = summary_pb2.Summary.Value(tag=name, simple_value=value)
+        self._write_event(step, summary=summary_pb2.Summary(value=[point]))
+      if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        self._events.flush()
+        self._flushed = time.monotonic()
+
+  def progress(self, step, note=""):
+    """Shows that `step` is done, with the rate and the time left.
+
+    The first call only starts the clock, as the step before it compiled.
+    """
+    now = time.monotonic()
+    if self._last is None:
+      self._last = (now, step)
+      if sys.stderr.isatty():
+        self._bar = tqdm(
+          total=self.total_steps,
+          initial=step,
+          unit="step",
+          file=sys.stderr,
+          dynamic_ncols=True,
+        )
+      return
+    if self._bar is not None:
+      self._bar.set_postfix_str(note, refresh=False)
+      self._bar.update(step - self._bar.n)
+      return
+    seconds, done = now - self._last[0], step - self._last[1]
+    if done and (seconds >= self._log_seconds or step >= self.total_steps):
+      left = round((self.total_steps - step) * seconds / done)
+      print(
+        f"step {step}/{self.total_steps} ({step / self.total_steps:.1%}), "
+        f"{done / max(seconds, 1e-9):.3g} step/s, "
+        f"{datetime.timedelta(seconds=left)} left" + (note and f", {note}"),
+        file=sys.stderr,
+        flush=True,
+      )
+      self._last = (now, step)
+
+  def _open(self):
+    with _explain(self._metrics_path):
+      self._metrics_file = open(  # noqa: SIM115 (`close` closes it)
+        self._metrics_path, "ab", buffering=0
+      )
+    tb = os.path.join(self.workdir, "tb")
+    with _explain(tb):
+      os.makedirs(tb, exist_ok=True)
+      # tensorboardX's SummaryWriter would write from a thread: if that dies on
+      # a full disk, its queue fills and the run hangs without a word. Its file
+      # names count seconds, and would let a quick resume overwrite them.
+      self._events = EventsWriter(
+        os.path.join(tb, "events"), f".{time.time_ns()}"
+      )
+      if self._purge_step is not None:
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write_event(self._purge_step, session_log=start)
+
+  def _write_event(self, step, **what):
+    self._events.write_event(
+      event_pb2.Event(wall_time=time.time(), step=int(step), **what)
+    )
+
+  def _replace(self, name, lines):
+    """Writes a file of the workdir whole or not at all."""
+    path = os.path.join(self.workdir, name)
+    with _explain(path):
+      with open(f"{path}.tmp", "wb") as f:
+        f.writelines(lines)
+        f.flush()
+        os.fsync(f.fileno())
+      os.replace(f"{path}.tmp", path)
+
+
+def _is_number(dtype):
+  return np.issubdtype(dtype, np.number) or dtype.name in ("bool", "bfloat16")
+
+
+@contextlib.contextmanager
+def _explain(path):
+  try:
+    yield
+  except OSError as error:
+    raise ValueError(
+      f"Cannot write {path}: {error.strerror or error}. Free disk space there, "
+      "or give a --workdir that you may write to; a run resumes from its last "
+      "checkpoint."
+    ) from error
