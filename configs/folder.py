@@ -17,7 +17,7 @@ def get_config():
   config.model.projector = (128, 128)
   config.dtype = "float32"
   config.batch_size = 64
-  config.epochs = 100
+  config.epochs = 120
   config.loss.temperature = 0.1
   config.optim.learning_rate = 1e-3
   config.optim.schedule = "cosine"

@@ -19,7 +19,7 @@ def get_config():
   config.model.projector = (512, 512, 512)
   config.dtype = "float32"
   config.batch_size = 64
-  config.epochs = 90
+  config.epochs = 60
   config.optim.name = "adam"
   config.optim.learning_rate = 1e-3
   config.optim.per_256 = False
@@ -28,7 +28,7 @@ def get_config():
   config.augment.reverb.p = 0.0
   config.log_every_steps = 10
   config.eval_every_epochs = 10.0
-  config.checkpoint.every_epochs = 30.0
+  config.checkpoint.every_epochs = 20.0
   config.probe_after = True
   config.probe.batch_size = 32
   config.probe.distinct_crops = 16

@@ -32,7 +32,9 @@ def owners(views_BxVxT, clips):
       places = {
         (name, start)
         for name, clip in clips.items()
-        for start in np.flatnonzero(clip[: len(clip) - len(view) + 1] == view[0])
+        for start in np.flatnonzero(
+          clip[: len(clip) - len(view) + 1] == view[0]
+        )
         if np.array_equal(clip[start : start + len(view)], view)
       }
       names.add(frozenset(name for name, _ in places))
@@ -145,9 +147,7 @@ def test_validation_views_are_the_same_every_time(small, prepared):
 
 def test_segments_count_every_clip_once(prepared):
   crop, clips = 243, raw_clips(prepared, "test")
-  batches = list(
-    pipeline.segments(prepared, "test", crop=crop, batch_size=8)
-  )
+  batches = list(pipeline.segments(prepared, "test", crop=crop, batch_size=8))
   assert all(b.x_BxT.shape == (8, crop) for b in batches)
   mask = np.concatenate([b.mask_B for b in batches]) > 0
   x_MxT = np.concatenate([b.x_BxT for b in batches])[mask]

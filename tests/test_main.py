@@ -119,14 +119,18 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   assert f"{results['untrained_mlp']['pr_auc']:.2f}" in done.stdout
   for name in ("loss_terms.png", "per_tag_auc.png"):
     assert str(tmp_path / "figures" / name) in done.stdout
-  noise = [x for x in done.stderr.splitlines() if "Warning" in x or x[:1] == "I"]
+  noise = [
+    x for x in done.stderr.splitlines() if "Warning" in x or x[:1] == "I"
+  ]
   assert not noise
 
 
 @pytest.mark.parametrize(
   "flags, message",
   [
-    (["--config.nonsense=3"], r"nonsense"),
+    (["--config.nonsense=3"], r"^error: --config.nonsense=3: .*no such key"),
+    (["--config.model.x=3"], r"^error: --config.model.x=3: .*no such key"),
+    (["--config=configs/nowhere.py"], r"^error: .*configs/nowhere.py"),
     (["--config.data.name=fmaa"], r"data.name.*'fmaa'.*folder.*synthetic"),
     (["--config.model.width=wide"], r"width"),
     (["--config.batch_size=0"], r"batch_size is 0"),

@@ -27,7 +27,9 @@ def areas(labels_RxC, scores_RxC):
     if 0 < y.sum() < len(y):
       gap = s[y][:, None] - s[~y]
       precision = [y[s >= at].mean() for at in s[y]]
-      rows.append(((gap > 0).mean() + (gap == 0).mean() / 2, np.mean(precision)))
+      rows.append(
+        ((gap > 0).mean() + (gap == 0).mean() / 2, np.mean(precision))
+      )
   return np.array(rows)
 
 

@@ -74,9 +74,9 @@ def test_encoder_equals_pytorch(torch_twin, variant, train):
 
   B = 4
   module = models.SampleCNN(24, variant=variant, width=0.125)
-  x_BxVxT = np.random.default_rng(0).normal(
-    size=(B, VIEWS, 59_049)
-  ).astype(np.float32)
+  x_BxVxT = (
+    np.random.default_rng(0).normal(size=(B, VIEWS, 59_049)).astype(np.float32)
+  )
   x_NxT = x_BxVxT.reshape(-1, 59_049)
   variables = randomise(jax.jit(module.init)(jax.random.key(0), x_NxT[:2]))
   widths, kernel = models.VARIANTS[variant]
@@ -169,9 +169,9 @@ def test_pooling_first_is_exact_also_in_gradients():
       return (y * weight).sum()
 
     fast, plain = (
-      jax.value_and_grad(
-        lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2)
-      )(x, scale, bias)
+      jax.value_and_grad(lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2))(
+        x, scale, bias
+      )
       for m in (models.BatchNorm(pool=True), PlainBatchNorm())
     )
     jax.tree.map(

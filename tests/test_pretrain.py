@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from vicreg_jax import pretrain
 from vicreg_jax import config as configs
+from vicreg_jax import pretrain
 
 TIMING = ("train/clips_per_second",)
 

@@ -161,4 +161,3 @@ def abstract(tree, sharding):
 def _first_line(error: Exception) -> str:
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:200]
-

@@ -244,7 +244,7 @@ def _validate_pretrain(config):
     raise ValueError('train_splits is empty; use ("train",)')
   if "valid" in config.train_splits and config.eval_every_epochs:
     raise ValueError(
-      "train_splits has \"valid\", so its loss would not be held out: set"
+      'train_splits has "valid", so its loss would not be held out: set'
       " eval_every_epochs=0 or leave it out"
     )
   _above("shuffle_buffer", config.shuffle_buffer)

@@ -115,8 +115,10 @@ def segments(
     x_SxT = tf.reshape(x_T[: count * crop], [count, crop])
     return x_SxT, tf.fill([count], tf.cast(index, tf.int32))
 
-  rows = prepared.dataset(split).enumerate().map(
-    cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  rows = (
+    prepared.dataset(split)
+    .enumerate()
+    .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   )
   rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
   for x_BxT, clip_B in _options(rows).as_numpy_iterator():
@@ -181,9 +183,7 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
   TFDS's own reader takes only a Python seed, for all epochs the same.
   """
   builder = prepared.builder
-  files = [
-    str(f) for s in splits for f in builder.info.splits[s].filepaths
-  ]
+  files = [str(f) for s in splits for f in builder.info.splits[s].filepaths]
   order = tf.random.experimental.stateless_shuffle(files, seed)
   records = tf.data.Dataset.from_tensor_slices(order).interleave(
     tf.data.TFRecordDataset,

@@ -7,8 +7,6 @@ your own: only run configs that you trust.
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -55,6 +53,26 @@ def main(argv):
     sys.exit(f"error: {e}")
 
 
+def _parse(argv):
+  """Parses the flags; what is wrong with them is said in one line."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as e:
+    sys.exit(f"error: {e}")
+  except AttributeError as e:
+    # ml_collections reports an unknown key as a missing attribute.
+    for flag in argv[1:]:
+      keys = flag.split("=")[0].split(".")
+      if flag.startswith("--config.") and str(e).strip("\"'") in keys:
+        sys.exit(
+          f"error: {flag}: this config has no such key; vicreg_jax/config.py"
+          " lists all keys"
+        )
+    raise
+  except OSError as e:
+    sys.exit("error: " + " ".join(str(e).split()))
+
+
 def _ours(error) -> bool:
   """Whether this package raised it, for the user to read."""
   last = error.__traceback__
@@ -66,4 +84,4 @@ def _ours(error) -> bool:
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=_parse)

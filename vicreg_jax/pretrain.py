@@ -10,9 +10,8 @@ import time
 import jax
 import numpy as np
 
-from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
+from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, plots, steps
 from vicreg_jax import config as configs
-from vicreg_jax import plots
 from vicreg_jax import writer as writer_lib
 
 # What a supervisor sees when a signal stopped a run that can be continued:
@@ -65,10 +64,11 @@ def run(config, workdir: str) -> steps.TrainState:
     config, input_pipeline.num_train_clips(prepared, config)
   )
   tx = steps.make_optimizer(config, durations)
+  print(prepared.summary(), file=sys.stderr)
   with (
     _Signals() as signals,
-    checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
     writer_lib.Writer(workdir, total_steps=durations.total) as log,
+    checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
   ):
     log.run_header(config)
     start = saved.latest() or 0

@@ -177,8 +177,13 @@ def _scores(config, encoder, prepared, labels, prefix):
     splits[split] = _Split(y_MxD, clip_M, labels[split].labels_NxK)
   single = prepared.label_kind == "single"
   fits = _train(
-    config, encoder, prepared, labels["train"].labels_NxK, splits["valid"],
-    single, prefix,
+    config,
+    encoder,
+    prepared,
+    labels["train"].labels_NxK,
+    splits["valid"],
+    single,
+    prefix,
   )
   activation = jax.nn.softmax if single else jax.nn.sigmoid
   test, scores = splits["test"], {}

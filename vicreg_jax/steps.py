@@ -74,9 +74,7 @@ def make_optimizer(
   o = config.optim
   schedule = make_schedule(config, durations)
   if o.name == "adam":
-    return optim.adam(
-      schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay
-    )
+    return optim.adam(schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay)
   return optim.lars(
     schedule,
     momentum=o.momentum,
@@ -120,9 +118,7 @@ def loss_of(config, z_NxD: jax.Array):
   z1_BxD, z2_BxD = z_BxVxD[:, 0], z_BxVxD[:, 1]
   loss = config.loss
   if loss.name == "nt_xent":
-    return losses.nt_xent_loss(
-      z1_BxD, z2_BxD, temperature=loss.temperature
-    )
+    return losses.nt_xent_loss(z1_BxD, z2_BxD, temperature=loss.temperature)
   return losses.vicreg_loss(
     z1_BxD,
     z2_BxD,
@@ -168,9 +164,9 @@ def train_step(
   def objective(params):
     return _forward(config, params, state.batch_stats, views_BxVxT, True)
 
-  (loss, (terms, stats)), grads = jax.value_and_grad(
-    objective, has_aux=True
-  )(state.params)
+  (loss, (terms, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
+    state.params
+  )
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   scalars = {

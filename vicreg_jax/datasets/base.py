@@ -192,8 +192,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     config = tfds.core.BuilderConfig(name=f"{self._source.name}-{digest}")
+    self._dir = os.path.expanduser(data.dir)
     with _quiet_tfds():
-      super().__init__(data_dir=os.path.expanduser(data.dir), config=config)
+      super().__init__(data_dir=self._dir, config=config)
 
   def prepare(self) -> Prepared:
     """Decodes what is not prepared yet, and opens the result.
@@ -215,10 +216,14 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     try:
       with self._progress:
         self.download_and_prepare()
-    except OSError:
+    except (OSError, tf.errors.OpError) as error:
       # Another process may just have renamed the same data into place.
       if not (self.data_path / "dataset_info.json").exists():
-        raise
+        text = " ".join(str(error).split())
+        raise ValueError(
+          f"data.dir={self._dir}: cannot write the prepared data ({text}). Free"
+          " disk space there, or give another directory"
+        ) from error
     finally:
       self._pool.shutdown(cancel_futures=True)
 
