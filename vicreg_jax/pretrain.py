@@ -18,7 +18,13 @@ from vicreg_jax import writer as writer_lib
 # EX_TEMPFAIL of sysexits.h.
 EXIT_INTERRUPTED = 75
 # Keys that may change between a run and its continuation.
-HARMLESS = ("checkpoint", "eval_every_epochs", "log_every_steps", "probe")
+HARMLESS = (
+  "checkpoint",
+  "data.dir",
+  "eval_every_epochs",
+  "log_every_steps",
+  "probe",
+)
 
 
 class Interrupted(SystemExit):
