@@ -3,6 +3,9 @@
     python -m vicreg_jax.main --config=configs/prepare.py \
         --config.data.name=folder --config.data.path=DIR
 
+For a run whose crop is not 59,049 samples add its --config.data.crop: shorter
+clips are left out, so other crops are other data.
+
 Expected time: about 100 clips of 30 s a second and core.
 Expected result: a table of clips, hours and skipped files.
 """

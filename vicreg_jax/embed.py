@@ -191,6 +191,7 @@ def run(config, workdir: str) -> str:
   devices = mesh.make_mesh()
   encoder = load(config.checkpoint, config.step, devices)
   prepared = data_for(encoder, config.data)
+  checkpoint.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}
   for split, count in prepared.num_clips.items():
     y_MxD, clip_M = encoder.segments(

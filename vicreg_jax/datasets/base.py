@@ -54,6 +54,9 @@ from tqdm import tqdm
 
 from vicreg_jax import audio
 
+# TensorFlow only reads and augments audio; accelerators are for JAX.
+tf.config.set_visible_devices([], "GPU")
+
 SPLITS = ("train", "valid", "test")
 TOO_SHORT = "too short"
 # Part of every prepared directory's name: raise it when the records change.
@@ -146,6 +149,23 @@ class Prepared:
     with _quiet_tfds():
       return self.builder.as_dataset(
         split=split, shuffle_files=shuffle, read_config=read_config
+      )
+
+  def check_probeable(self):
+    """Raises ValueError unless there are labels and clips in every split."""
+    if self.label_kind == "none":
+      raise ValueError(
+        f"the data set {self.path} has no labels, so there is nothing to probe:"
+        " sort the files into a folder for each class, name a table of labels"
+        " with --config.data.csv=FILE, or only pretrain with"
+        " --config.probe_after=False"
+      )
+    missing = [s for s in SPLITS if s not in self.num_clips]
+    if missing:
+      raise ValueError(
+        f"the data set {self.path} has no {' or '.join(missing)} clips: probing"
+        " needs train, valid and test. Add clips, sort them into folders"
+        " train/ valid/ test/, or only pretrain with --config.probe_after=False"
       )
 
   def summary(self) -> str:

@@ -53,7 +53,9 @@ _SPLIT_FOLDERS = {
   "test": "test",
 }
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
-_CUT = re.compile(r"-\d+-\d+$")  # name-0-30: seconds 0 to 30 of `name`
+# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
+# a number, makes it a date or a track's number.
+_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,11 @@ class _File:
 
   @property
   def track(self):
-    return _CUT.sub("", posixpath.splitext(self.id)[0])
+    folder, name = posixpath.split(posixpath.splitext(self.id)[0])
+    cut = _CUT.fullmatch(name)
+    if cut and int(cut[2]) < int(cut[3]):
+      name = cut[1]
+    return posixpath.join(folder, name)
 
 
 class Folder(base.ClipBuilder, skip_registration=True):
@@ -280,7 +286,12 @@ def _split_tracks(tracks):
 
 def _read_csv(path, ids):
   """(tag names, {id: its tags}, digest) of a labels file; see the module."""
-  content = path.read_bytes()
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise ValueError(
+      f"{path}: cannot be read ({error.strerror}); check its permissions"
+    ) from None
   try:
     text = content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
