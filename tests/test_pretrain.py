@@ -13,6 +13,7 @@ import pytest
 from vicreg_jax import config as configs
 from vicreg_jax import datasets, pretrain
 
+HERE = pathlib.Path(__file__).parent
 TIMING = ("train/clips_per_second",)
 
 
@@ -134,7 +135,7 @@ def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
   """The loss and BatchNorm are over the global batch, whoever holds it."""
   (tmp_path / "run.py").write_text(f"""
 import sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 from conftest import shrink
 from vicreg_jax import config, pretrain
 import jax
@@ -154,7 +155,6 @@ else:
     [sys.executable, str(tmp_path / "run.py")],
     check=True,
     env=os.environ | {"XLA_FLAGS": flag},
-    cwd=pathlib.Path(__file__).parents[1],
   )
   one, eight = lines_of(unbroken[1]), lines_of(tmp_path)
   assert len(one) == len(eight)
@@ -183,7 +183,7 @@ def test_more_clips_than_there_are_is_refused(small, tmp_path):
 def test_a_signal_saves_and_says_so(data_dir, tmp_path, number):
   (tmp_path / "long.py").write_text(f"""
 import sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HERE)!r})
 from conftest import shrink
 from vicreg_jax import config
 def get_config():
