@@ -3,8 +3,8 @@
     python -m vicreg_jax.main --config=configs/prepare.py \
         --config.data.name=folder --config.data.path=DIR
 
-Expected time: about 100 clips of 30 s a second and core.
-Expected result: a table of clips, hours and skipped files.
+Expected time: about 20 MP3 clips of 30 s a second and core.
+Expected result: a table of clips, hours and skipped files, and a figure.
 """
 
 from vicreg_jax import config as configs

@@ -62,16 +62,27 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
   # As bytes, since a name need not be valid UTF-8.
   file = io.BytesIO(_ffmpeg(path)) if needs_ffmpeg else os.fsencode(path)
+  return _decode(file, path, sample_rate)
+
+
+def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
+  """As `load`, from a file's bytes; errors call it `name`. No AAC or WMA."""
+  if not content:
+    raise AudioError(name, "empty file")
+  return _decode(io.BytesIO(content), name, sample_rate)
+
+
+def _decode(file, name, sample_rate):
   try:
     with soundfile.SoundFile(file) as sound:
-      samples = _read(path, sound, sample_rate)
+      samples = _read(name, sound, sample_rate)
   except soundfile.SoundFileError as error:
     detail = str(error).split(": ")[-1]
-    raise AudioError(path, "not decodable", detail) from None
+    raise AudioError(name, "not decodable", detail) from None
   if not samples.size:
-    raise AudioError(path, "no samples")
+    raise AudioError(name, "no samples")
   if not np.isfinite(samples).all():
-    raise AudioError(path, "not finite")
+    raise AudioError(name, "not finite")
   return samples
 
 
