@@ -743,3 +743,51 @@ def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
   prepared = datasets.prepare(data("gtzan", root, tmp_path))
   check_gtzan(prepared, *gtzan_numbers())
   assert not [p for p in left if p.exists()]
+
+
+# --- Apache Beam ---
+
+
+def test_beam_gives_the_same(tmp_path):
+  pytest.importorskip("apache_beam")
+  root = mtat_archives(tmp_path / "official")
+  plain, beam = (
+    datasets.prepare(
+      data("magnatagatune", root, tmp_path / options, beam=options)
+    )
+    for options in ("", "runner=DirectRunner")
+  )
+  for split in base.SPLITS:
+    pairs = zip(
+      plain.dataset(split).as_numpy_iterator(),
+      beam.dataset(split).as_numpy_iterator(),
+      strict=True,
+    )
+    for one, other in pairs:
+      assert (one["id"], one["track"]) == (other["id"], other["track"])
+      assert one["samples"] == other["samples"]
+      np.testing.assert_array_equal(one["labels"], other["labels"])
+  for name in ("skipped.csv", "clips.csv"):
+    want = (pathlib.Path(plain.path) / name).read_bytes()
+    assert (pathlib.Path(beam.path) / name).read_bytes() == want
+  assert beam.label_counts == plain.label_counts
+  assert beam.summary() == plain.summary().replace(plain.path, beam.path)
+  assert not list(pathlib.Path(beam.path).glob("reports*"))
+
+
+def test_beam_and_a_split_without_clips(tmp_path):
+  pytest.importorskip("apache_beam")
+  clips = {"train/a.mp3": encoded(0), "valid/b.mp3": b""}
+  write_tree(tmp_path / "m", clips)
+  section = data("folder", tmp_path / "m", tmp_path)
+  section.beam = "runner=DirectRunner"
+  assert "no clip is left in split 'valid'" in error_of(section)
+  assert not list((tmp_path / "prepared").rglob("*.tfrecord*"))
+
+
+def test_beam_that_is_not_installed(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.setitem(sys.modules, "apache_beam.options", None)
+  write_tree(tmp_path / "m", {"a.mp3": encoded(0)})
+  section = data("folder", tmp_path / "m", tmp_path, beam="runner=DirectRunner")
+  assert "pip install 'vicreg_jax[beam]'" in error_of(section)

@@ -259,6 +259,15 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           f"data.dir={self._dir}: cannot write the prepared data ({text}). Free"
           " disk space there, or give another directory"
         ) from error
+    except ValueError as error:
+      empty = re.search(r"examples is 0 for split (\w+)", str(error))
+      if not (self._beam and empty):
+        raise
+      raise ValueError(
+        f"{self._source.name}: no clip is left in split {empty[1]!r}, which "
+        "Apache Beam cannot write: prepare with data.beam='', which leaves the "
+        "split out and says why"
+      ) from error
     finally:
       self._pool.shutdown(cancel_futures=True)
 
