@@ -27,6 +27,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 from conftest import shrink
+from etils.epath import backend, gpath, register
 
 from vicreg_jax import audio, datasets, main
 from vicreg_jax import config as configs
@@ -649,6 +650,47 @@ def test_archives_of_a_remote_file_system():
   assert len(tags) == 50
 
 
+@pytest.fixture
+def ram(monkeypatch):
+  """Makes ram:// a remote file system like gs://, which is not at hand."""
+  prefixes = register._URI_PREFIXES_TO_CLS
+  monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
+  monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
+  monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
+  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
+  monkeypatch.setitem(prefixes, "ram://", gpath.PosixGPath)
+
+  def rename(self, old, new):
+    # ram:// cannot rename directories; gs:// does it file by file, as here.
+    names = tf.io.gfile.listdir(old)
+    tf.io.gfile.makedirs(new)
+    for name in names:
+      tf.io.gfile.rename(f"{old}/{name}", f"{new}/{name}")
+    tf.io.gfile.remove(old)
+
+  monkeypatch.setattr(type(backend.tf_backend), "rename", rename)
+
+
+def test_prepared_data_in_a_bucket(ram, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  root = mtat_archives(tmp_path / "official")
+  here = datasets.prepare(data("magnatagatune", root, tmp_path))
+  config = configs.base_prepare()
+  config.data = data("magnatagatune", root, tmp_path, dir="ram://bucket/data")
+  main.run(config, None)
+  config.data.path = ""
+  there = datasets.prepare(config.data)
+  assert there.path.startswith("ram://bucket/data/magnatagatune/all-")
+  for name, example in read(there).items():
+    assert example["samples"] == read(here)[name]["samples"]
+  names = {p.name for p in pathlib.Path(here.path).iterdir()}
+  written = set(tf.io.gfile.listdir(there.path))
+  assert written == names | {"prepare.png"}
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "official", "official.zip", "prepared",
+  }  # fmt: skip
+
+
 @pytest.mark.parametrize("flag", ["encrypted", "compression", "bomb"])
 def test_odd_members_are_left_out(tmp_path, flag, monkeypatch):
   path = tmp_path / "a.zip"
@@ -687,6 +729,8 @@ def test_prepare_train_and_probe(name, archive, tmp_path, capsys):
   main.run(config, None)
   table = capsys.readouterr().out
   assert re.search(r"^train +\d+ ", table, re.M) and "skipped.csv" in table
+  png = re.search(r"^figure: (.*prepare\.png)$", table, re.M)[1]
+  assert pathlib.Path(png).read_bytes().startswith(b"\x89PNG")
   train = shrink(configs.base_pretrain(), str(tmp_path / "prepared"))
   # What is prepared is found without the archives.
   train.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
