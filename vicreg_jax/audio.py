@@ -126,7 +126,7 @@ def _read(path, sound, sample_rate):
 
 
 def _mean(block_FxC):
-  """The mean of the channels, ten times faster than `mean(axis=1)`."""
+  """The mean of the channels; `mean(axis=1)` takes as long as decoding MP3."""
   block = block_FxC[:, 0].copy()
   for channel_F in block_FxC.T[1:]:
     block += channel_F
