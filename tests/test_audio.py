@@ -119,11 +119,11 @@ def test_encodings_of_libsndfile(tmp_path, suffix, min_snr):
   assert np.abs(got[2000:-4000]).max() == pytest.approx(0.5, abs=0.03)
 
 
-def by_ffmpeg(path, resampler):
+def by_ffmpeg(path):
   """ffmpeg's decode, mean of two channels and resampling."""
   command = ["ffmpeg", "-v", "error", "-i", path, "-af"]
   # Not `-ac 1`, which sums float channels with 1 / sqrt(2) each.
-  command += [f"pan=mono|c0=0.5*c0+0.5*c1,aresample={RATE}:{resampler}"]
+  command += [f"pan=mono|c0=0.5*c0+0.5*c1,aresample={RATE}"]
   command += ["-f", "f32le", "pipe:1"]
   done = subprocess.run(command, check=True, capture_output=True)
   return np.frombuffer(done.stdout, "<f4").astype(float)
@@ -143,15 +143,14 @@ def aligned(got, want):
   "suffix, rate",
   [("flac", 44_100), ("wav", 48_000), ("au", 8_000), ("mp3", 44_100)],
 )
-@pytest.mark.parametrize("resampler", ["resampler=swr", "filter_size=64"])
-def test_ffmpeg_agrees(tmp_path, suffix, rate, resampler):
+def test_ffmpeg_agrees(tmp_path, suffix, rate):
   # Music's spectrum falls; where the filters' slopes are there is little.
   noise = np.random.default_rng(0).normal(size=(4 * rate, 2))
   low = scipy.signal.butter(6, [60, 3000], "bandpass", fs=rate, output="sos")
   noise = 0.1 * scipy.signal.sosfilt(low, noise, axis=0)
   path = tmp_path / f"a.{suffix}"
   soundfile.write(path, noise, rate)
-  got, want = aligned(audio.load(path, RATE), by_ffmpeg(path, resampler))
+  got, want = aligned(audio.load(path, RATE), by_ffmpeg(path))
   assert abs(len(got) - len(want)) < 3000
   assert snr_db(got, want) > 60
 

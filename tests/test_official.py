@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,8 @@ def fma_archives(root):
   clips = fma_clips(["small", "medium"])
   members = {f"fma_medium/{name}": clips[name] for name in clips}
   members |= {"fma_medium/README.txt": b"", "../evil.mp3": encoded(0)}
+  # As archives made on a Mac have them.
+  members["__MACOSX/fma_medium/000/000002.mp3"] = b"resources"
   write_zip(root / "fma_medium.zip", members)
   # The published metadata are compressed by bzip2.
   metadata = {"fma_metadata/tracks.csv": tracks_csv(), "fma_metadata/x": b""}
@@ -257,6 +260,14 @@ def test_prepared_data_open_without_the_source(fma_prepared, tmp_path):
   section = data("fma", "", there, crop=CROP + 1)
   message = error_of(section)
   assert "none is prepared (medium-*" in message and "data.path" in message
+  for i in range(2):
+    tree = tmp_path / str(i)
+    write_tree(tree / "fma_medium", fma_clips(["small", "medium"]))
+    write_tree(tree / "fma_metadata", {"tracks.csv": tracks_csv()})
+    section = data("fma", tree, tmp_path)
+    datasets.prepare(section)
+  section.path = ""
+  assert "2 prepared sets fit" in error_of(section)
 
 
 def test_fma_says_what_is_missing(fma_prepared, tmp_path):
@@ -448,6 +459,12 @@ def test_gtzan_from_the_archive(tmp_path):
   prepared = datasets.prepare(data("gtzan", root, tmp_path))
   check_gtzan(prepared, numbers, outside)
   assert (prepared.labels, prepared.label_kind) == (gtzan.GENRES, "single")
+  archive = root / "genres.tar.gz"
+  assert archives.extract_tar(archive, tmp_path / "x", gtzan._MEMBER) == [
+    "../blues.00001.au", "/etc/blues.00001.au",
+    "genres/blues/../../../blues.00001.au",
+  ]  # fmt: skip
+  shutil.rmtree(tmp_path / "x")
   # What was extracted, and nothing else, nowhere else.
   files = {p for p in tmp_path.rglob("*") if p.suffix == ".au"}
   assert files == {root / "genres" / f"{name}.au" for name in numbers}
