@@ -119,6 +119,42 @@ def test_encodings_of_libsndfile(tmp_path, suffix, min_snr):
   assert np.abs(got[2000:-4000]).max() == pytest.approx(0.5, abs=0.03)
 
 
+def by_ffmpeg(path):
+  """ffmpeg's decode, mean of two channels and resampling."""
+  command = ["ffmpeg", "-v", "error", "-i", path, "-af"]
+  # Not `-ac 1`, which sums float channels with 1 / sqrt(2) each.
+  command += [f"pan=mono|c0=0.5*c0+0.5*c1,aresample={RATE}"]
+  command += ["-f", "f32le", "pipe:1"]
+  done = subprocess.run(command, check=True, capture_output=True)
+  return np.frombuffer(done.stdout, "<f4").astype(float)
+
+
+def aligned(got, want):
+  """Both from the lag on at which they agree best."""
+  size = 1 << (len(got) + len(want)).bit_length()
+  spectrum = np.fft.rfft(got, size) * np.conj(np.fft.rfft(want, size))
+  lag = int(np.argmax(np.fft.irfft(spectrum)))
+  lag -= size * (lag > size // 2)
+  return got[max(lag, 0) :], want[max(-lag, 0) :]
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg not installed")
+@pytest.mark.parametrize(
+  "suffix, rate",
+  [("flac", 44_100), ("wav", 48_000), ("au", 8_000), ("mp3", 44_100)],
+)
+def test_ffmpeg_agrees(tmp_path, suffix, rate):
+  # Music's spectrum falls; where the filters' slopes are there is little.
+  noise = np.random.default_rng(0).normal(size=(4 * rate, 2))
+  low = scipy.signal.butter(6, [60, 3000], "bandpass", fs=rate, output="sos")
+  noise = 0.1 * scipy.signal.sosfilt(low, noise, axis=0)
+  path = tmp_path / f"a.{suffix}"
+  soundfile.write(path, noise, rate)
+  got, want = aligned(audio.load(path, RATE), by_ffmpeg(path))
+  assert abs(len(got) - len(want)) < 3000
+  assert snr_db(got, want) > 60
+
+
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg not installed")
 @pytest.mark.parametrize("suffix", ["m4a", "aac", "wma"])
 def test_encodings_of_ffmpeg(tmp_path, suffix):

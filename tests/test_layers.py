@@ -14,7 +14,7 @@ LAYERS = [
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed"},
-  {"pretrain", "prepare", "probe"},
+  {"bench", "pretrain", "prepare", "probe"},
   {"main"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent

@@ -211,9 +211,13 @@ def test_crop_longer_than_every_clip(folder, tmp_path):
   assert "data.crop" in message and "243" in message.replace(",", "")
 
 
-def test_planned_data_sets_say_so(folder, tmp_path):
-  folder.data.name = "fma"
-  assert "'fma' is not available" in error_of(folder, tmp_path / "w")
+@pytest.mark.parametrize("name", sorted(NUM_CLIPS))
+def test_official_data_that_are_nowhere(folder, tmp_path, name):
+  folder.data.name, folder.data.path = name, ""
+  folder.data.dir = str(tmp_path / "prepared")
+  message = error_of(folder, tmp_path / "w")
+  assert f"{tmp_path}/prepared/{name} none is prepared" in message
+  assert "set data.path" in message
 
 
 def test_checkpoint_that_is_none(data_dir, tmp_path):
@@ -263,6 +267,9 @@ def test_probe_without_labels(folder, data_dir, tmp_path):
     ("seed", -1, r"seed is -1"),
     ("optim.momentum", 1.0, r"optim.momentum is 1.0; use 0 to below 1"),
     ("train_splits", ("train", "train"), r"train_splits.*each once"),
+    ("data.subset", "full", r"data.subset is 'full'.*small, medium, large"),
+    ("data.split_set", "all", r"data.split_set is 'all'.*filtered, full"),
+    ("data.convention", "top", r"data.convention is 'top'.*all, tagged"),
   ],
 )
 def test_impossible_configs(small, tmp_path, key, value, message):

@@ -125,3 +125,39 @@ def test_nothing_to_plot_is_refused(tmp_path, metrics_path):
     plots.per_tag_auc([row], tmp_path / "a.png")
   with pytest.raises(ValueError, match=r"Cannot write the figure.*a\.png"):
     plots.loss_terms(metrics_path, other / "a.png")
+
+
+def test_clips_show_the_counts(saved):
+  seconds = {"train": [1.0, 1.0, 3.0], "test": [3.0]}
+  dbfs = {"train": [-20.0, -20.0, -10.0], "test": [-120.0]}
+  counts = {"train": [2, 0, 3], "test": [0, 1, 1]}
+  plots.clips(seconds, dbfs, ("rock", "jazz", "pop"), counts, "unused.png")
+  durations, loudness, labels = saved[0].axes
+
+  def bars(ax):
+    return [
+      p.get_bbox() for p in ax.patches if p.get_width() and p.get_height()
+    ]
+
+  # The first and the last bin; the test clip stands on the training clip.
+  assert [(round(b.x0, 2), round(b.x1, 2), b.y0, b.y1)
+          for b in bars(durations)] == [
+    (1.0, 1.05, 0, 2), (2.95, 3.0, 0, 1), (2.95, 3.0, 1, 2),
+  ]  # fmt: skip
+  assert min(b.x0 for b in bars(loudness)) == -120
+  names = [t.get_text() for t in labels.get_yticklabels()]
+  ends = {names[round((b.y0 + b.y1) / 2)]: b.x1 for b in bars(labels)}
+  assert names == ["jazz", "rock", "pop"]
+  assert ends == {"jazz": 1, "rock": 2, "pop": 4}
+  legend = [t.get_text() for t in saved[0].legends[0].get_texts()]
+  assert legend == ["train (3)", "test (1)"]
+  plots.clips(seconds, dbfs, (), {"train": [], "test": []}, "unused.png")
+  assert len(saved[1].axes) == 2
+
+
+def test_clips_of_many_labels(saved):
+  counts = {"train": list(range(80))}
+  labels = [f"tag {k}" for k in range(80)]
+  plots.clips({"train": [1.0]}, {"train": [-9.0]}, labels, counts, "unused.png")
+  names = [t.get_text() for t in saved[0].axes[2].get_yticklabels()]
+  assert names == labels[20:]

@@ -343,6 +343,7 @@ def options(directory, **changes):
   values = {
     **{"name": "synthetic", "dir": str(directory), "seed": 5, "crop": 20_000},
     **{"sizes": (3, 1, 2), "clip_seconds": 1.0, "sample_rate": RATE},
+    "beam": "",
   }
   return types.SimpleNamespace(**{**values, **changes})
 

@@ -62,16 +62,27 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
   # As bytes, since a name need not be valid UTF-8.
   file = io.BytesIO(_ffmpeg(path)) if needs_ffmpeg else os.fsencode(path)
+  return _decode(file, path, sample_rate)
+
+
+def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
+  """As `load`, from a file's bytes; errors call it `name`. No AAC or WMA."""
+  if not content:
+    raise AudioError(name, "empty file")
+  return _decode(io.BytesIO(content), name, sample_rate)
+
+
+def _decode(file, name, sample_rate):
   try:
     with soundfile.SoundFile(file) as sound:
-      samples = _read(path, sound, sample_rate)
+      samples = _read(name, sound, sample_rate)
   except soundfile.SoundFileError as error:
     detail = str(error).split(": ")[-1]
-    raise AudioError(path, "not decodable", detail) from None
+    raise AudioError(name, "not decodable", detail) from None
   if not samples.size:
-    raise AudioError(path, "no samples")
+    raise AudioError(name, "no samples")
   if not np.isfinite(samples).all():
-    raise AudioError(path, "not finite")
+    raise AudioError(name, "not finite")
   return samples
 
 
@@ -105,13 +116,21 @@ def _read(path, sound, sample_rate):
       raise AudioError(path, "too long", f"over {_MAX_SECONDS // 3600} hours")
     # Absurd floats may overflow here; `load` then finds them.
     with np.errstate(over="ignore", invalid="ignore"):
-      block = block_FxC.mean(axis=1)
+      block = _mean(block_FxC)
     last = len(block) < _BLOCK_FRAMES
     blocks.append(
       block if rate == sample_rate else stream.resample_chunk(block, last=last)
     )
     if last:
       return np.concatenate(blocks)
+
+
+def _mean(block_FxC):
+  """The mean of the channels; `mean(axis=1)` takes as long as decoding MP3."""
+  block = block_FxC[:, 0].copy()
+  for channel_F in block_FxC.T[1:]:
+    block += channel_F
+  return block / np.float32(block_FxC.shape[1])
 
 
 def _ffmpeg(path):

@@ -17,18 +17,26 @@ JOBS = ("pretrain", "probe", "prepare", "embed")
 DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "valid", "test")
 LABELS = ("auto", "folders", "csv", "none")
+SUBSETS = ("small", "medium", "large")
+SPLIT_SETS = ("filtered", "full")
+CONVENTIONS = ("all", "tagged")
 
 
 def _data() -> dict:
   return dict(
     name="",  # a name of datasets.DATASETS
     path="",  # source files, for data sets that have any
-    dir="~/tensorflow_datasets",  # prepared data, shared by all runs
+    dir="~/tensorflow_datasets",  # prepared data, shared by all runs; or gs://
+    beam="",  # "runner=DirectRunner": options of Apache Beam; "": threads
     labels="auto",  # folder: "folders", "csv", "none", or whichever is there
     csv="",  # folder: labels; "" looks for labels.csv in data.path
     seed=0,  # synthetic: which pieces are composed
     sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
     clip_seconds=10.0,  # synthetic
+    subset="medium",  # fma: "small", "medium" (the thesis's), "large"
+    download=False,  # fma: get what data.path lacks, 23 GB for "medium"
+    split_set="filtered",  # gtzan: without its faults, or "full"
+    convention="all",  # magnatagatune: all clips, or only the "tagged"
   )
 
 
@@ -222,6 +230,9 @@ def validate(config):
     )
   data = config.data
   _one_of("data.labels", data.labels, LABELS)
+  _one_of("data.subset", data.subset, SUBSETS)
+  _one_of("data.split_set", data.split_set, SPLIT_SETS)
+  _one_of("data.convention", data.convention, CONVENTIONS)
   if config.job in ("pretrain", "prepare"):
     _above("data.sample_rate", data.sample_rate)
     _above("data.crop", data.crop)

@@ -31,7 +31,9 @@ def run(config: ml_collections.ConfigDict, workdir: str):
   from vicreg_jax import embed, prepare, pretrain, probe
 
   if config.job == "prepare":
-    print(prepare.run(config).summary())
+    prepared = prepare.run(config)
+    print(prepared.summary())
+    print("figure:", prepare.figure(prepared))
     return
   if config.job == "embed":
     print("embeddings:", embed.run(config, workdir))

@@ -15,6 +15,7 @@ TERMS = (
   "top1",
 )
 LEARNING_RATE = "learning_rate"
+_MOST_LABELS = 60
 # Okabe and Ito's blue and vermilion: apart in print and to the colour-blind.
 BLUE, RED = "#0072B2", "#D55E00"
 # prefix in metrics.jsonl: label, style. No prefix is training too.
@@ -131,6 +132,62 @@ def per_tag_auc(rows, out_png):
   if left_out:
     ax.set_title(f"tags left out, AUC undefined: {left_out}", fontsize=9)
   figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+  _save(figure, out_png)
+
+
+def clips(seconds, dbfs, labels, label_counts, out_png):
+  """What a data set holds: durations, loudness, and clips of each label.
+
+  Args:
+    seconds, dbfs: {split: values}, a value a clip: its length, and its RMS in
+      dB of full scale.
+    labels: names; at most the 60 with most clips are shown.
+    label_counts: {split: clips of each label}.
+    out_png: the figure to write.
+  """
+  total = [sum(counts) for counts in zip(*label_counts.values())]
+  shown = sorted(range(len(labels)), key=lambda k: total[k])[-_MOST_LABELS:]
+  height = 0.8 + 0.19 * len(shown)
+  figure, axes = _subplots(
+    nrows=3 if shown else 2,
+    figsize=(6.5, 4.4 + height * bool(shown)),
+    height_ratios=[2, 2, height][: 3 if shown else 2],
+  )
+  styles = dict(zip(seconds, (BLUE, RED, "0.6")))
+  for ax, values, unit in (
+    (axes[0], seconds, "duration (s)"),
+    (axes[1], dbfs, "loudness (dB of full scale, RMS)"),
+  ):
+    ax.hist(
+      list(values.values()),
+      bins=40,
+      stacked=True,
+      color=list(styles.values()),
+      label=[f"{split} ({len(v):,})" for split, v in values.items()],
+    )
+    ax.set_xlabel(unit)
+    ax.set_ylabel("clips")
+    ax.grid(alpha=0.3)
+  figure.legend(
+    *axes[0].get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=3,
+    frameon=False,
+    fontsize=8,
+  )
+  if shown:
+    left = [0] * len(shown)
+    for split, color in styles.items():
+      counts = [label_counts[split][k] for k in shown]
+      axes[2].barh(range(len(shown)), counts, left=left, color=color)
+      left = [a + b for a, b in zip(left, counts)]
+    axes[2].set_yticks(
+      range(len(shown)), [labels[k] for k in shown], fontsize=8
+    )
+    axes[2].set_ylim(-0.6, len(shown) - 0.4)
+    axes[2].set_xlabel("clips with the label")
+    axes[2].grid(axis="x", alpha=0.3)
+    axes[2].set_axisbelow(True)
   _save(figure, out_png)
 
 

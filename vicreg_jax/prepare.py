@@ -1,9 +1,33 @@
 """The `prepare` job: decodes a data set once, and says what is in it."""
 
-from vicreg_jax import datasets
+import csv
+import os
+import tempfile
+
+from etils import epath
+
+from vicreg_jax import datasets, plots
 from vicreg_jax.datasets import base
 
 
 def run(config) -> base.Prepared:
   """Prepares `config.data` unless it is there already."""
   return datasets.prepare(config.data)
+
+
+def figure(prepared: base.Prepared) -> str:
+  """Draws durations, loudness and labels beside the data; the PNG's path."""
+  directory = epath.Path(prepared.path)
+  seconds = {split: [] for split in prepared.num_clips}
+  dbfs = {split: [] for split in prepared.num_clips}
+  rows = csv.DictReader((directory / base.CLIPS_CSV).read_text().splitlines())
+  for row in rows:
+    seconds[row["split"]].append(float(row["seconds"]))
+    dbfs[row["split"]].append(float(row["dbfs"]))
+  # The data may be in a bucket; Matplotlib writes to a disk.
+  with tempfile.TemporaryDirectory() as temporary:
+    local = os.path.join(temporary, "prepare.png")
+    plots.clips(seconds, dbfs, prepared.labels, prepared.label_counts, local)
+    with open(local, "rb") as f:
+      (directory / "prepare.png").write_bytes(f.read())
+  return os.fspath(directory / "prepare.png")

@@ -4,10 +4,12 @@ import importlib
 
 # name -> module and class, imported when asked for: TensorFlow is slow to load.
 DATASETS = {
+  "fma": ("vicreg_jax.datasets.fma", "Fma"),
   "folder": ("vicreg_jax.datasets.folder", "Folder"),
+  "gtzan": ("vicreg_jax.datasets.gtzan", "Gtzan"),
+  "magnatagatune": ("vicreg_jax.datasets.magnatagatune", "Magnatagatune"),
   "synthetic": ("vicreg_jax.datasets.synthetic", "Synthetic"),
 }
-_PLANNED = ("fma", "gtzan", "magnatagatune")
 
 
 def prepare(data):
@@ -15,9 +17,11 @@ def prepare(data):
 
   Args:
     data: the config's `data` section: `name`, `dir` (prepared data; `~` is the
-      home), `sample_rate` (Hz), `crop` (samples: shorter clips are left out);
-      for "folder" also `path`, `labels` and `csv`; for "synthetic" `seed`,
-      `sizes` and `clip_seconds`.
+      home), `sample_rate` (Hz), `crop` (samples: shorter clips are left out)
+      and `beam`; `path` where there are source files; for "folder" also
+      `labels` and `csv`; for "synthetic" `seed`, `sizes` and `clip_seconds`;
+      for "fma" `subset` and `download`; for "gtzan" `split_set`; for
+      "magnatagatune" `convention`.
 
   Returns:
     A `base.Prepared`. It is found again, at once, while neither the source
@@ -26,14 +30,9 @@ def prepare(data):
   Raises:
     ValueError: the name is unknown, or there is nothing to train on.
   """
-  if data.name in _PLANNED:
-    raise ValueError(
-      f"data.name={data.name!r} is not available in this version; use one of "
-      f"{sorted(DATASETS)} ('folder' reads any tree of audio files)"
-    )
   if data.name not in DATASETS:
     raise ValueError(
       f"data.name={data.name!r} is unknown; use one of {sorted(DATASETS)}"
     )
   module, builder = DATASETS[data.name]
-  return getattr(importlib.import_module(module), builder)(data).prepare()
+  return getattr(importlib.import_module(module), builder).get(data)

@@ -26,9 +26,10 @@ the table of `datasets/__init__.py`:
         )
 
 `load()` gives float32 [T] at `data.sample_rate`, or raises `AudioError`, which
-skips the clip and reports it. It runs in a thread, so it must not share state.
-`identity` is anything JSON can write; with sample rate and crop it names the
-prepared directory, so it must hold everything the records depend on.
+skips the clip and reports it. It runs in a thread, so it must not share state,
+or is pickled and runs elsewhere (`data.beam`). `identity` is anything JSON can
+write; with sample rate and crop it names the prepared directory, so it must
+hold everything the records depend on.
 
 The records keep 16-bit PCM as bytes: TFDS's own Audio feature writes int16 as
 varints, three times the size and thirteen times slower to write.
@@ -39,10 +40,14 @@ import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
+import io
 import itertools
 import json
 import os
+import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +55,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from vicreg_jax import audio
@@ -59,8 +65,16 @@ tf.config.set_visible_devices([], "GPU")
 
 SPLITS = ("train", "valid", "test")
 TOO_SHORT = "too short"
+KNOWN_FAULT = "known fault"  # of the published data; never decoded
+CLIPS_CSV = "clips.csv"  # id, split, seconds and loudness of every clip
+_BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
-_FORMAT = 1
+_FORMAT = 2
+_TEST_SHARE, _VALID_SHARE = 0.2, 0.1
+# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
+# a number, makes it a date or a track's number.
+_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
+_SILENCE_DB = -120.0
 
 
 class Clip(NamedTuple):
@@ -88,6 +102,17 @@ class Source:
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+class Report(NamedTuple):
+  """What became of a clip: `reason` says why it was left out, or is ""."""
+
+  id: str
+  split: str
+  reason: str
+  num_samples: int
+  dbfs: float  # RMS over the clip, in dB of full scale
+  labels: list[int]  # positions of the labels that it has
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
   """A data set on disk, ready to be read. Splits without clips are absent."""
@@ -100,6 +125,7 @@ class Prepared:
   seconds: Mapping[str, float]
   shortest: int  # samples of the shortest clip
   skipped: Mapping[str, int]  # reason -> number of clips left out
+  label_counts: Mapping[str, Sequence[int]]  # split -> clips of each label
   path: str
 
   @classmethod
@@ -118,6 +144,7 @@ class Prepared:
       seconds={s: metadata["seconds"][s] for s in splits},
       shortest=metadata["shortest"],
       skipped=dict(metadata["skipped"]),
+      label_counts={s: metadata["label_counts"][s] for s in splits},
       path=os.fspath(path),
     )
 
@@ -198,14 +225,18 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """What `data` (the config's section) names, without decoding it."""
     raise NotImplementedError
 
+  @classmethod
+  def get(cls, data) -> Prepared:
+    """The data set, decoded if it is not."""
+    return cls(data).prepare()
+
   def __init__(self, data):
     """Lists the source; nothing is decoded before `prepare`."""
     self._source = self.source(data)
     self._sample_rate = int(data.sample_rate)
     self._crop = int(data.crop)
-    self._skipped = dict(self._source.skipped)
-    self._lengths = collections.defaultdict(list)  # split -> samples of clips
-    self._longest_skipped = 0
+    self._beam = data.beam
+    self._reports = []
     identity = json.dumps(
       [_FORMAT, self._sample_rate, self._crop, self._source.identity],
       sort_keys=True,
@@ -225,6 +256,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     with _quiet_tfds():
       if not self.is_prepared():
         self._decode_all()
+        # What killed runs have left. One that still runs will find this data.
+        for path in self.data_path.parent.glob(f"incomplete.*_{self.VERSION}"):
+          path.rmtree(missing_ok=True)
     return Prepared.open(self.data_dir)
 
   def _decode_all(self):
@@ -233,9 +267,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._progress = tqdm(
       total=total, desc=f"prepare {self.name}", unit="clip", disable=None
     )
+    config = tfds.download.DownloadConfig()
+    if self._beam:
+      config.beam_options = _beam_options(self._beam)
     try:
       with self._progress:
-        self.download_and_prepare()
+        self.download_and_prepare(download_config=config)
     except (OSError, tf.errors.OpError) as error:
       # Another process may just have renamed the same data into place.
       if not (self.data_path / "dataset_info.json").exists():
@@ -244,6 +281,15 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           f"data.dir={self._dir}: cannot write the prepared data ({text}). Free"
           " disk space there, or give another directory"
         ) from error
+    except ValueError as error:
+      empty = re.search(r"examples is 0 for split (\w+)", str(error))
+      if not (self._beam and empty):
+        raise
+      raise ValueError(
+        f"{self._source.name}: no clip is left in split {empty[1]!r}, which "
+        "Apache Beam cannot write: prepare with data.beam='', which leaves the "
+        "split out and says why"
+      ) from error
     finally:
       self._pool.shutdown(cancel_futures=True)
 
@@ -264,6 +310,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
   def _split_generators(self, dl_manager):
+    if self._beam:
+      return {
+        split: self._beam_examples(split, clips)
+        for split, clips in self._source.splits.items()
+        if clips
+      }
     generators = {}
     for split, clips in self._source.splits.items():
       examples = self._generate_examples(split, clips)
@@ -277,43 +329,90 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return generators
 
   def _generate_examples(self, split, clips):
-    for clip, result in _map_in_order(_decode, clips, self._pool):
+    decode = functools.partial(_decode, split, self._crop)
+    for report, example in _map_in_order(decode, clips, self._pool):
       self._progress.update()
-      if isinstance(result, audio.AudioError):
-        self._skipped[clip.id] = result.reason
-        continue
-      num_samples = len(result) // 2
-      if num_samples < self._crop:
-        self._skipped[clip.id] = TOO_SHORT
-        self._longest_skipped = max(self._longest_skipped, num_samples)
-        continue
-      self._lengths[split].append(num_samples)
-      example = {
-        "id": clip.id,
-        "track": clip.track,
-        "samples": result,
-        "labels": np.asarray(clip.labels, np.uint8),
-      }
-      yield clip.id, example
+      self._reports.append(report)
+      if example:
+        yield report.id, example
+
+  def _beam_examples(self, split, clips):
+    """The same examples as a Beam transform; reports go to text files."""
+    import apache_beam as beam
+
+    decode = functools.partial(_decode, split, self._crop)
+    reports_path = os.fspath(self.data_path / f"{_BEAM_REPORTS}{split}")
+
+    @beam.ptransform_fn
+    def examples(pipeline):
+      decoded = (
+        pipeline
+        | beam.Create(clips)
+        # Else each worker would get one run of neighbours, decoded together.
+        | beam.Reshuffle()
+        | beam.Map(decode)
+      )
+      _ = (
+        decoded
+        | beam.MapTuple(lambda report, example: json.dumps(report))
+        | beam.io.WriteToText(reports_path)
+      )
+      return (
+        decoded
+        | beam.Filter(lambda result: result[1] is not None)
+        | beam.MapTuple(lambda report, example: (report.id, example))
+      )
+
+    return examples()
 
   def _download_and_prepare(self, dl_manager, download_config):
     super()._download_and_prepare(dl_manager, download_config)
+    if self._beam:
+      for path in sorted(self.data_path.glob(f"{_BEAM_REPORTS}*")):
+        lines = path.read_text().splitlines()
+        self._reports += [Report(*json.loads(line)) for line in lines]
+        path.unlink()
+    kept = [report for report in self._reports if not report.reason]
+    samples, counts = collections.defaultdict(int), {}
+    for report in kept:
+      samples[report.split] += report.num_samples
+      counts.setdefault(report.split, [0] * len(self._source.labels))
+      for label in report.labels:
+        counts[report.split][label] += 1
+    skipped = self._skipped()
     # TFDS writes the metadata beside the records right after this.
     self.info.metadata.update(
       labels=list(self._source.labels),
       label_kind=self._source.label_kind,
       sample_rate=self._sample_rate,
-      seconds={
-        split: sum(lengths) / self._sample_rate
-        for split, lengths in self._lengths.items()
-      },
-      shortest=min(map(min, self._lengths.values())),
-      skipped=dict(collections.Counter(self._skipped.values())),
+      crop=self._crop,
+      seconds={s: n / self._sample_rate for s, n in samples.items()},
+      shortest=min(report.num_samples for report in kept),
+      skipped=dict(collections.Counter(skipped.values())),
+      label_counts=counts,
     )
-    with open(self.data_path / "skipped.csv", "w", newline="") as f:
-      writer = csv.writer(f)
-      writer.writerow(["id", "reason"])
-      writer.writerows(sorted(self._skipped.items()))
+    self._write_csv("skipped.csv", ["id", "reason"], skipped.items())
+    self._write_csv(
+      CLIPS_CSV,
+      ["id", "split", "seconds", "dbfs"],
+      [
+        (r.id, r.split, f"{r.num_samples / self._sample_rate:.3f}",
+         f"{r.dbfs:.2f}")
+        for r in kept
+      ],
+    )  # fmt: skip
+
+  def _write_csv(self, name, header, rows):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(sorted(rows))
+    (self.data_path / name).write_bytes(text.getvalue().encode())
+
+  def _skipped(self):
+    """{id: reason}"""
+    found = {r.id: r.reason for r in self._reports if r.reason}
+    return dict(self._source.skipped) | found
 
   def _log_download_bytes(self):
     """TFDS's banner: nothing is downloaded, and we have our own bar."""
@@ -321,46 +420,163 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   _log_download_done = _log_download_bytes
 
   def _empty_error(self, other_splits):
-    reasons = collections.Counter(self._skipped.values())
+    skipped = self._skipped()
+    reasons = collections.Counter(skipped.values())
     text = f"{self._source.name}: no clip is left to train on"
     if other_splits:
       text += f" (only {', '.join(other_splits)})"
     if reasons:
       text += f"; left out: {_reasons(reasons)}"
     if TOO_SHORT in reasons:
-      seconds = self._longest_skipped / self._sample_rate
+      longest = max(r.num_samples for r in self._reports if r.reason)
+      seconds = longest / self._sample_rate
       text += (
-        f". The longest of the short clips has {self._longest_skipped} "
+        f". The longest of the short clips has {longest} "
         f"samples ({seconds:.2f} s at {self._sample_rate} Hz) and data.crop "
         f"is {self._crop}: lower data.crop, or use longer clips"
       )
     elif reasons:
-      text += f". For example: {min(self._skipped)}"
+      text += f". For example: {min(skipped)}"
     return text
 
 
-def _decode(clip):
-  """int16 bytes, or the `AudioError` that says why there are none."""
+class OfficialBuilder(ClipBuilder, skip_registration=True):
+  """A published data set, which is the same wherever its files lie.
+
+  Subclasses name its variants, and their directories start with that name. So
+  what one machine has prepared another can open without the source files.
+  """
+
+  @classmethod
+  def variant(cls, data) -> str:
+    """The part of the prepared directory's name that the options decide."""
+    raise NotImplementedError
+
+  @classmethod
+  def get(cls, data) -> Prepared:
+    """Opens what was prepared if `data.path` is empty; else as ever."""
+    if data.path:
+      return super().get(data)
+    directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
+    pattern = f"{cls.variant(data)}-*/{cls.VERSION}"
+    found = []
+    for path in sorted(directory.glob(pattern)):
+      prepared = json.loads((path / "metadata.json").read_text())
+      if (prepared["sample_rate"], prepared["crop"]) == (
+        data.sample_rate,
+        data.crop,
+      ):
+        found.append(path)
+    if len(found) != 1:
+      what = f"{len(found)} prepared sets fit" if found else "none is prepared"
+      raise ValueError(
+        f"data.path is empty, and in {directory} {what} ({pattern}, "
+        f"data.sample_rate={data.sample_rate}, data.crop={data.crop}): set "
+        "data.path to the directory with the official files"
+      )
+    return Prepared.open(found[0])
+
+
+def local_directory(path: str) -> str:
+  """`data.path` as a directory that exists; gs:// is left as it is."""
+  if "://" in path:
+    return path
+  directory = os.path.expanduser(path)
+  if not os.path.isdir(directory):
+    what = "is a file" if os.path.exists(directory) else "does not exist"
+    raise ValueError(
+      f"data.path={path!r} {what}: give the directory with the official files"
+    )
+  return directory
+
+
+def track_of(clip_id: str) -> str:
+  """The track that a clip is named as cut from: its id without suffix."""
+  folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
+  cut = _CUT.fullmatch(name)
+  if cut and int(cut[2]) < int(cut[3]):
+    name = cut[1]
+  return posixpath.join(folder, name)
+
+
+def split_tracks(tracks) -> dict[str, str]:
+  """{track: split} for the tracks of one class, stable by their SHA-256.
+
+  The first 20 % are for testing, the next 10 % for validation, at least one
+  track each where there are three.
+  """
+  order = sorted(
+    tracks, key=lambda track: hashlib.sha256(track.encode()).digest()
+  )
+  num_test = num_valid = 0
+  if len(order) >= 3:
+    num_test = max(1, round(_TEST_SHARE * len(order)))
+    num_valid = max(1, round(_VALID_SHARE * len(order)))
+  return {
+    track: "test"
+    if rank < num_test
+    else "valid"
+    if rank < num_test + num_valid
+    else "train"
+    for rank, track in enumerate(order)
+  }
+
+
+def _decode(split, crop, clip):
+  """(report, example) of a clip; the example is None if it is left out."""
+  labels = np.asarray(clip.labels, np.uint8)
+  report = Report(
+    id=clip.id,
+    split=split,
+    reason="",
+    num_samples=0,
+    dbfs=_SILENCE_DB,
+    labels=np.flatnonzero(labels).tolist(),
+  )
   try:
-    return audio.to_int16(clip.load()).astype("<i2").tobytes()
+    samples = clip.load()
   except audio.AudioError as error:
-    return error
+    return report._replace(reason=error.reason), None
+  report = report._replace(num_samples=len(samples))
+  if len(samples) < crop:
+    return report._replace(reason=TOO_SHORT), None
+  rms = np.sqrt(np.mean(np.square(samples, dtype=np.float32)))
+  if rms > 0:
+    report = report._replace(dbfs=max(20 * float(np.log10(rms)), _SILENCE_DB))
+  return report, {
+    "id": clip.id,
+    "track": clip.track,
+    "samples": audio.to_int16(samples).astype("<i2").tobytes(),
+    "labels": labels,
+  }
 
 
 def _map_in_order(function, items, pool):
-  """Yields (item, function(item)) in order, a few items ahead in threads.
+  """Yields function(item) in order, a few items ahead in threads.
 
   libsndfile and soxr release the GIL. The bound on what is decoded ahead keeps
   memory flat however many items there are.
   """
   ahead = collections.deque()
   for item in items:
-    ahead.append((item, pool.submit(function, item)))
+    ahead.append(pool.submit(function, item))
     if len(ahead) > 2 * os.cpu_count():
-      item, future = ahead.popleft()
-      yield item, future.result()
-  for item, future in ahead:
-    yield item, future.result()
+      yield ahead.popleft().result()
+  for future in ahead:
+    yield future.result()
+
+
+def _beam_options(text):
+  """Beam's options from "runner=DirectRunner,key=value", as TFDS writes it."""
+  try:
+    from apache_beam.options import pipeline_options
+  except ImportError:
+    raise ValueError(
+      f"data.beam={text!r} needs Apache Beam: pip install 'vicreg_jax[beam]'"
+    ) from None
+  return pipeline_options.PipelineOptions(
+    flags=[f"--{option}" for option in text.split(",")]
+  )
 
 
 def _reasons(counts):

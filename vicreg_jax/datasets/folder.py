@@ -52,10 +52,6 @@ _SPLIT_FOLDERS = {
   "val": "valid",
   "test": "test",
 }
-_TEST_SHARE, _VALID_SHARE = 0.2, 0.1
-# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
-# a number, makes it a date or a track's number.
-_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +65,7 @@ class _File:
 
   @property
   def track(self):
-    folder, name = posixpath.split(posixpath.splitext(self.id)[0])
-    cut = _CUT.fullmatch(name)
-    if cut and int(cut[2]) < int(cut[3]):
-      name = cut[1]
-    return posixpath.join(folder, name)
+    return base.track_of(self.id)
 
 
 class Folder(base.ClipBuilder, skip_registration=True):
@@ -121,7 +113,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
         classes[stratum].add(file.track)
       split_of = {}
       for tracks in classes.values():
-        split_of |= _split_tracks(tracks)
+        split_of |= base.split_tracks(tracks)
 
     splits = {split: [] for split in base.SPLITS}
     for file in kept:
@@ -263,25 +255,6 @@ def _label_mode(data, csv_path, inside):
     return "csv"
   all_in_folders = all("/" in path for path in inside.values())
   return "folders" if all_in_folders and len(folders) >= 2 else "none"
-
-
-def _split_tracks(tracks):
-  """{track: split} for the tracks of one class."""
-  order = sorted(
-    tracks, key=lambda track: hashlib.sha256(track.encode()).digest()
-  )
-  num_test = num_valid = 0
-  if len(order) >= 3:
-    num_test = max(1, round(_TEST_SHARE * len(order)))
-    num_valid = max(1, round(_VALID_SHARE * len(order)))
-  return {
-    track: "test"
-    if rank < num_test
-    else "valid"
-    if rank < num_test + num_valid
-    else "train"
-    for rank, track in enumerate(order)
-  }
 
 
 def _read_csv(path, ids):

@@ -1,0 +1,854 @@
+"""FMA, GTZAN and MagnaTagATune from miniature archives and trees.
+
+Layouts, encodings and CSV dialects are those of the published files. The pitch
+of every clip says which it is.
+"""
+
+import collections
+import csv
+import functools
+import hashlib
+import http.server
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from conftest import shrink
+from etils.epath import backend, gpath, register
+
+from vicreg_jax import audio, datasets, main
+from vicreg_jax import config as configs
+from vicreg_jax.datasets import archives, base, fma, gtzan, magnatagatune
+
+RATE = 22_050
+CROP = 11_025
+ENCODINGS = [(44_100, 2), (48_000, 2), (8_000, 1), (22_050, 1)]
+
+
+def pitch(number):
+  return 200 + 20 * number
+
+
+@functools.cache
+def encoded(number, file_format="MP3", seconds=1.0, silent=False):
+  """A tone as a file's bytes, in one of several rates and channels."""
+  rate, channels = ENCODINGS[number % len(ENCODINGS)]
+  t = np.arange(int(seconds * rate)) / rate
+  x_T = 0.5 * np.sin(2 * np.pi * pitch(number) * t) * (not silent)
+  file = io.BytesIO()
+  x_TxC = np.stack([x_T] * channels, 1)
+  soundfile.write(file, x_TxC, rate, format=file_format)
+  return file.getvalue()
+
+
+def faults():
+  """{reason, or "" where the clip is kept: bytes} of faulty MP3s."""
+  return {
+    "empty file": b"",
+    "not decodable": b"not music\n" * 100,
+    "too short": encoded(0, seconds=0.4),
+  }
+
+
+def data(name, path, tmp_path, **changes):
+  section = configs.base_prepare().data
+  section.update(
+    name=name, path=str(path), dir=str(tmp_path / "prepared"), crop=CROP
+  )
+  section.update(changes)
+  return section
+
+
+def read(prepared):
+  return {
+    e["id"].decode(): e | {"split": split}
+    for split in prepared.num_clips
+    for e in prepared.dataset(split).as_numpy_iterator()
+  }
+
+
+def heard(example):
+  """The pitch of an example, in Hz."""
+  x_T = np.frombuffer(example["samples"], "<i2")[1000:9000].astype(float)
+  spectrum = np.abs(np.fft.rfft(x_T * np.hanning(len(x_T)), 1 << 16))
+  return np.argmax(spectrum) * RATE / (1 << 16)
+
+
+def skipped(prepared):
+  with open(pathlib.Path(prepared.path) / "skipped.csv", newline="") as f:
+    header, *rows = csv.reader(f)
+  assert header == ["id", "reason"]
+  return dict(rows)
+
+
+def labels_of(example, prepared):
+  return [n for n, on in zip(prepared.labels, example["labels"]) if on]
+
+
+def error_of(section):
+  with pytest.raises(ValueError) as caught:
+    datasets.prepare(section)
+  assert "\n" not in str(caught.value)
+  assert main._ours(caught.value)
+  return str(caught.value)
+
+
+def write_zip(path, members, compression=zipfile.ZIP_DEFLATED):
+  with zipfile.ZipFile(path, "w", compression) as file:
+    for name, content in members.items():
+      file.writestr(name, content)
+
+
+def write_tree(root, members):
+  for name, content in members.items():
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+# --- FMA ---
+
+# track id: split, subset, top genre, content. "" and pitch: a good clip.
+FMA = {
+  2: ("training", "small", "Hip-Hop", 0),
+  5: ("training", "medium", "Hip-Hop", 1),
+  10: ("training", "small", "Pop", 2),
+  140: ("validation", "small", "Folk", 3),
+  141: ("test", "medium", "Folk", 4),
+  12345: ("test", "small", "Pop", 5),
+  133297: ("training", "medium", "Folk", b""),  # known to be empty
+  600: ("training", "medium", "Folk", "empty file"),
+  601: ("training", "small", "Folk", "not decodable"),
+  602: ("training", "medium", "Folk", "too short"),
+  603: ("training", "medium", "Rock", None),  # in the CSV alone
+  9000: ("training", "large", "", 6),
+} | {700 + i: ("training", "medium", "Rock", 7 + i) for i in range(5)}
+KEPT = {2: "train", 5: "train", 10: "train", 140: "valid", 141: "test"}
+KEPT |= {12345: "test"} | {700 + i: "train" for i in range(5)}
+
+
+def fma_name(track_id):
+  return f"{track_id:06d}"[:3] + f"/{track_id:06d}.mp3"
+
+
+def fma_clips(subsets):
+  clips = {}
+  for track_id, (_, subset, _, content) in FMA.items():
+    if subset in subsets and content is not None:
+      if isinstance(content, int):
+        content = encoded(content)
+      elif isinstance(content, str):
+        content = faults()[content]
+      clips[fma_name(track_id)] = content
+  return clips
+
+
+def tracks_csv(rows=FMA):
+  """The published file's dialect: three header rows, cells with newlines."""
+  text = io.StringIO(newline="")
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(["", "album", "artist", "set", "set", "track", "track"])
+  writer.writerow(["", "title", "bio", "split", "subset", "genre_top", "title"])
+  writer.writerow(["track_id"] + [""] * 6)
+  for track_id, (split, subset, genre, _) in rows.items():
+    bio = '<p>Née "Ü",\nof Gothenburg</p>' + "x" * 200_000 * (track_id == 5)
+    writer.writerow([track_id, "A, B", bio, split, subset, genre, "T"])
+  return text.getvalue().encode()
+
+
+def fma_archives(root):
+  root.mkdir()
+  clips = fma_clips(["small", "medium"])
+  members = {f"fma_medium/{name}": clips[name] for name in clips}
+  members |= {"fma_medium/README.txt": b"", "../evil.mp3": encoded(0)}
+  # As archives made on a Mac have them.
+  members["__MACOSX/fma_medium/000/000002.mp3"] = b"resources"
+  write_zip(root / "fma_medium.zip", members)
+  # The published metadata are compressed by bzip2.
+  metadata = {"fma_metadata/tracks.csv": tracks_csv(), "fma_metadata/x": b""}
+  write_zip(root / "fma_metadata.zip", metadata, zipfile.ZIP_BZIP2)
+  return root
+
+
+@pytest.fixture(scope="module")
+def fma_prepared(tmp_path_factory):
+  tmp_path = tmp_path_factory.mktemp("fma")
+  root = fma_archives(tmp_path / "official")
+  return datasets.prepare(data("fma", root, tmp_path)), root, tmp_path
+
+
+def test_fma_medium_from_archives(fma_prepared):
+  prepared, root, _ = fma_prepared
+  examples = read(prepared)
+  assert set(examples) == {fma_name(i) for i in KEPT}
+  for track_id, split in KEPT.items():
+    example = examples[fma_name(track_id)]
+    _, _, genre, number = FMA[track_id]
+    assert example["split"] == split
+    assert labels_of(example, prepared) == [genre]
+    assert heard(example) == pytest.approx(pitch(number), abs=1)
+    assert len(example["samples"]) // 2 == pytest.approx(RATE, abs=3000)
+  assert prepared.labels == ("Folk", "Hip-Hop", "Pop", "Rock")
+  assert prepared.label_kind == "single"
+  assert skipped(prepared) == {
+    "../evil.mp3": "unsafe name in the archive",
+    fma_name(133297): "known fault",
+    fma_name(600): "empty file",
+    fma_name(601): "not decodable",
+    fma_name(602): "too short",
+    fma_name(603): "not found",
+  }
+  assert prepared.label_counts["train"] == [0, 2, 1, 5]
+  table = prepared.summary().splitlines()
+  assert [line.split()[:2] for line in table[1:4]] == [
+    ["train", "8"], ["valid", "1"], ["test", "2"],
+  ]  # fmt: skip
+  assert table[-1].startswith("skipped        6  1 empty file, 1 known fault")
+  assert not list(root.parent.rglob("evil*"))
+
+
+def test_fma_from_a_tree_gives_the_same(fma_prepared, tmp_path):
+  prepared, _, _ = fma_prepared
+  root = tmp_path / "tree"
+  write_tree(root / "fma_medium", fma_clips(["small", "medium"]))
+  write_tree(root / "fma_metadata", {"tracks.csv": tracks_csv()})
+  got = read(datasets.prepare(data("fma", root, tmp_path)))
+  want = read(prepared)
+  assert got.keys() == want.keys()
+  for name in want:
+    assert got[name]["samples"] == want[name]["samples"]
+    assert got[name]["split"] == want[name]["split"]
+    np.testing.assert_array_equal(got[name]["labels"], want[name]["labels"])
+
+
+def test_fma_small_and_large(fma_prepared, tmp_path):
+  _, root, _ = fma_prepared
+  small = datasets.prepare(data("fma", root, tmp_path, subset="small"))
+  assert set(read(small)) == {fma_name(i) for i in (2, 10, 140, 12345)}
+  assert small.labels == ("Folk", "Hip-Hop", "Pop")
+  large = tmp_path / "large"
+  clips = fma_clips(["small", "medium", "large"])
+  write_tree(large / "fma_large", clips)
+  write_tree(large / "fma_metadata", {"tracks.csv": tracks_csv()})
+  large = datasets.prepare(data("fma", large, tmp_path, subset="large"))
+  # Half of the large set has no genre.
+  assert large.label_kind == "multi"
+  assert set(read(large)) == {fma_name(i) for i in [*KEPT, 9000]}
+  assert labels_of(read(large)[fma_name(9000)], large) == []
+
+
+def test_prepared_data_open_without_the_source(fma_prepared, tmp_path):
+  prepared, _, there = fma_prepared
+  section = data("fma", "", there)
+  assert datasets.prepare(section).path == prepared.path
+  section.subset = "small"
+  assert "none is prepared" in error_of(section)
+  section = data("fma", "", there, crop=CROP + 1)
+  message = error_of(section)
+  assert "none is prepared (medium-*" in message and "data.path" in message
+  for i in range(2):
+    tree = tmp_path / str(i)
+    write_tree(tree / "fma_medium", fma_clips(["small", "medium"]))
+    write_tree(tree / "fma_metadata", {"tracks.csv": tracks_csv()})
+    section = data("fma", tree, tmp_path)
+    datasets.prepare(section)
+  section.path = ""
+  assert "2 prepared sets fit" in error_of(section)
+
+
+def test_fma_says_what_is_missing(fma_prepared, tmp_path):
+  root = tmp_path / "m"
+  section = data("fma", root, tmp_path)
+  assert f"'{root}' does not exist" in error_of(section)
+  root.mkdir()
+  assert "neither fma_medium.zip nor fma_medium/" in error_of(section)
+  whole = (fma_prepared[1] / "fma_medium.zip").read_bytes()
+  (root / "fma_medium.zip").write_bytes(whole[: len(whole) // 2])
+  assert "fma_medium.zip: not a whole zip" in error_of(section)
+  (root / "fma_medium.zip").write_bytes(whole)
+  assert "fma_metadata.zip or that file" in error_of(section)
+  write_tree(root, {"fma_metadata/tracks.csv": b",a\n,b\ntrack_id,\n2,x\n"})
+  assert "no column set.split, set.subset" in error_of(section)
+  faulty = tracks_csv({2: ("train", "small", "Pop", 0)})
+  write_tree(root, {"fma_metadata/tracks.csv": faulty})
+  assert "line 5: " in error_of(section) and "'train'" in error_of(section)
+  (root / "fma_metadata.zip").write_bytes(b"PK")
+  assert "fma_metadata.zip: not a whole zip" in error_of(section)
+
+
+def test_a_damaged_member_is_left_out(tmp_path):
+  root = fma_archives(tmp_path / "m")
+  path = root / "fma_medium.zip"
+  content = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as file:
+    start = file.getinfo(f"fma_medium/{fma_name(5)}").header_offset
+  content[start + 200] ^= 255
+  path.write_bytes(content)
+  prepared = datasets.prepare(data("fma", root, tmp_path))
+  assert skipped(prepared)[fma_name(5)] == "damaged in the archive"
+  assert set(read(prepared)) == {fma_name(i) for i in KEPT if i != 5}
+
+
+# --- downloads ---
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+  """Serves `files`, from a position on; breaks off at `limit` bytes."""
+
+  files, limit, log = {}, None, []
+
+  def do_GET(self):
+    content = self.files.get(self.path.lstrip("/"))
+    if content is None:
+      return self.send_error(404)
+    start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+    self.log.append((self.path.lstrip("/"), start))
+    if start >= len(content):
+      return self.send_error(416)
+    self.send_response(206)
+    self.send_header("Content-Length", str(len(content) - start))
+    self.end_headers()
+    self.wfile.write(content[start : self.limit])
+
+  def log_message(self, *args):
+    pass
+
+
+@pytest.fixture
+def server(fma_prepared, monkeypatch):
+  files = {
+    name: (fma_prepared[1] / name).read_bytes()
+    for name in ("fma_medium.zip", "fma_metadata.zip")
+  }
+  monkeypatch.setattr(_Server, "files", files)
+  monkeypatch.setattr(_Server, "log", [])
+  monkeypatch.setattr(_Server, "limit", None)
+  httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+  threading.Thread(target=httpd.serve_forever, daemon=True).start()
+  monkeypatch.setattr(fma, "URL", f"http://127.0.0.1:{httpd.server_port}/")
+  monkeypatch.setattr(
+    fma, "SHA1", {n: hashlib.sha1(c).hexdigest() for n, c in files.items()}
+  )
+  yield _Server
+  httpd.shutdown()
+  httpd.server_close()
+
+
+def test_fma_downloads_and_continues(server, fma_prepared, tmp_path):
+  section = data("fma", tmp_path / "new", tmp_path, download=True)
+  server.limit = 1000
+  message = error_of(section)
+  assert "ended early" in message or "IncompleteRead" in message
+  assert "run the same command again" in message
+  server.limit = None
+  prepared = datasets.prepare(section)
+  assert server.log == [
+    ("fma_metadata.zip", 0), ("fma_medium.zip", 0), ("fma_medium.zip", 1000),
+  ]  # fmt: skip
+  assert read(prepared).keys() == read(fma_prepared[0]).keys()
+  assert not list((tmp_path / "new").glob("*.part"))
+  datasets.prepare(section)
+  assert len(server.log) == 3
+
+
+def test_fma_compares_the_sha1(server, tmp_path):
+  root = tmp_path / "new"
+  section = data("fma", root, tmp_path, download=True)
+  server.files["fma_medium.zip"] += b"x"
+  message = error_of(section)
+  assert "fma_medium.zip: its SHA-1 is" in message and "delete" in message
+  assert fma.SHA1["fma_medium.zip"] in message
+  assert not (tmp_path / "prepared").exists()
+  (root / "fma_medium.zip").unlink()
+  server.files["fma_medium.zip"] = server.files["fma_medium.zip"][:-1]
+  assert datasets.prepare(section).num_clips["train"] == 8
+
+
+def test_download_without_a_network(tmp_path, monkeypatch):
+  monkeypatch.setattr(fma, "URL", "http://127.0.0.1:9/")
+  section = data("fma", tmp_path / "new", tmp_path, download=True)
+  message = error_of(section)
+  assert "http://127.0.0.1:9/fma_metadata.zip: cannot be downloaded" in message
+  assert f"{tmp_path}/new/fma_metadata.zip by other means" in message
+  section.path = ""
+  assert "set data.path" in error_of(section)
+
+
+# --- GTZAN ---
+
+
+def test_gtzan_lists():
+  lists = {split: gtzan.filtered(split) for split in base.SPLITS}
+  assert {s: len(names) for s, names in lists.items()} == {
+    "train": 443, "valid": 197, "test": 290,
+  }  # fmt: skip
+  names = sum(lists.values(), [])
+  assert len(set(names)) == 930
+  genres = collections.Counter(name.split("/")[0] for name in names)
+  assert tuple(sorted(genres)) == gtzan.GENRES and max(genres.values()) == 100
+
+
+def gtzan_numbers():
+  """{name: pitch number}: a few clips of each split, and one outside."""
+  picked = [n for split in base.SPLITS for n in gtzan.filtered(split)[::45]]
+  kept = set().union(*map(gtzan.filtered, base.SPLITS))
+  outside = next(
+    name
+    for number in range(100)
+    if (name := f"jazz/jazz.{number:05d}") not in kept
+  )
+  return {name: i for i, name in enumerate([*picked, outside])}, outside
+
+
+def gtzan_archive(root):
+  root.mkdir()
+  numbers, _ = gtzan_numbers()
+  with tarfile.open(root / "genres.tar.gz", "w:gz") as tar:
+
+    def add(name, content=b"", **attributes):
+      member = tarfile.TarInfo(name)
+      member.size = len(content)
+      for key, value in attributes.items():
+        setattr(member, key, value)
+      tar.addfile(member, io.BytesIO(content))
+
+    add("genres", type=tarfile.DIRTYPE)
+    add("../blues.00001.au", b"evil")
+    add("/etc/blues.00001.au", b"evil")
+    add("genres/blues/../../../blues.00001.au", b"evil")
+    add("genres/blues/blues.00099.au", type=tarfile.SYMTYPE,
+        linkname="/etc/passwd")  # fmt: skip
+    add("genres/bextract.mf", b"blues/blues.00000.au\tblues\n")
+    for name, i in numbers.items():
+      add(f"genres/{name}.au", encoded(i, "AU"))
+  return root
+
+
+def check_gtzan(prepared, numbers, outside):
+  examples = read(prepared)
+  assert set(examples) == set(numbers) - {outside}
+  for name, example in examples.items():
+    assert name in gtzan.filtered(example["split"])
+    assert labels_of(example, prepared) == [name.split("/")[0]]
+    assert heard(example) == pytest.approx(pitch(numbers[name]), abs=1)
+  reasons = skipped(prepared)
+  assert reasons[outside] == "fault-filtered"
+  # The lists have 930 of 1,000; what is not here of them is reported.
+  assert collections.Counter(reasons.values()) == {
+    "fault-filtered": 70, "not found": 930 - len(examples),
+  }  # fmt: skip
+
+
+def test_gtzan_from_the_archive(tmp_path):
+  root = gtzan_archive(tmp_path / "official")
+  numbers, outside = gtzan_numbers()
+  prepared = datasets.prepare(data("gtzan", root, tmp_path))
+  check_gtzan(prepared, numbers, outside)
+  assert (prepared.labels, prepared.label_kind) == (gtzan.GENRES, "single")
+  archive = root / "genres.tar.gz"
+  assert archives.extract_tar(archive, tmp_path / "x", gtzan._MEMBER) == [
+    "../blues.00001.au", "/etc/blues.00001.au",
+    "genres/blues/../../../blues.00001.au",
+  ]  # fmt: skip
+  shutil.rmtree(tmp_path / "x")
+  # What was extracted, and nothing else, nowhere else.
+  files = {p for p in tmp_path.rglob("*") if p.suffix == ".au"}
+  assert files == {root / "genres" / f"{name}.au" for name in numbers}
+  assert not any(p.is_symlink() for p in tmp_path.rglob("*"))
+  assert {p.name for p in root.iterdir()} == {"genres", "genres.tar.gz"}
+
+
+def test_gtzan_full_from_a_tree(tmp_path):
+  numbers, outside = gtzan_numbers()
+  root = tmp_path / "official"
+  clips = {f"{name}.wav": encoded(i, "WAV") for name, i in numbers.items()}
+  # One file is published damaged in the WAV edition.
+  clips["jazz/jazz.00054.wav"] = b"damaged" * 99
+  write_tree(root / "genres_original", clips)
+  filtered = datasets.prepare(data("gtzan", root, tmp_path))
+  assert set(read(filtered)) == set(numbers) - {outside}
+  full = datasets.prepare(data("gtzan", root, tmp_path, split_set="full"))
+  assert set(read(full)) == set(numbers)
+  assert skipped(full)["jazz/jazz.00054"] == "not decodable"
+  plan = gtzan.Gtzan.source(data("gtzan", root, tmp_path, split_set="full"))
+  assert {s: len(clips) for s, clips in plan.splits.items()} == {
+    "train": 700, "valid": 100, "test": 200,
+  }  # fmt: skip
+
+
+def test_gtzan_says_what_is_missing(tmp_path):
+  root = gtzan_archive(tmp_path / "m")
+  path = root / "genres.tar.gz"
+  whole = path.read_bytes()
+  section = data("gtzan", root, tmp_path)
+  path.write_bytes(whole[: len(whole) // 2])
+  assert "genres.tar.gz: cannot be extracted" in error_of(section)
+  assert [p.name for p in root.iterdir()] == ["genres.tar.gz"]
+  path.unlink()
+  assert "neither genres.tar.gz nor" in error_of(section)
+
+
+# --- MagnaTagATune ---
+
+TAGS = [f"tag {i}" for i in range(60)]
+
+
+def mtat_clips():
+  """{path: pitch number}, in all splits; two are cut from one track."""
+  paths = [f"{f}/band-album-0{f}-song-0-29.mp3" for f in "0123456789abcdef"]
+  paths += ["d/band-album-0d-song-29-58.mp3", "c/x-y-01-z-0-29.mp3"]
+  return {path: i for i, path in enumerate(paths)}
+
+
+def mtat_tags():
+  """{path: tags}; "c/x-..." has only tags that are too rare."""
+  rng = np.random.default_rng(0)
+  common = {
+    path: {t for t in TAGS[5:55] if rng.random() < 0.6} for path in mtat_clips()
+  }
+  return common | {"c/x-y-01-z-0-29.mp3": {"tag 1", "tag 57"}}
+
+
+def annotations():
+  """As published: tabs, every cell in quotes."""
+  text = io.StringIO(newline="")
+  writer = csv.writer(
+    text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n"
+  )
+  writer.writerow(["clip_id", *TAGS, "mp3_path"])
+  for i, (path, tags) in enumerate(mtat_tags().items()):
+    writer.writerow([i, *(int(t in tags) for t in TAGS), path])
+  for i, path in enumerate((magnatagatune.KNOWN_FAULTS[0], "0/text-0-29.mp3")):
+    writer.writerow([i + 99, *[0] * 59, 1, path])
+  return text.getvalue().encode()
+
+
+def mtat_members():
+  members = {path: encoded(i) for path, i in mtat_clips().items()}
+  members[magnatagatune.KNOWN_FAULTS[0]] = b""
+  return members | {"0/text-0-29.mp3": b"text" * 99}
+
+
+def mtat_archives(root):
+  write_zip(root.with_suffix(".zip"), mtat_members() | {"../x.mp3": b""})
+  whole = root.with_suffix(".zip").read_bytes()
+  root.mkdir()
+  for i in range(3):
+    part = whole[i * len(whole) // 3 : (i + 1) * len(whole) // 3]
+    (root / f"mp3.zip.00{i + 1}").write_bytes(part)
+  (root / "annotations_final.csv").write_bytes(annotations())
+  return root
+
+
+def test_magnatagatune_from_parts(tmp_path):
+  root = mtat_archives(tmp_path / "official")
+  prepared = datasets.prepare(data("magnatagatune", root, tmp_path))
+  counts = {tag: 0 for tag in TAGS}
+  for tags in mtat_tags().values():
+    for tag in tags:
+      counts[tag] += 1
+  counts["tag 59"] += 2
+  top = sorted(TAGS, key=lambda t: -counts[t])[:50]
+  assert (prepared.labels, prepared.label_kind) == (tuple(top), "multi")
+  examples = read(prepared)
+  assert set(examples) == set(mtat_clips())
+  for path, number in mtat_clips().items():
+    example, folder = examples[path], path[0]
+    want = "train" if folder < "c" else "valid" if folder == "c" else "test"
+    assert example["split"] == want
+    tags = mtat_tags()[path]
+    assert labels_of(example, prepared) == [t for t in top if t in tags]
+    assert heard(example) == pytest.approx(pitch(number), abs=1)
+  tracks = {p: examples[p]["track"] for p in examples if p.startswith("d/")}
+  assert set(tracks.values()) == {b"d/band-album-0d-song"} and len(tracks) == 2
+  assert skipped(prepared) == {
+    magnatagatune.KNOWN_FAULTS[0]: "known fault",
+    "0/text-0-29.mp3": "not decodable",
+    "../x.mp3": "unsafe name in the archive",
+  }
+  tagged = datasets.prepare(
+    data("magnatagatune", root, tmp_path, convention="tagged")
+  )
+  assert tagged.labels == prepared.labels
+  assert set(examples) - set(read(tagged)) == {"c/x-y-01-z-0-29.mp3"}
+  # The two faulty files have a rare tag too.
+  assert tagged.skipped == {
+    "none of the 50 tags": 3,
+    "unsafe name in the archive": 1,
+  }
+
+
+def test_magnatagatune_from_a_tree(tmp_path):
+  for sub in ("", "mp3"):
+    root = tmp_path / f"tree{sub}"
+    write_tree(root / sub, mtat_members())
+    (root / "annotations_final.csv").write_bytes(annotations())
+    prepared = datasets.prepare(data("magnatagatune", root, tmp_path))
+    assert set(read(prepared)) == set(mtat_clips())
+
+
+def test_magnatagatune_says_what_is_missing(tmp_path):
+  root = mtat_archives(tmp_path / "m")
+  section = data("magnatagatune", root, tmp_path)
+  path = root / "annotations_final.csv"
+  text = path.read_text()
+  for faulty, message in (
+    (text.replace("\t", ","), "separated by tabs"),
+    (text.replace('"1"', '"2"', 1), "line 2: not 60 cells of 0 or 1"),
+    (text.replace("0/band", "../band"), "line 2: mp3_path is '../band"),
+    (text.splitlines()[0], "no clips in it"),
+  ):
+    path.write_text(faulty)
+    assert message in error_of(section)
+  path.unlink()
+  assert "annotations_final.csv: cannot be read" in error_of(section)
+  (root / "mp3.zip.002").unlink()
+  assert "parts [1, 3] are there" in error_of(section)
+  (root / "mp3.zip.003").unlink()
+  assert "mp3.zip.001: not a whole zip" in error_of(section)
+  (root / "mp3.zip.001").unlink()
+  assert "neither mp3.zip.001" in error_of(section)
+
+
+# --- archives ---
+
+
+def test_parts_read_like_the_whole(tmp_path):
+  whole = bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8))
+  cuts = [0, 1, 1, 2000, 5000]  # a part may even be empty
+  paths = []
+  for i, (start, end) in enumerate(itertools.pairwise(cuts)):
+    paths.append(str(tmp_path / str(i)))
+    pathlib.Path(paths[-1]).write_bytes(whole[start:end])
+  state = tuple((os.path.getsize(path), 0) for path in paths)
+  parts = io.BufferedReader(
+    archives._Parts(archives.Zip(tuple(paths), ("",), state)), 64
+  )
+  assert parts.read() == whole and parts.read() == b""
+  rng = np.random.default_rng(1)
+  for _ in range(200):
+    start, count = rng.integers(0, 5100), int(rng.integers(0, 3000))
+    parts.seek(start)
+    assert parts.read(count) == whole[start : start + count]
+  assert parts.seek(-10, os.SEEK_END) == 4990 and parts.read() == whole[-10:]
+
+
+def test_archives_of_a_remote_file_system():
+  """ram:// is TensorFlow's own; gs:// goes the same way."""
+  content = io.BytesIO()
+  write_zip(content, {"mp3/0/a.mp3": encoded(1), "mp3/0/bomb.mp3": b""})
+  whole = content.getvalue()
+  paths = ["ram://m/mp3.zip.001", "ram://m/mp3.zip.002"]
+  for path, part in zip(paths, (whole[:500], whole[500:])):
+    with tf.io.gfile.GFile(path, "wb") as f:
+      f.write(part)
+  with tf.io.gfile.GFile("ram://m/annotations_final.csv", "wb") as f:
+    f.write(annotations())
+  files = magnatagatune._files("ram://m")
+  assert files.paths == tuple(paths)
+  np.testing.assert_array_equal(
+    files.load("0/a.mp3", RATE), audio.loads(encoded(1), "", RATE)
+  )
+  tags, *_ = magnatagatune.read_annotations("ram://m/annotations_final.csv")
+  assert len(tags) == 50
+
+
+@pytest.fixture
+def ram(monkeypatch):
+  """Makes ram:// a remote file system like gs://, which is not at hand."""
+  prefixes = register._URI_PREFIXES_TO_CLS
+  monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
+  monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
+  monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
+  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
+  monkeypatch.setitem(prefixes, "ram://", gpath.PosixGPath)
+
+  def rename(self, old, new):
+    # ram:// cannot rename directories; gs:// does it file by file, as here.
+    names = tf.io.gfile.listdir(old)
+    tf.io.gfile.makedirs(new)
+    for name in names:
+      tf.io.gfile.rename(f"{old}/{name}", f"{new}/{name}")
+    tf.io.gfile.remove(old)
+
+  monkeypatch.setattr(type(backend.tf_backend), "rename", rename)
+
+
+def test_prepared_data_in_a_bucket(ram, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  root = mtat_archives(tmp_path / "official")
+  here = datasets.prepare(data("magnatagatune", root, tmp_path))
+  config = configs.base_prepare()
+  config.data = data("magnatagatune", root, tmp_path, dir="ram://bucket/data")
+  main.run(config, None)
+  config.data.path = ""
+  there = datasets.prepare(config.data)
+  assert there.path.startswith("ram://bucket/data/magnatagatune/all-")
+  for name, example in read(there).items():
+    assert example["samples"] == read(here)[name]["samples"]
+  names = {p.name for p in pathlib.Path(here.path).iterdir()}
+  written = set(tf.io.gfile.listdir(there.path))
+  assert written == names | {"prepare.png"}
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "official", "official.zip", "prepared",
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["encrypted", "compression", "bomb"])
+def test_odd_members_are_left_out(tmp_path, flag, monkeypatch):
+  path = tmp_path / "a.zip"
+  write_zip(path, {"0/a.mp3": encoded(0)})
+  content = bytearray(path.read_bytes())
+  central = content.rindex(b"PK\1\2")
+  if flag == "encrypted":
+    content[central + 8] |= 1
+  elif flag == "compression":
+    content[central + 10] = 97  # WavPack
+  else:
+    content[central + 24 : central + 28] = (1 << 31).to_bytes(4, "little")
+  path.write_bytes(content)
+  archive = archives.Zip.open([str(path)])
+  with pytest.raises(audio.AudioError) as caught:
+    archive.load("0/a.mp3", RATE)
+  want = "too large" if flag == "bomb" else "damaged in the archive"
+  assert caught.value.reason == want
+
+
+# --- through the commands ---
+
+
+@pytest.mark.parametrize(
+  "name, archive",
+  [
+    ("fma", fma_archives),
+    ("gtzan", gtzan_archive),
+    ("magnatagatune", mtat_archives),
+  ],
+)
+def test_prepare_train_and_probe(name, archive, tmp_path, capsys):
+  root = archive(tmp_path / "official")
+  config = configs.base_prepare()
+  config.data = data(name, root, tmp_path, crop=243)
+  main.run(config, None)
+  table = capsys.readouterr().out
+  assert re.search(r"^train +\d+ ", table, re.M) and "skipped.csv" in table
+  png = re.search(r"^figure: (.*prepare\.png)$", table, re.M)[1]
+  assert pathlib.Path(png).read_bytes().startswith(b"\x89PNG")
+  train = shrink(configs.base_pretrain(), str(tmp_path / "prepared"))
+  # What is prepared is found without the archives.
+  train.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
+  train.steps, train.eval_every_epochs = 2, 0.0
+  workdir = str(tmp_path / "run")
+  main.run(train, workdir)
+  with open(f"{workdir}/metrics.jsonl") as f:
+    lines = [json.loads(line) for line in f]
+  losses = [line["train/loss"] for line in lines if "train/loss" in line]
+  assert len(losses) == 2 and np.isfinite(losses).all()
+  probe = shrink(configs.base_probe(), str(tmp_path / "prepared"))
+  probe.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
+  probe.checkpoint, probe.probe.untrained = workdir, False
+  probe.probe.max_epochs = 1
+  main.run(probe, str(tmp_path / "probe"))
+  with open(tmp_path / "probe" / "probe.json") as f:
+    results = json.load(f)
+  assert set(results) >= {"linear", "mlp"}
+  assert ("accuracy" in results["linear"]) == (name != "magnatagatune")
+
+
+_HANGS = """
+import pathlib, sys, time
+from test_official import audio, data, datasets
+load, calls = audio.load, []
+def hang(*args):
+  calls.append(args)
+  if len(calls) > 12:
+    print("decoding", flush=True)
+    time.sleep(100)
+  return load(*args)
+audio.load = hang
+root, tmp_path = map(pathlib.Path, sys.argv[1:])
+datasets.prepare(data("gtzan", root, tmp_path))
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
+  root = gtzan_archive(tmp_path / "official")
+  tests = pathlib.Path(__file__).parent
+  with subprocess.Popen(
+    [sys.executable, "-c", _HANGS, str(root), str(tmp_path)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    cwd=tests,
+    env=os.environ | {"PYTHONPATH": str(tests.parent)},
+  ) as process:
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+  assert line == b"decoding\n"
+  left = list((tmp_path / "prepared").rglob("*incomplete*"))
+  assert left
+  assert "none is prepared" in error_of(data("gtzan", "", tmp_path))
+  prepared = datasets.prepare(data("gtzan", root, tmp_path))
+  check_gtzan(prepared, *gtzan_numbers())
+  assert not [p for p in left if p.exists()]
+
+
+# --- Apache Beam ---
+
+
+def test_beam_gives_the_same(tmp_path):
+  pytest.importorskip("apache_beam")
+  root = mtat_archives(tmp_path / "official")
+  plain, beam = (
+    datasets.prepare(
+      data("magnatagatune", root, tmp_path / options, beam=options)
+    )
+    for options in ("", "runner=DirectRunner")
+  )
+  for split in base.SPLITS:
+    pairs = zip(
+      plain.dataset(split).as_numpy_iterator(),
+      beam.dataset(split).as_numpy_iterator(),
+      strict=True,
+    )
+    for one, other in pairs:
+      assert (one["id"], one["track"]) == (other["id"], other["track"])
+      assert one["samples"] == other["samples"]
+      np.testing.assert_array_equal(one["labels"], other["labels"])
+  for name in ("skipped.csv", "clips.csv"):
+    want = (pathlib.Path(plain.path) / name).read_bytes()
+    assert (pathlib.Path(beam.path) / name).read_bytes() == want
+  assert beam.label_counts == plain.label_counts
+  assert beam.summary() == plain.summary().replace(plain.path, beam.path)
+  assert not list(pathlib.Path(beam.path).glob("reports*"))
+
+
+def test_beam_and_a_split_without_clips(tmp_path):
+  pytest.importorskip("apache_beam")
+  clips = {"train/a.mp3": encoded(0), "valid/b.mp3": b""}
+  write_tree(tmp_path / "m", clips)
+  section = data("folder", tmp_path / "m", tmp_path)
+  section.beam = "runner=DirectRunner"
+  assert "no clip is left in split 'valid'" in error_of(section)
+  assert not list((tmp_path / "prepared").rglob("*.tfrecord*"))
+
+
+def test_beam_that_is_not_installed(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.setitem(sys.modules, "apache_beam.options", None)
+  write_tree(tmp_path / "m", {"a.mp3": encoded(0)})
+  section = data("folder", tmp_path / "m", tmp_path, beam="runner=DirectRunner")
+  assert "pip install 'vicreg_jax[beam]'" in error_of(section)

@@ -1,0 +1,104 @@
+"""GTZAN: 1,000 clips of 30 s in ten genres (Tzanetakis and Cook, 2002).
+
+`data.path` holds `genres.tar.gz`, which is extracted beside itself, once; or
+`genres/` or `genres_original/` with folders of .au or .wav files.
+
+`data.split_set="filtered"`: the splits of Kereliuk, Sturm and Larsen (2015),
+arXiv:1507.04761, without repeated, distorted and mislabelled clips and with no
+artist in two splits: 443, 197 and 290 clips. "full": all, split in each genre
+by the hash of their names, as data set "folder" does; artists repeat there.
+"""
+
+import functools
+import importlib.resources
+import os
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from vicreg_jax.datasets import archives, base
+
+GENRES = (
+  "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop",
+  "reggae", "rock",
+)  # fmt: skip
+_CLIPS_PER_GENRE = 100
+_ARCHIVE, _FOLDERS = "genres.tar.gz", ("genres", "genres_original")
+_SUFFIXES = (".au", ".wav")
+_MEMBER = (
+  rf"(\./)?({'|'.join(_FOLDERS)})/(?P<folder>{'|'.join(GENRES)})"
+  r"/(?P<file>(?P=folder)\.\d{5}\.(au|wav))"
+)
+
+
+def filtered(split: str) -> list[str]:
+  """Names such as "blues/blues.00029" of the fault-filtered split."""
+  text = (
+    importlib.resources.files(__package__) / f"gtzan_{split}_filtered.txt"
+  ).read_text()
+  lines = [line for line in text.splitlines() if not line.startswith("#")]
+  return [line.removesuffix(".wav") for line in lines]
+
+
+class Gtzan(base.OfficialBuilder, skip_registration=True):
+  """The builder of `data.name="gtzan"`; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  @classmethod
+  def variant(cls, data) -> str:
+    return data.split_set
+
+  @classmethod
+  def source(cls, data) -> base.Source:
+    files = _tree(data.path)
+    names = [
+      f"{genre}/{genre}.{number:05d}"
+      for genre in GENRES
+      for number in range(_CLIPS_PER_GENRE)
+    ]
+    if data.split_set == "filtered":
+      splits = {split: filtered(split) for split in base.SPLITS}
+      kept = set().union(*splits.values())
+      skipped = {n: "fault-filtered" for n in names if n not in kept}
+    else:
+      split_of = {}
+      for genre in GENRES:
+        split_of |= base.split_tracks(
+          [name for name in names if name.startswith(genre)]
+        )
+      splits = {s: [n for n in names if split_of[n] == s] for s in base.SPLITS}
+      skipped = {}
+
+    def clip(name):
+      suffix = next((s for s in _SUFFIXES if name + s in files), _SUFFIXES[0])
+      load = functools.partial(files.load, name + suffix, int(data.sample_rate))
+      label = [genre == name.split("/")[0] for genre in GENRES]
+      return base.Clip(name, name, load, np.array(label, np.uint8))
+
+    return base.Source(
+      name=cls.variant(data),
+      identity=files.stamp([n + s for n in names for s in _SUFFIXES]),
+      splits={s: [clip(name) for name in splits[s]] for s in base.SPLITS},
+      labels=GENRES,
+      label_kind="single",
+      skipped=skipped,
+    )
+
+
+def _tree(path):
+  root = base.local_directory(path)
+  for folder in _FOLDERS:
+    if os.path.isdir(os.path.join(root, folder)):
+      return archives.Tree(os.path.join(root, folder))
+  archive = os.path.join(root, _ARCHIVE)
+  if not os.path.isfile(archive):
+    raise ValueError(
+      f"data.path={path!r} holds neither {_ARCHIVE} nor a folder "
+      f"{' or '.join(_FOLDERS)}: put one of them there"
+    )
+  folder = os.path.join(root, _FOLDERS[0])
+  for name in archives.extract_tar(archive, folder, _MEMBER):
+    logging.warning("%s: unsafe member %r is left out", archive, name)
+  return archives.Tree(folder)

@@ -1,0 +1,141 @@
+"""MagnaTagATune: 25,863 clips of 29 s with tags (Law et al., 2009).
+
+`data.path` holds `annotations_final.csv` and the clips: `mp3.zip.001` to `003`
+as they were published (they are read in place, nothing needs to be unpacked),
+`mp3.zip`, or the folders `0` to `f`, there or below `mp3/`.
+
+Labels are the 50 tags that most clips have. Folders `0` to `b` are for
+training, `c` for validation and `d` to `f` for testing: 18,709, 1,825 and 5,329
+clips, three empty files among them. `data.convention="all"` keeps every clip,
+as CLMR did; "tagged" only those with one of the 50 tags.
+"""
+
+import csv
+import functools
+import io
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from vicreg_jax.datasets import archives, base
+
+NUM_TAGS = 50
+_CSV = "annotations_final.csv"
+_SPLITS = {f: "train" for f in "0123456789ab"} | {"c": "valid"}
+_SPLITS |= {f: "test" for f in "def"}
+_PATH = re.compile(r"[0-9a-f]/[^/\\]+\.mp3")
+_ROOTS = ("", "mp3")
+# Published empty; known, so that other faults stand out.
+KNOWN_FAULTS = (
+  "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
+  "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster"
+  "-204-233.mp3",
+  "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien"
+  "_xiveme_ordre_couperin-88-117.mp3",
+)
+
+
+class Magnatagatune(base.OfficialBuilder, skip_registration=True):
+  """The builder of `data.name="magnatagatune"`; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  @classmethod
+  def variant(cls, data) -> str:
+    return data.convention
+
+  @classmethod
+  def source(cls, data) -> base.Source:
+    root = base.local_directory(data.path)
+    files = _files(root)
+    tags, paths, labels_NxK = read_annotations(os.path.join(root, _CSV))
+    splits = {split: [] for split in base.SPLITS}
+    skipped = {name: "unsafe name in the archive" for name in files.unsafe}
+    for path, labels in zip(paths, labels_NxK):
+      if data.convention == "tagged" and not labels.any():
+        skipped[path] = f"none of the {len(tags)} tags"
+      elif path in KNOWN_FAULTS:
+        skipped[path] = base.KNOWN_FAULT
+      else:
+        load = functools.partial(files.load, path, int(data.sample_rate))
+        splits[_SPLITS[path[0]]].append(
+          base.Clip(path, base.track_of(path), load, labels)
+        )
+    return base.Source(
+      name=cls.variant(data),
+      identity=[files.stamp(paths), tags, paths, labels_NxK.sum(0).tolist()],
+      splits=splits,
+      labels=tags,
+      label_kind="multi",
+      skipped=skipped,
+    )
+
+
+def read_annotations(path):
+  """(tags, paths, labels_NxK): the most frequent tags first, all clips.
+
+  Tags with equally many clips keep the order of the file's columns.
+  """
+  try:
+    with tf.io.gfile.GFile(path, "rb") as f:
+      text = f.read().decode()
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f"{path}: cannot be read ({type(error).__name__}): data.path must hold "
+      "the published file of that name"
+    ) from None
+  rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+  header = next(rows, [])
+  if len(header) < 3 or (header[0], header[-1]) != ("clip_id", "mp3_path"):
+    raise ValueError(
+      f"{path} line 1: the columns are not clip_id, tags and mp3_path, "
+      "separated by tabs: get the published file again"
+    )
+  paths, rows_NxA = [], []
+  for row in rows:
+    cells = row[1:-1]
+    if len(row) != len(header) or not set(cells) <= {"0", "1"}:
+      raise ValueError(
+        f"{path} line {rows.line_num}: not {len(header) - 2} cells of 0 or 1 "
+        "between clip_id and mp3_path: get the published file again"
+      )
+    if not _PATH.fullmatch(row[-1]):
+      raise ValueError(
+        f"{path} line {rows.line_num}: mp3_path is {row[-1]!r}, not one of "
+        "the folders 0 to f and a file: get the published file again"
+      )
+    paths.append(row[-1])
+    rows_NxA.append([cell == "1" for cell in cells])
+  if not paths:
+    raise ValueError(f"{path}: no clips in it: get the published file again")
+  labels_NxA = np.array(rows_NxA, np.uint8)
+  counts = labels_NxA.sum(0, dtype=int)
+  top = np.argsort(-counts, kind="stable")[:NUM_TAGS]
+  return tuple(header[1 + i] for i in top), paths, labels_NxA[:, top]
+
+
+def _files(root):
+  def path(name):
+    return os.path.join(root, name)
+
+  parts = sorted(tf.io.gfile.glob(path("mp3.zip.[0-9][0-9][0-9]")))
+  if parts:
+    numbers = [int(part[-3:]) for part in parts]
+    if numbers != list(range(1, len(parts) + 1)):
+      raise ValueError(
+        f"{path('mp3.zip')}: parts {numbers} are there, so one is missing: "
+        "get mp3.zip.001, mp3.zip.002 and mp3.zip.003"
+      )
+    return archives.Zip.open(parts, _ROOTS)
+  if tf.io.gfile.exists(path("mp3.zip")):
+    return archives.Zip.open([path("mp3.zip")], _ROOTS)
+  for folder in _ROOTS:
+    if any(os.path.isdir(os.path.join(root, folder, f)) for f in _SPLITS):
+      return archives.Tree(os.path.join(root, folder))
+  raise ValueError(
+    f"data.path={root!r} holds neither mp3.zip.001 to 003 nor the folders 0 to "
+    "f: put them there"
+  )
