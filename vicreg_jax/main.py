@@ -55,8 +55,9 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   try:
     config = CONFIG.value
-  except OSError as e:  # no such file, or not a config
-    sys.exit(f"error: --config: {' '.join(str(e).split())}")
+    _ = config.job  # what stands for a file that failed to load says so here
+  except OSError as e:
+    _no_config(e)
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   workdir = os.path.expanduser(WORKDIR.value or f"runs/{name.stem}")
   # Training saves when it is told to stop. Elsewhere nothing is lost either:
@@ -82,10 +83,10 @@ def _parse(argv):
   except (AttributeError, KeyError) as e:
     # ml_collections reports an unknown key as a missing attribute, followed
     # by a suggestion if a known key is near.
-    words = re.findall(r"\w+", str(e).replace("\\n", " "))
+    words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
     for flag in argv[1:]:
       keys = flag.split("=")[0].split(".")[1:]
-      if flag.startswith("--config.") and words and words[0] in keys:
+      if flag.startswith("--config.") and not words.isdisjoint(keys):
         near = re.search(r"mean \W*(\w+)", str(e))
         sys.exit(
           f"error: {flag}: this config has no such key"
@@ -93,6 +94,13 @@ def _parse(argv):
           + "; vicreg_jax/config.py lists all keys"
         )
     raise
+  except OSError as e:
+    _no_config(e)
+
+
+def _no_config(error):
+  """There is no such file, or it is not a config."""
+  sys.exit(f"error: --config: {' '.join(str(error).split())}")
 
 
 def _ours(error) -> bool:
