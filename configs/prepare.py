@@ -3,7 +3,10 @@
     python -m vicreg_jax.main --config=configs/prepare.py \
         --config.data.name=folder --config.data.path=DIR
 
-Expected time: about 20 MP3 clips of 30 s a second and core.
+For a run whose crop is not 59,049 samples add its --config.data.crop: shorter
+clips are left out, so other crops are other data.
+
+Expected time: about 30 MP3 clips of 30 s a second and core.
 Expected result: a table of clips, hours and skipped files, and a figure.
 """
 

@@ -3,7 +3,9 @@
     python -m vicreg_jax.main --config=configs/quickstart.py \
         --workdir=runs/quickstart
 
-TIME
+Expected time: under 5 minutes on two cores (4.5 measured), of which 2.5 train.
+Expected result: linear ROC-AUC about 76 against 67 of the untrained encoder
+(seed 0; the figures of three seeds are in BUILD_NOTES.md).
 """
 
 from vicreg_jax import config as configs
@@ -24,6 +26,10 @@ def get_config():
   config.optim.learning_rate = 1e-3
   config.optim.per_256 = False
   config.optim.warmup_epochs = 3.0
+  # In some 200 steps the thesis's weights and filters leave little but what
+  # all views share: see BUILD_NOTES.md.
+  config.loss.sim_coeff = 10.0
+  config.augment.filter.p = 0.3
   config.augment.pitch.p = 0.0
   config.augment.reverb.p = 0.0
   config.log_every_steps = 10

@@ -52,8 +52,8 @@ def test_parameter_counts_are_those_of_the_thesis():
 def test_convolutions_are_those_of_the_table():
   encoder = shapes_of(models.SampleCNN(512), jnp.zeros((2, 59_049)))
   p = encoder["params"]
-  # Table 2.1, but for its third row: it prints 98,560 beside 128 channels,
-  # which have 49,280, and has 98,560 where the next row's 256 channels begin.
+  # Table 2.1, but for its rows 3 and 4: it prints 98,560 and 196,864 beside
+  # 128 and 256 output channels, which have 49,280 and 98,560.
   table = [512, 49_280, 49_280, 98_560, *[196_864] * 4, 393_728, 786_944]
   names = ["stem", *(f"block{i}" for i in range(9)), "last"]
   assert [count(p[n + "_conv"]) for n in names] == [*table, 262_656]

@@ -11,41 +11,12 @@ import pytest
 
 from vicreg_jax import optim
 
-torch = pytest.importorskip("torch")
-
-
-class VicregReleaseLars(torch.optim.Optimizer):
-  """LARS of the VICReg release: `exclude_bias_and_norm` for both filters."""
-
-  def __init__(self, params, lr, weight_decay, momentum=0.9, eta=0.001):
-    super().__init__(
-      params,
-      dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta),
-    )
-
-  @torch.no_grad()
-  def step(self):
-    for g in self.param_groups:
-      for p in g["params"]:
-        dp = p.grad
-        if p.ndim != 1:
-          dp = dp.add(p, alpha=g["weight_decay"])
-          param_norm, update_norm = torch.norm(p), torch.norm(dp)
-          one = torch.ones_like(param_norm)
-          q = torch.where(
-            param_norm > 0.0,
-            torch.where(
-              update_norm > 0, g["eta"] * param_norm / update_norm, one
-            ),
-            one,
-          )
-          dp = dp.mul(q)
-        state = self.state[p]
-        if "mu" not in state:
-          state["mu"] = torch.zeros_like(p)
-        mu = state["mu"]
-        mu.mul_(g["momentum"]).add_(dp)
-        p.add_(mu, alpha=-g["lr"])
+try:
+  import torch
+  from torch_twin import VicregReleaseLars
+except ImportError:
+  torch = None
+needs_torch = pytest.mark.skipif(torch is None, reason="without PyTorch")
 
 
 X_BxD = np.random.default_rng(0).normal(size=(16, 6))
@@ -109,6 +80,7 @@ def assert_params(got, want, tolerance=1e-5):
     )
 
 
+@needs_torch
 @pytest.mark.parametrize("order", optim.LARS_ORDERS)
 def test_lars_matches_the_release_at_a_constant_rate(order):
   want = torch_run(lambda p: VicregReleaseLars(p, lr=0.5, weight_decay=0.1), 50)
@@ -116,6 +88,7 @@ def test_lars_matches_the_release_at_a_constant_rate(order):
   assert_params(got, want)
 
 
+@needs_torch
 def test_lars_orders_under_a_schedule():
   schedule = optim.warmup_cosine(
     0.5, batch_size=128, warmup_steps=10, total_steps=50
@@ -169,6 +142,7 @@ def test_lars_leaves_out_biases_and_batch_norm_by_name():
   }
 
 
+@needs_torch
 def test_adam_matches_torch_with_l2():
   want = torch_run(
     lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1),
@@ -230,6 +204,7 @@ def test_bad_settings_are_refused():
       )
 
 
+@needs_torch
 def test_plateau_follows_torch():
   rng = np.random.default_rng(4)
   # Falls, stalls (with gains below the threshold), falls again, diverges.

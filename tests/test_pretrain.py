@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from vicreg_jax import config as configs
-from vicreg_jax import pretrain
+from vicreg_jax import datasets, pretrain
 
+HERE = pathlib.Path(__file__).parent
 TIMING = ("train/clips_per_second",)
 
 
@@ -120,7 +121,45 @@ def test_another_config_is_refused(small, unbroken):
 def test_harmless_changes_are_let_through(small, unbroken):
   small.log_every_steps = 7
   small.checkpoint.every_epochs = 2.0
-  pretrain._check_same(small, str(unbroken[1]))
+  prepared = datasets.prepare(small.data)
+  pretrain._check_same(small, prepared, str(unbroken[1]))
+
+
+def test_other_data_are_refused(small, unbroken):
+  small.data.sizes = (25, 9, 10)
+  with pytest.raises(ValueError, match=r"data.sizes: .*; prepared: synthetic/"):
+    pretrain.run(small, str(unbroken[1]))
+
+
+def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
+  """The loss and BatchNorm are over the global batch, whoever holds it."""
+  (tmp_path / "run.py").write_text(f"""
+import sys
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+from conftest import shrink
+from vicreg_jax import config, pretrain
+import jax
+assert len(jax.devices()) == 8
+c = shrink(config.base_pretrain(), {data_dir!r})
+pretrain.run(c, {str(tmp_path)!r})
+c.batch_size = 12
+try:
+  pretrain.run(c, {str(tmp_path / "other")!r})
+except ValueError as e:
+  assert "batch_size is 12, which 8 devices" in str(e)
+else:
+  raise AssertionError
+""")
+  flag = "--xla_force_host_platform_device_count=8"
+  subprocess.run(
+    [sys.executable, str(tmp_path / "run.py")],
+    check=True,
+    env=os.environ | {"XLA_FLAGS": flag},
+  )
+  one, eight = lines_of(unbroken[1]), lines_of(tmp_path)
+  assert len(one) == len(eight)
+  for a, b in zip(one, eight):
+    assert a == pytest.approx(b, rel=2e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
@@ -128,7 +167,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
   small.optim.learning_rate = 1e30
   small.optim.per_256 = False
   small.optim.warmup_epochs = 0.0
-  with pytest.raises(ValueError, match=r"step \d+: the loss is .*lower optim"):
+  with pytest.raises(
+    ValueError, match=r"step \d+: the loss or its gradient is .*lower optim"
+  ):
     pretrain.run(small, str(tmp_path))
 
 
@@ -140,20 +181,21 @@ def test_more_clips_than_there_are_is_refused(small, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_so(data_dir, tmp_path, number):
-  script = f"""
+  (tmp_path / "long.py").write_text(f"""
 import sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HERE)!r})
 from conftest import shrink
-from vicreg_jax import config, pretrain
-c = shrink(config.base_pretrain(), {data_dir!r})
-c.steps = 100_000
-c.eval_every_epochs = 0.0
-c.checkpoint.every_epochs = 0.0
-pretrain.run(c, {str(tmp_path)!r})
-"""
-  process = subprocess.Popen(
-    [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
-  )
+from vicreg_jax import config
+def get_config():
+  c = shrink(config.base_pretrain(), {data_dir!r})
+  c.steps = 100_000
+  c.eval_every_epochs = 0.0
+  c.checkpoint.every_epochs = 0.0
+  return c
+""")
+  command = [sys.executable, "-m", "vicreg_jax.main"]
+  flags = [f"--config={tmp_path}/long.py", f"--workdir={tmp_path}"]
+  process = subprocess.Popen(command + flags, stderr=subprocess.PIPE, text=True)
   metrics = tmp_path / "metrics.jsonl"
   deadline = time.time() + 120
   while not (metrics.exists() and metrics.stat().st_size > 1000):
@@ -161,7 +203,7 @@ pretrain.run(c, {str(tmp_path)!r})
     time.sleep(0.1)
   process.send_signal(number)
   _, errors = process.communicate(timeout=60)
-  assert process.returncode == pretrain.EXIT_INTERRUPTED == 75
+  assert process.returncode == 75, errors
   (step,) = os.listdir(tmp_path / "checkpoints")
   assert f"saved step {step} of 100000" in errors
   assert lines_of(tmp_path)[-1]["step"] == int(step)

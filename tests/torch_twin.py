@@ -32,6 +32,40 @@ class SampleCNN(nn.Module):
     return self.layers(x_BxT[:, None])[:, :, 0]
 
 
+class VicregReleaseLars(torch.optim.Optimizer):
+  """LARS of the VICReg release: `exclude_bias_and_norm` for both filters."""
+
+  def __init__(self, params, lr, weight_decay, momentum=0.9, eta=0.001):
+    super().__init__(
+      params,
+      dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta),
+    )
+
+  @torch.no_grad()
+  def step(self):
+    for g in self.param_groups:
+      for p in g["params"]:
+        dp = p.grad
+        if p.ndim != 1:
+          dp = dp.add(p, alpha=g["weight_decay"])
+          param_norm, update_norm = torch.norm(p), torch.norm(dp)
+          one = torch.ones_like(param_norm)
+          q = torch.where(
+            param_norm > 0.0,
+            torch.where(
+              update_norm > 0, g["eta"] * param_norm / update_norm, one
+            ),
+            one,
+          )
+          dp = dp.mul(q)
+        state = self.state[p]
+        if "mu" not in state:
+          state["mu"] = torch.zeros_like(p)
+        mu = state["mu"]
+        mu.mul_(g["momentum"]).add_(dp)
+        p.add_(mu, alpha=-g["lr"])
+
+
 def projector(size, widths, batch_norm):
   layers = []
   for width in widths[:-1]:

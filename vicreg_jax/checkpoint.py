@@ -4,7 +4,9 @@ A checkpoint has two items: `encoder` (parameters and BatchNorm statistics),
 which is all that probing needs, and `rest` (projector, optimizer state, step).
 """
 
+import contextlib
 import json
+import os
 import pathlib
 
 import jax
@@ -48,16 +50,22 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int):
     self._path = pathlib.Path(workdir).resolve() / DIRECTORY
-    self._manager = ocp.CheckpointManager(
-      self._path,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-    )
+    with _explain(self._path):
+      self._manager = ocp.CheckpointManager(
+        self._path,
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+      )
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *unused):
-    self._manager.close()
+  def __exit__(self, error_type, *unused):
+    try:
+      with _explain(self._path):
+        self._manager.close()
+    except ValueError:
+      if error_type is None:  # else the first error says more
+        raise
 
   def latest(self) -> int | None:
     """The newest step that was saved whole."""
@@ -68,13 +76,8 @@ class Checkpoints:
     items = {
       name: ocp.args.StandardSave(item) for name, item in _items(state).items()
     }
-    try:
+    with _explain(self._path / str(step)):
       self._manager.save(step, args=ocp.args.Composite(**items))
-    except OSError as e:
-      raise ValueError(
-        f"{self._path / str(step)}: cannot save a checkpoint ({e}); free space"
-        " or choose another --workdir, then run the same command to continue"
-      ) from e
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state at a step, with shapes and shardings of abstract `like`."""
@@ -91,6 +94,47 @@ class Checkpoints:
         " --workdir"
       ) from e
     return _state(restored)
+
+
+def save_config(config, workdir: str):
+  """Writes the config.json of a job that trains no encoder.
+
+  Raises:
+    ValueError: `workdir` is that of a pretraining, or cannot be written to.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  with _explain(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and _read_json(path).get("job") == "pretrain":
+      raise ValueError(
+        f"--workdir={workdir} is that of a pretraining: give this job another"
+      )
+    partial = path.with_suffix(".partial")
+    partial.write_text(config.to_json(indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _read_json(path) -> dict:
+  try:
+    content = json.loads(path.read_text())
+  except ValueError as e:
+    raise ValueError(
+      f"{path}: damaged ({_first_line(e)}); move the file away, or use another"
+      " --workdir"
+    ) from e
+  return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def _explain(path):
+  """Turns an operating system's error into one that names the remedy."""
+  try:
+    yield
+  except OSError as e:
+    raise ValueError(
+      f"{path}: cannot be written ({_first_line(e)}); free space or choose"
+      " another --workdir, then run the same command to continue"
+    ) from e
 
 
 def load_config(run: str) -> dict:

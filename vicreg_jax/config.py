@@ -12,6 +12,7 @@ import ml_collections
 
 from vicreg_jax import augment, models
 
+VIEWS = 2  # of a clip, in a training step
 JOBS = ("pretrain", "probe", "prepare", "embed")
 DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "valid", "test")
@@ -219,6 +220,14 @@ def _above(key, value, bound=0):
 def validate(config):
   """Raises ValueError, naming key and remedy, if no run could follow."""
   _one_of("job", config.job, JOBS)
+  bases = (base_pretrain, base_probe, base_prepare, base_embed)
+  lacking = sorted(set(bases[JOBS.index(config.job)]()) - set(config))
+  if lacking:
+    raise ValueError(
+      f"job={config.job} needs {', '.join(lacking)}, which this config does not"
+      f" have: use a config that is made for it, configs/{config.job}.py for"
+      " example"
+    )
   data = config.data
   _one_of("data.labels", data.labels, LABELS)
   _one_of("data.subset", data.subset, SUBSETS)
@@ -251,8 +260,13 @@ def _validate_pretrain(config):
   _one_of("dtype", config.dtype, DTYPES)
   for split in config.train_splits:
     _one_of("train_splits", split, SPLITS)
-  if not config.train_splits:
-    raise ValueError('train_splits is empty; use ("train",)')
+  if not config.train_splits or len(set(config.train_splits)) < len(
+    config.train_splits
+  ):
+    raise ValueError(
+      f"train_splits is {tuple(config.train_splits)}; name one or more of"
+      f" {', '.join(SPLITS)}, each once"
+    )
   if "valid" in config.train_splits and config.eval_every_epochs:
     raise ValueError(
       'train_splits has "valid", so its loss would not be held out: set'
@@ -285,6 +299,10 @@ def _validate_pretrain(config):
   _one_of("optim.schedule", optim.schedule, ("cosine", "constant"))
   _one_of("optim.lars_order", optim.lars_order, ("release", "paper"))
   _above("optim.learning_rate", optim.learning_rate)
+  _above("optim.trust_coefficient", optim.trust_coefficient)
+  for key in ("momentum", "b1", "b2"):
+    if not 0 <= optim[key] < 1:
+      raise ValueError(f"optim.{key} is {optim[key]}; use 0 to below 1")
   for key in ("warmup_epochs", "weight_decay", "final_fraction"):
     _at_least(f"optim.{key}", optim[key], 0)
   _above("log_every_steps", config.log_every_steps)

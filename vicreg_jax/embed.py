@@ -16,6 +16,7 @@ from vicreg_jax import (
   input_pipeline,
   mesh,
   metrics,
+  models,
   steps,
 )
 from vicreg_jax.datasets import base
@@ -149,7 +150,8 @@ def untrained(
       train=True,
       mutable=["batch_stats"],
     )
-    return jax.tree.map(lambda s: s * 10.0, updated["batch_stats"])
+    share = 1 - models.BatchNorm.momentum
+    return jax.tree.map(lambda s: s / share, updated["batch_stats"])
 
   crops = input_pipeline.crops(
     prepared,
@@ -189,6 +191,7 @@ def run(config, workdir: str) -> str:
   devices = mesh.make_mesh()
   encoder = load(config.checkpoint, config.step, devices)
   prepared = data_for(encoder, config.data)
+  checkpoint.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}
   for split, count in prepared.num_clips.items():
     y_MxD, clip_M = encoder.segments(

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from vicreg_jax import audio, augment
+from vicreg_jax import config as configs
 from vicreg_jax.datasets import base
 
-VIEWS = 2
 # Numbers of the pipeline's own draws, apart from the views' (0, 1, ...).
 _FILES, _SHUFFLE, _CROP = 101, 102, 103
 _OPEN_FILES = 16
@@ -162,7 +162,7 @@ def _epoch(prepared, config, splits, epoch) -> tf.data.Dataset:
   def cut(example):
     example_hash = _hash(example["id"])
     raw_V = []
-    for v in range(VIEWS):
+    for v in range(configs.VIEWS):
       key = augment.example_seed(config.seed, epoch, example_hash, _CROP + v)
       raw_V.append(_random_crop(example["samples"], config.data.crop, key))
     return tf.stack(raw_V), example_hash, epoch
@@ -183,7 +183,12 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
   TFDS's own reader takes only a Python seed, for all epochs the same.
   """
   builder = prepared.builder
-  files = [str(f) for s in splits for f in builder.info.splits[s].filepaths]
+  files = [
+    str(f)
+    for s in splits
+    if s in prepared.num_clips
+    for f in builder.info.splits[s].filepaths
+  ]
   order = tf.random.experimental.stateless_shuffle(files, seed)
   records = tf.data.Dataset.from_tensor_slices(order).interleave(
     tf.data.TFRecordDataset,
@@ -198,7 +203,7 @@ def _views(clips, config) -> tf.data.Dataset:
 
   def views(raw_V, example_hash, epoch):
     x_V = []
-    for v in range(VIEWS):
+    for v in range(configs.VIEWS):
       x_T = _decode(raw_V[v])
       x_T = tf.ensure_shape(x_T, [config.data.crop])
       key = augment.example_seed(config.seed, epoch, example_hash, v)

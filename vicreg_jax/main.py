@@ -5,6 +5,9 @@ your own: only run configs that you trust.
 """
 
 import os
+import pathlib
+import re
+import signal
 import sys
 
 import ml_collections
@@ -12,7 +15,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory for the results.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory for the results; runs/<config> if not given."
+)
+# EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
+EXIT_INTERRUPTED = 75
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
@@ -38,7 +45,8 @@ def run(config: ml_collections.ConfigDict, workdir: str):
     from_run = workdir if config.job == "pretrain" else None
     results = probe.run(config, workdir, from_run)
     print(probe.table(results))
-    print("figure:", probe.figure(workdir))
+    if config.probe.untrained:
+      print("figure:", probe.figure(workdir))
 
 
 def main(argv):
@@ -46,9 +54,19 @@ def main(argv):
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
   try:
-    if CONFIG.value.job != "prepare" and not WORKDIR.value:
-      raise ValueError("--workdir is not set: name a directory for the results")
-    run(CONFIG.value, WORKDIR.value and os.path.expanduser(WORKDIR.value))
+    config = CONFIG.value
+  except OSError as e:  # no such file, or not a config
+    sys.exit(f"error: --config: {' '.join(str(e).split())}")
+  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  workdir = os.path.expanduser(WORKDIR.value or f"runs/{name.stem}")
+  # Training saves when it is told to stop. Elsewhere nothing is lost either:
+  # what was half-written is removed on the way out, and made again.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    run(config, workdir)
+  except KeyboardInterrupt:
+    print("interrupted; run the same command to continue", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
   except ValueError as e:
     if DEBUG.value or not _ours(e):
       raise
@@ -61,18 +79,20 @@ def _parse(argv):
     return flags.FLAGS(argv)
   except flags.Error as e:
     sys.exit(f"error: {e}")
-  except AttributeError as e:
-    # ml_collections reports an unknown key as a missing attribute.
+  except (AttributeError, KeyError) as e:
+    # ml_collections reports an unknown key as a missing attribute, followed
+    # by a suggestion if a known key is near.
+    words = re.findall(r"\w+", str(e).replace("\\n", " "))
     for flag in argv[1:]:
-      keys = flag.split("=")[0].split(".")
-      if flag.startswith("--config.") and str(e).strip("\"'") in keys:
+      keys = flag.split("=")[0].split(".")[1:]
+      if flag.startswith("--config.") and words and words[0] in keys:
+        near = re.search(r"mean \W*(\w+)", str(e))
         sys.exit(
-          f"error: {flag}: this config has no such key; vicreg_jax/config.py"
-          " lists all keys"
+          f"error: {flag}: this config has no such key"
+          + (f" (did you mean {near[1]}?)" if near else "")
+          + "; vicreg_jax/config.py lists all keys"
         )
     raise
-  except OSError as e:
-    sys.exit("error: " + " ".join(str(e).split()))
 
 
 def _ours(error) -> bool:

@@ -14,15 +14,14 @@ from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, plots, steps
 from vicreg_jax import config as configs
 from vicreg_jax import writer as writer_lib
 
-# What a supervisor sees when a signal stopped a run that can be continued:
-# EX_TEMPFAIL of sysexits.h.
-EXIT_INTERRUPTED = 75
 # Keys that may change between a run and its continuation.
-HARMLESS = ("checkpoint", "eval_every_epochs", "log_every_steps", "probe")
-
-
-class Interrupted(SystemExit):
-  """The run was told to stop, and has saved where it was."""
+HARMLESS = (
+  "checkpoint",
+  "data.dir",
+  "eval_every_epochs",
+  "log_every_steps",
+  "probe",
+)
 
 
 class _Signals:
@@ -54,12 +53,14 @@ def run(config, workdir: str) -> steps.TrainState:
 
   Raises:
     ValueError: no run can follow from this config, or the loss is not finite.
-    Interrupted: SIGINT or SIGTERM came; the run was saved.
+    KeyboardInterrupt: SIGINT or SIGTERM came; the run was saved.
   """
   devices = mesh.make_mesh()
   mesh.check_batch(config.batch_size, devices)
-  _check_same(config, workdir)
   prepared = datasets.prepare(config.data)
+  if config.probe_after:
+    prepared.check_probeable()  # now rather than after the training
+  _check_same(config, prepared, workdir)
   durations = configs.durations(
     config, input_pipeline.num_train_clips(prepared, config)
   )
@@ -70,12 +71,19 @@ def run(config, workdir: str) -> steps.TrainState:
     writer_lib.Writer(workdir, total_steps=durations.total) as log,
     checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
   ):
-    log.run_header(config)
+    log.run_header(_header(config, prepared))
     start = saved.latest() or 0
     log.truncate_after(start)
     state = _first_state(config, tx, devices, saved, start)
     loop = _Loop(config, prepared, durations, tx, devices, saved, log)
-    return loop.run(state, start, signals)
+    state = loop.run(state, start, signals)
+  if signals.name:
+    print(
+      f"{signals.name}: saved step {int(state.step)} of {durations.total}",
+      file=sys.stderr,
+    )
+    raise KeyboardInterrupt
+  return state
 
 
 def figure(workdir: str) -> str:
@@ -129,7 +137,6 @@ class _Loop:
       process_count=jax.process_count(),
     )
     pending, self._clock = None, (start, time.perf_counter())
-    saved_at = start
     for step in range(start + 1, total + 1):
       batch = mesh.global_batch(self._devices, next(views))
       state, scalars = self._train_step(state, batch)
@@ -144,16 +151,8 @@ class _Loop:
           self._evaluate(state, step)
       if due or signals.name:
         self._saved.save(state, step)
-        saved_at = step
       if signals.name:
         break
-    if signals.name and saved_at < total:
-      print(
-        f"{signals.name}: saved step {saved_at} of {total}; run the same"
-        " command to continue",
-        file=sys.stderr,
-      )
-      raise Interrupted(EXIT_INTERRUPTED)
     return state
 
   def _eval_due(self, step):
@@ -166,12 +165,14 @@ class _Loop:
     loss = float(scalars["loss"])
     self._log.progress(step, f"loss {loss:.4g}")
     every, total = self._config.log_every_steps, self._durations.total
-    if not math.isfinite(loss):
+    # The gradient too: it may fail a step before the loss does, and would be
+    # saved.
+    if not math.isfinite(loss + float(scalars["grad_norm"])):
       terms = {k: float(v) for k, v in scalars.items()}
       raise ValueError(
-        f"step {step}: the loss is {loss} ({terms}). The checkpoints before it"
-        " are kept. A lower optim.learning_rate, a longer optim.warmup_epochs"
-        " or dtype=float32 usually helps"
+        f"step {step}: the loss or its gradient is not finite ({terms}). The"
+        " checkpoints before it are kept. A lower optim.learning_rate, a longer"
+        " optim.warmup_epochs or dtype=float32 usually helps"
       )
     if step % every and step not in (1, total):
       return
@@ -199,14 +200,19 @@ class _Loop:
     self._log.write(step, means, prefix="validation")
 
 
-def _check_same(config, workdir):
-  """Refuses to continue a run of another config in the same workdir."""
-  path = pathlib.Path(workdir) / "config.json"
+def _header(config, prepared) -> dict:
+  """What config.json holds: the config, and which prepared data it is of."""
+  data = pathlib.Path(prepared.path)
+  return config.to_dict() | {"prepared": "/".join(data.parts[-3:])}
+
+
+def _check_same(config, prepared, workdir):
+  """Refuses to continue a run of another config or other data."""
   saved = pathlib.Path(workdir) / checkpoint.DIRECTORY
-  if not (path.exists() and saved.is_dir() and any(saved.iterdir())):
+  if not (saved.is_dir() and any(saved.iterdir())):
     return
-  before = _flat(json.loads(path.read_text()))
-  now = _flat(json.loads(config.to_json()))
+  before = _flat(checkpoint.load_config(workdir))
+  now = _flat(json.loads(json.dumps(_header(config, prepared))))
   keys = [
     k
     for k in sorted(before.keys() | now.keys())

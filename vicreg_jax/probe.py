@@ -9,6 +9,7 @@ are averaged. The untrained encoder goes through the same protocol.
 
 import csv
 import json
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from vicreg_jax import checkpoint as checkpoint_lib
 from vicreg_jax import embed, input_pipeline, mesh, models, optim, plots
 from vicreg_jax import metrics as metrics_lib
-from vicreg_jax.datasets import base
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
 
@@ -62,7 +63,9 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   step = -1 if checkpoint else config.step
   encoder = embed.load(checkpoint or config.checkpoint, step, devices)
   prepared = embed.data_for(encoder, config.data)
-  _check_labels(prepared)
+  prepared.check_probeable()
+  if checkpoint is None:
+    checkpoint_lib.save_config(config, workdir)
   encoders = {"": encoder}
   if config.probe.untrained:
     encoders["untrained_"] = embed.untrained(
@@ -90,6 +93,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     )
     results["majority"] = {"accuracy": majority}
   results["step"] = encoder.step
+  results = _json(results)
   if jax.process_index() == 0:
     _write(workdir, results, prepared.labels, tags)
   return results
@@ -152,20 +156,11 @@ def _dict(value):
   return value if isinstance(value, dict) else {}
 
 
-def _check_labels(prepared: base.Prepared):
-  if prepared.label_kind == "none":
-    raise ValueError(
-      f"the data set {prepared.path} has no labels, so there is nothing to"
-      " probe: sort the files into a folder for each class, or name a table of"
-      " labels with --config.data.csv=FILE"
-    )
-  missing = [s for s in base.SPLITS if s not in prepared.num_clips]
-  if missing:
-    raise ValueError(
-      f"the data set {prepared.path} has no {' or '.join(missing)} clips:"
-      " probing needs train, valid and test; add clips or sort them into"
-      " folders train/ valid/ test/"
-    )
+def _json(value):
+  """JSON has no nan: a figure that is not defined is null."""
+  if isinstance(value, dict):
+    return {k: _json(v) for k, v in value.items()}
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _scores(config, encoder, prepared, labels, prefix):

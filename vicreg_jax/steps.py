@@ -16,8 +16,6 @@ from jax.sharding import Mesh
 from vicreg_jax import config as configs
 from vicreg_jax import losses, mesh, models, optim
 
-VIEWS = 2
-
 
 class TrainState(flax.struct.PyTreeNode):
   """Everything that a step changes.
@@ -114,7 +112,7 @@ def init_state(config, tx: optax.GradientTransformation) -> TrainState:
 
 def loss_of(config, z_NxD: jax.Array):
   """Loss and terms of embeddings whose rows alternate between two views."""
-  z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
+  z_BxVxD = z_NxD.reshape(-1, configs.VIEWS, z_NxD.shape[-1])
   z1_BxD, z2_BxD = z_BxVxD[:, 0], z_BxVxD[:, 1]
   loss = config.loss
   if loss.name == "nt_xent":
@@ -134,9 +132,9 @@ def loss_of(config, z_NxD: jax.Array):
 def _apply(module, params, batch_stats, x, train):
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:
-    return module.apply(variables, x, views=VIEWS), batch_stats
+    return module.apply(variables, x, views=configs.VIEWS), batch_stats
   y, updated = module.apply(
-    variables, x, train=True, views=VIEWS, mutable=["batch_stats"]
+    variables, x, train=True, views=configs.VIEWS, mutable=["batch_stats"]
   )
   return y, updated.get("batch_stats", {})
 

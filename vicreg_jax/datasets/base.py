@@ -60,6 +60,9 @@ from tqdm import tqdm
 
 from vicreg_jax import audio
 
+# TensorFlow only reads and augments audio; accelerators are for JAX.
+tf.config.set_visible_devices([], "GPU")
+
 SPLITS = ("train", "valid", "test")
 TOO_SHORT = "too short"
 KNOWN_FAULT = "known fault"  # of the published data; never decoded
@@ -68,7 +71,9 @@ _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
-_CUT = re.compile(r"-\d+-\d+$")  # name-0-30: seconds 0 to 30 of `name`
+# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
+# a number, makes it a date or a track's number.
+_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
 _SILENCE_DB = -120.0
 
 
@@ -171,6 +176,23 @@ class Prepared:
     with _quiet_tfds():
       return self.builder.as_dataset(
         split=split, shuffle_files=shuffle, read_config=read_config
+      )
+
+  def check_probeable(self):
+    """Raises ValueError unless there are labels and clips in every split."""
+    if self.label_kind == "none":
+      raise ValueError(
+        f"the data set {self.path} has no labels, so there is nothing to probe:"
+        " sort the files into a folder for each class, name a table of labels"
+        " with --config.data.csv=FILE, or only pretrain with"
+        " --config.probe_after=False"
+      )
+    missing = [s for s in SPLITS if s not in self.num_clips]
+    if missing:
+      raise ValueError(
+        f"the data set {self.path} has no {' or '.join(missing)} clips: probing"
+        " needs train, valid and test. Add clips, sort them into folders"
+        " train/ valid/ test/, or only pretrain with --config.probe_after=False"
       )
 
   def summary(self) -> str:
@@ -470,7 +492,11 @@ def local_directory(path: str) -> str:
 
 def track_of(clip_id: str) -> str:
   """The track that a clip is named as cut from: its id without suffix."""
-  return _CUT.sub("", posixpath.splitext(clip_id)[0])
+  folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
+  cut = _CUT.fullmatch(name)
+  if cut and int(cut[2]) < int(cut[3]):
+    name = cut[1]
+  return posixpath.join(folder, name)
 
 
 def split_tracks(tracks) -> dict[str, str]:

@@ -259,7 +259,12 @@ def _label_mode(data, csv_path, inside):
 
 def _read_csv(path, ids):
   """(tag names, {id: its tags}, digest) of a labels file; see the module."""
-  content = path.read_bytes()
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise ValueError(
+      f"{path}: cannot be read ({error.strerror}); check its permissions"
+    ) from None
   try:
     text = content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
