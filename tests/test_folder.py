@@ -466,3 +466,19 @@ def test_errors_when_nothing_is_left(tmp_path):
   write_tree(mixed, ["train/b.wav"], num_samples=10)
   assert "no clip is left to train on (only test)" in error(mixed)
   assert not list((tmp_path / "prepared").rglob("*.tfrecord*"))
+
+
+@pytest.mark.parametrize(
+  "name, track",
+  [
+    ("a/name-0-30.ogg", "a/name"),
+    ("a/track01-30-60.mp3", "a/track01"),
+    ("x/000123-120-150.ogg", "x/000123"),
+    ("2021-03-14.mp3", "2021-03-14"),
+    ("2021-11-14.mp3", "2021-11-14"),
+    ("disc-1-03.mp3", "disc-1-03"),
+    ("b/name-30-10.ogg", "b/name-30-10"),
+  ],
+)
+def test_only_cuts_are_taken_off_a_track_s_name(name, track):
+  assert base.track_of(name) == track

@@ -265,11 +265,11 @@ def test_probe_without_labels(folder, data_dir, tmp_path):
     ("probe.plateau_factor", 1.0, r"probe.plateau_factor"),
     ("model.projector", (), r"model.projector"),
     ("seed", -1, r"seed is -1"),
+    ("optim.momentum", 1.0, r"optim.momentum is 1.0; use 0 to below 1"),
+    ("train_splits", ("train", "train"), r"train_splits.*each once"),
     ("data.subset", "full", r"data.subset is 'full'.*small, medium, large"),
     ("data.split_set", "all", r"data.split_set is 'all'.*filtered, full"),
     ("data.convention", "top", r"data.convention is 'top'.*all, tagged"),
-    ("optim.momentum", 1.0, r"optim.momentum is 1.0; use 0 to below 1"),
-    ("train_splits", ("train", "train"), r"train_splits.*each once"),
   ],
 )
 def test_impossible_configs(small, tmp_path, key, value, message):

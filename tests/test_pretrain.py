@@ -197,7 +197,7 @@ def get_config():
   flags = [f"--config={tmp_path}/long.py", f"--workdir={tmp_path}"]
   process = subprocess.Popen(command + flags, stderr=subprocess.PIPE, text=True)
   metrics = tmp_path / "metrics.jsonl"
-  deadline = time.time() + 120
+  deadline = time.time() + 300
   while not (metrics.exists() and metrics.stat().st_size > 1000):
     assert process.poll() is None and time.time() < deadline
     time.sleep(0.1)
