@@ -697,6 +697,13 @@ def test_archives_of_a_remote_file_system():
   )
   tags, *_ = magnatagatune.read_annotations("ram://m/annotations_final.csv")
   assert len(tags) == 50
+  with tf.io.gfile.GFile("ram://m/fma_metadata/tracks.csv", "wb") as f:
+    f.write(tracks_csv())
+  rows = fma.read_tracks("ram://m", "large")
+  splits = {"train": "training", "valid": "validation", "test": "test"}
+  assert [(i, splits[split], genre) for i, split, genre in rows] == [
+    (i, split, genre) for i, (split, _, genre, _) in FMA.items()
+  ]
 
 
 @pytest.fixture
