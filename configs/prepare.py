@@ -6,7 +6,7 @@
 For a run whose crop is not 59,049 samples add its --config.data.crop: shorter
 clips are left out, so other crops are other data.
 
-Expected time: about 20 MP3 clips of 30 s a second and core.
+Expected time: about 30 MP3 clips of 30 s a second and core.
 Expected result: a table of clips, hours and skipped files, and a figure.
 """
 

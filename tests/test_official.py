@@ -303,6 +303,38 @@ def test_a_damaged_member_is_left_out(tmp_path):
   assert set(read(prepared)) == {fma_name(i) for i in KEPT if i != 5}
 
 
+def test_truncated_and_silent_clips(tmp_path):
+  tracks = {
+    2: ("training", "small", "Pop", 0),
+    604: ("training", "small", "Pop", None),
+    605: ("training", "small", "Folk", None),
+    606: ("test", "small", "Folk", None),
+  }
+  clips = {
+    fma_name(2): encoded(0),
+    fma_name(604): encoded(2, seconds=2.0)[: len(encoded(2, seconds=2.0)) // 2],
+    fma_name(605): encoded(3, silent=True),
+    fma_name(606): encoded(4)[:60],
+  }
+  write_tree(tmp_path / "m" / "fma_small", clips)
+  metadata = {"tracks.csv": tracks_csv(tracks)}
+  write_tree(tmp_path / "m" / "fma_metadata", metadata)
+  section = data("fma", tmp_path / "m", tmp_path, subset="small")
+  prepared = datasets.prepare(section)
+  assert skipped(prepared) == {fma_name(606): "not decodable"}
+  # What a truncated file still has is music; silence is a clip like others.
+  examples = read(prepared)
+  assert set(examples) == {fma_name(i) for i in (2, 604, 605)}
+  cut = examples[fma_name(604)]
+  assert RATE / 2 < len(cut["samples"]) // 2 < 1.5 * RATE  # of two seconds
+  assert heard(cut) == pytest.approx(pitch(2), abs=1)
+  with open(pathlib.Path(prepared.path) / "clips.csv", newline="") as f:
+    dbfs = {row["id"]: float(row["dbfs"]) for row in csv.DictReader(f)}
+  assert dbfs[fma_name(605)] < -100
+  assert dbfs[fma_name(2)] == pytest.approx(-9.03, abs=0.5)
+  assert prepared.num_clips == {"train": 3}
+
+
 # --- downloads ---
 
 
@@ -665,6 +697,13 @@ def test_archives_of_a_remote_file_system():
   )
   tags, *_ = magnatagatune.read_annotations("ram://m/annotations_final.csv")
   assert len(tags) == 50
+  with tf.io.gfile.GFile("ram://m/fma_metadata/tracks.csv", "wb") as f:
+    f.write(tracks_csv())
+  rows = fma.read_tracks("ram://m", "large")
+  splits = {"train": "training", "valid": "validation", "test": "test"}
+  assert [(i, splits[split], genre) for i, split, genre in rows] == [
+    (i, split, genre) for i, (split, _, genre, _) in FMA.items()
+  ]
 
 
 @pytest.fixture

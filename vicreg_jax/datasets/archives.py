@@ -136,6 +136,13 @@ def _open(path):
   return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
 
+def open_text(path):
+  """A UTF-8 file of lines, local or gs://, with its line ends as they are."""
+  if "://" in path:
+    return tf.io.gfile.GFile(path)
+  return open(path, encoding="utf-8", newline="")
+
+
 class _Parts(io.RawIOBase):
   """The parts of a split file as the one that they were."""
 

@@ -114,7 +114,7 @@ def read_tracks(root: str, subset: str) -> list[tuple[int, str, str]]:
         f"{path} does not exist: data.path must hold fma_metadata.zip or that "
         "file; data.download=True gets it"
       )
-    file = tf.io.gfile.GFile(path)
+    file = archives.open_text(path)
   with file:
     lines = csv.reader(file)
     try:
