@@ -128,7 +128,8 @@ def test_many_record_files_are_read_in_another_order_each_epoch(
     splits = {"train": type("S", (), {"filepaths": files})}
     features = type("F", (), {"deserialize_example": staticmethod(lambda x: x)})
 
-  fake = type("P", (), {"builder": type("B", (), {"info": Info})})
+  builder = type("B", (), {"info": Info})
+  fake = type("P", (), {"builder": builder, "num_clips": {"train": 5}})
   orders = [
     [int(x) for x in pipeline._read(fake, ("train",), [0, e])]
     for e in (1, 1, 2)

@@ -836,7 +836,7 @@ def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
   ) as process:
     line = process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-  assert line == b"decoding\n"
+  assert line.startswith(b"decoding")  # two threads may say so at once
   left = list((tmp_path / "prepared").rglob("*incomplete*"))
   assert left
   assert "none is prepared" in error_of(data("gtzan", "", tmp_path))
