@@ -148,14 +148,12 @@ class Prepared:
       path=os.fspath(path),
     )
 
-  def dataset(self, split, shuffle_seed=None) -> tf.data.Dataset:
+  def dataset(self, split) -> tf.data.Dataset:
     """The examples of `split`, always in the same order.
 
     Each is a dict of `id`, `track` (text), `samples` (little-endian int16
     bytes: `tf.io.decode_raw(x, tf.int16)`) and `labels` uint8 [K]. `split` may
-    be a TFDS slice such as "train[:50%]". With `shuffle_seed` the order of the
-    record files follows the seed and they are read in turns; that is no
-    substitute for a shuffle buffer.
+    be a TFDS slice such as "train[:50%]".
     """
     if split.split("[")[0] not in self.num_clips:
       raise ValueError(
@@ -164,19 +162,13 @@ class Prepared:
       )
     options = tf.data.Options()
     options.deterministic = True
-    shuffle = shuffle_seed is not None
     read_config = tfds.ReadConfig(
       options=options,
       try_autocache=False,  # raw audio rarely fits into memory
-      shuffle_seed=shuffle_seed,
-      shuffle_reshuffle_each_iteration=False,
-      interleave_cycle_length=16 if shuffle else 1,
-      interleave_block_length=1,
+      interleave_cycle_length=1,
     )
     with _quiet_tfds():
-      return self.builder.as_dataset(
-        split=split, shuffle_files=shuffle, read_config=read_config
-      )
+      return self.builder.as_dataset(split=split, read_config=read_config)
 
   def check_probeable(self):
     """Raises ValueError unless there are labels and clips in every split."""
