@@ -3,7 +3,7 @@
     python -m vicreg_jax.main --config=configs/folder.py --workdir=runs/mine \
         --config.data.path=DIR
 
-Expected time: for 150 clips of 30 s about 6 minutes on two cores.
+Expected time: for 150 clips of 30 s 5 minutes on two cores.
 Expected result: a table of both probes, trained against untrained, with
 accuracy; figures for four game soundtracks are in BUILD_NOTES.md.
 """
