@@ -130,55 +130,116 @@ def test_projector_equals_pytorch(torch_twin, widths, batch_norm, train):
   np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
 
 
-class PlainBatchNorm(nn.Module):
-  """Normalise, then ReLU, then pool, in the order it is written."""
+class Plain(nn.Module):
+  """Convolve, normalise, ReLU, pool: in the order it is written."""
+
+  pool: bool
 
   @nn.compact
-  def __call__(self, x, *, train, views=1):
-    C = x.shape[-1]
+  def __call__(self, x, kernel, shift, *, train, views=1):
+    C = kernel.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (C,))
     bias = self.param("bias", nn.initializers.zeros, (C,))
-    self.variable("batch_stats", "mean", jnp.zeros, (C,))
-    self.variable("batch_stats", "var", jnp.ones, (C,))
+    mean = self.variable("batch_stats", "mean", jnp.zeros, (C,))
+    var = self.variable("batch_stats", "var", jnp.ones, (C,))
+    padded = jnp.pad(x, ((0, 0), (len(kernel) // 2,) * 2, (0, 0)))
+    T = x.shape[1]
+    x = shift + sum(padded[:, k : k + T] @ w for k, w in enumerate(kernel))
     x = x.reshape(-1, views, *x.shape[1:])
-    mean = x.mean((0, 2), keepdims=True)
-    var = x.var((0, 2), keepdims=True)
-    y = nn.relu((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
-    T = y.shape[2] // 3 * 3
-    y = y[:, :, :T].reshape(*y.shape[:2], T // 3, 3, C).max(3)
-    return y.reshape(-1, T // 3, C)
+    means, variances = mean.value, var.value
+    if train:
+      means = x.mean((0, 2), keepdims=True)
+      variances = x.var((0, 2), keepdims=True)
+      n = x.shape[0] * x.shape[2]
+      for v in range(views):
+        new = means[0, v, 0], variances[0, v, 0] * n / (n - 1)
+        mean.value = 0.9 * mean.value + 0.1 * new[0]
+        var.value = 0.9 * var.value + 0.1 * new[1]
+    y = nn.relu((x - means) / jnp.sqrt(variances + 1e-5) * scale + bias)
+    y = y.reshape(-1, T, C)
+    if not self.pool:
+      return y
+    return y[:, : T // 3 * 3].reshape(-1, T // 3, 3, C).max(2)
 
 
-def test_pooling_first_is_exact_also_in_gradients():
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("layer", ["block", "stem"])
+def test_fast_layers_are_exact_also_in_gradients(layer, train):
+  """Pooling first, statistics from moments: equal in float64."""
   with jax.enable_x64(True):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(1.0, 2.0, size=(6, 29, 5)))
-    weight = jnp.asarray(rng.normal(size=(6, 9, 5)))
+    pool = layer == "block"
+    x = jnp.asarray(rng.normal(1.0, 2.0, size=(6, 29, 3)))
+    kernel = jnp.asarray(rng.normal(size=(3 if pool else 1, 3, 5)))
+    shift = jnp.asarray(rng.normal(size=5))
+    weight = jnp.asarray(rng.normal(size=(6, 9 if pool else 29, 5)))
     scale = jnp.asarray([-1.2, 0.7, -0.3, 1.0, 0.5])
     bias = jnp.asarray([0.1, -0.4, 0.3, 0.0, -0.1])
+    stats = {"mean": rng.normal(size=5), "var": rng.uniform(1, 2, size=5)}
 
-    def objective(module, x, scale, bias):
-      stats = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
-      y, _ = module.apply(
+    def objective(module, x, kernel, scale, bias):
+      if isinstance(module, models.Stem):
+        kernel = kernel[0]
+      y, updated = module.apply(
         {"params": {"scale": scale, "bias": bias}, "batch_stats": stats},
         x,
-        train=True,
+        kernel,
+        shift,
+        train=train,
         views=2,
         mutable=["batch_stats"],
       )
-      return (y * weight).sum()
+      return (y * weight).sum(), updated
 
-    fast, plain = (
-      jax.value_and_grad(lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2))(
-        x, scale, bias
-      )
-      for m in (models.BatchNorm(pool=True), PlainBatchNorm())
+    fast = models.Block() if pool else models.Stem()
+    results = (
+      jax.value_and_grad(
+        lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2, 3), has_aux=True
+      )(x, kernel, scale, bias)
+      for m in (fast, Plain(pool))
     )
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
-      fast,
-      plain,
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+      *results,
     )
+
+
+def test_ties_give_their_gradient_to_the_first_as_pytorch():
+  torch = pytest.importorskip("torch")
+  x = np.random.default_rng(0).integers(0, 3, size=(4, 30, 5))
+  x = x.astype(np.float32)
+  weight = np.random.default_rng(1).normal(size=(4, 10, 5)).astype(np.float32)
+
+  def objective(x):
+    y, _, _ = models.norm_relu_pool(x, jnp.ones(5), jnp.ones(5), 1, 1e-5)
+    return (y * weight).sum()
+
+  theirs = torch.tensor(x, requires_grad=True)
+  y = torch.nn.functional.batch_norm(
+    theirs.mT, None, None, bias=torch.ones(5), training=True
+  )
+  y = torch.nn.functional.max_pool1d(torch.relu(y), 3)
+  (y.mT * torch.tensor(weight)).sum().backward()
+  np.testing.assert_allclose(
+    jax.grad(objective)(x), theirs.grad, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_a_bias_before_normalisation_has_no_gradient():
+  module = models.SampleCNN(8, width=0.0625, blocks=3)
+  x = np.random.default_rng(0).normal(size=(6, 81)).astype(np.float32)
+  variables = jax.jit(module.init)(jax.random.key(0), x)
+
+  def objective(params):
+    y, _ = module.apply(
+      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return (y**2).sum()
+
+  g = jax.jit(jax.grad(objective))(variables["params"])
+  for name in ("stem_conv", "block0_conv", "block1_conv", "block2_conv"):
+    assert not np.any(g[name]["bias"])
+    assert np.any(g[name]["kernel"])
 
 
 def test_bfloat16_keeps_parameters_statistics_and_output_in_float32():

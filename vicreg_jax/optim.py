@@ -4,6 +4,7 @@ Learning rates are floats or optax schedules (step -> rate, steps from 0).
 """
 
 import jax
+import jax.numpy as jnp
 import optax
 
 LARS_ORDERS = ("release", "paper")
@@ -40,12 +41,28 @@ def lars(
   trace = optax.trace(decay=momentum)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=is_adapted),
-    optax.masked(
-      optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-      is_adapted,
-    ),
+    optax.masked(_scale_by_trust_ratio(trust_coefficient), is_adapted),
     *((trace, rate) if order == "release" else (rate, trace)),
   )
+
+
+def _scale_by_trust_ratio(trust_coefficient):
+  """eta |p| / |g|, and 1 where either is zero.
+
+  `optax.scale_by_trust_ratio` reads everything twice, to have norms that can
+  be differentiated: 0.8 GB of a step's traffic with the thesis's projector.
+  """
+
+  def update(updates, state, params):
+    def scaled(g, p):
+      g_norm, p_norm = jnp.linalg.norm(g), jnp.linalg.norm(p)
+      some = (g_norm > 0) & (p_norm > 0)
+      ratio = trust_coefficient * p_norm / jnp.where(some, g_norm, 1.0)
+      return g * jnp.where(some, ratio, 1.0).astype(g.dtype)
+
+    return jax.tree.map(scaled, updates, params), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def adam(learning_rate, *, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8):
