@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import ml_collections
@@ -43,14 +43,8 @@ class Encoder:
     self.size = config.model.representation_size
     self.step = step
     self._devices = devices
-    self._module = steps.make_encoder(config.model, config.dtype)
     self._variables = variables
-    whole = mesh.replicated(devices)
-    self._apply = jax.jit(
-      self._module.apply,
-      in_shardings=(whole, mesh.batch_sharding(devices)),
-      out_shardings=whole,
-    )
+    self._apply = jit_encode(config, devices)
 
   def __call__(self, batches_BxT: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """`y_BxD` of each batch `x_BxT`; all but the last of one size.
@@ -109,11 +103,21 @@ class Encoder:
     return y_MxD[mask_M], np.concatenate(clips)[mask_M]
 
 
+def jit_encode(config, devices: Mesh) -> Callable:
+  """`encode(variables, x_BxT) -> y_BxD` compiled for a mesh, as a run's."""
+  whole = mesh.replicated(devices)
+  return jax.jit(
+    steps.make_encoder(config.model, config.dtype).apply,
+    in_shardings=(whole, mesh.batch_sharding(devices)),
+    out_shardings=whole,
+  )
+
+
 def load(run: str, step: int, devices: Mesh) -> Encoder:
   """The encoder that the pretraining in workdir `run` saved at `step`."""
   config = checkpoint.load_config(run)
   variables, step = checkpoint.load_encoder(
-    run, step, _abstract(config, devices)
+    run, step, abstract_encoder(config, devices)
   )
   return Encoder(config, variables, step, devices)
 
@@ -131,7 +135,7 @@ def untrained(
   Parameters come from the run's seed. BatchNorm's running statistics are the
   mean of the batch statistics over one random crop of each training clip.
   """
-  like = _abstract(config, devices)
+  like = abstract_encoder(config, devices)
   c = ml_collections.ConfigDict(config)
   whole = mesh.replicated(devices)
   variables = jax.jit(
@@ -210,7 +214,8 @@ def run(config, workdir: str) -> str:
   return str(path)
 
 
-def _abstract(config: dict, devices: Mesh):
+def abstract_encoder(config: dict, devices: Mesh):
+  """Shapes of an encoder's variables, replicated over the devices."""
   c = ml_collections.ConfigDict(config)
   shapes = jax.eval_shape(
     lambda: steps.init_encoder(c.model, c.dtype, c.data.crop, c.seed)

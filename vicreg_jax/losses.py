@@ -153,13 +153,37 @@ def _variance_and_covariance(z_BxD, gamma, eps):
   zc_BxD = z32_BxD.astype(z_BxD.dtype)
   if n < d:
     # ||Z^T Z||_F = ||Z Z^T||_F: B x B in place of D x D.
-    gram_BxB = _matmul(zc_BxD, zc_BxD.T)
     diagonal_D = jnp.sum(zc_BxD.astype(jnp.float32) ** 2, axis=0)
-    off_diagonal = jnp.sum(gram_BxB**2) - jnp.sum(diagonal_D**2)
+    off_diagonal = _gram_squared(zc_BxD) - jnp.sum(diagonal_D**2)
   else:
     cov_DxD = _matmul(zc_BxD.T, zc_BxD)
     off_diagonal = jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0.0, cov_DxD**2))
   return hinge, off_diagonal / (n - 1) ** 2 / d
+
+
+@jax.custom_vjp
+def _gram_squared(z_BxD):
+  """||Z Z^T||_F^2, with the gradient 4 (Z Z^T) Z.
+
+  Autodiff treats the two Z as strangers: it would multiply twice, and sum the
+  second product over all devices. Here each device needs what it has: its rows
+  of the Gram matrix, and the embeddings gathered once.
+  """
+  return _gram_squared_fwd(z_BxD)[0]
+
+
+def _gram_squared_fwd(z_BxD):
+  gram_BxB = _matmul(z_BxD, z_BxD.T)
+  return jnp.sum(gram_BxB**2), (gram_BxB, z_BxD)
+
+
+def _gram_squared_bwd(saved, g):
+  gram_BxB, z_BxD = saved
+  dz_BxD = _matmul(gram_BxB.astype(z_BxD.dtype), z_BxD)
+  return ((4 * g * dz_BxD).astype(z_BxD.dtype),)
+
+
+_gram_squared.defvjp(_gram_squared_fwd, _gram_squared_bwd)
 
 
 def _unit(z_BxD):

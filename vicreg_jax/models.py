@@ -221,13 +221,11 @@ _EXACT = dict(precision=jax.lax.Precision.HIGHEST)
 def _moments(x_NxTxP, views):
   """Mean [V, P] and covariance [V, P, P] of frames, by view."""
   x_BxVxTxP = _by_view(x_NxTxP, views)
-  P = x_NxTxP.shape[-1]
-  mean_VxP = x_BxVxTxP.mean((0, 2))
-  product = [
-    [(x_BxVxTxP[..., p] * x_BxVxTxP[..., q]).mean((0, 2)) for q in range(P)]
-    for p in range(P)
-  ]
-  square_VxPxP = jnp.moveaxis(jnp.array(product), -1, 0)
+  sample = [x_BxVxTxP[..., p] for p in range(x_NxTxP.shape[-1])]
+  mean_VxP = jnp.stack([a.mean((0, 2)) for a in sample], -1)
+  square_VxPxP = jnp.stack(
+    [jnp.stack([(a * b).mean((0, 2)) for b in sample], -1) for a in sample], -1
+  )
   return mean_VxP, square_VxPxP - mean_VxP[:, :, None] * mean_VxP[:, None]
 
 

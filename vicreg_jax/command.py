@@ -1,0 +1,74 @@
+"""What the package's commands share: `--config`, its overrides, and errors.
+
+A config is a Python file of yours, and is run: only take those you trust.
+"""
+
+import contextlib
+import os
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
+
+
+def parse(argv):
+  """Parses the flags; what is wrong with them is said in one line."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as e:
+    sys.exit(f"error: {e}")
+  except (AttributeError, KeyError) as e:
+    # ml_collections reports an unknown key as a missing attribute, followed
+    # by a suggestion if a known key is near.
+    words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
+    for flag in argv[1:]:
+      keys = flag.split("=")[0].split(".")[1:]
+      if flag.startswith("--config.") and not words.isdisjoint(keys):
+        near = re.search(r"mean \W*(\w+)", str(e))
+        sys.exit(
+          f"error: {flag}: this config has no such key"
+          + (f" (did you mean {near[1]}?)" if near else "")
+          + "; vicreg_jax/config.py lists all keys"
+        )
+    raise
+  except OSError as e:
+    _no_config(e)
+
+
+def load_config():
+  """The config that the flags describe."""
+  try:
+    config = CONFIG.value
+    _ = config.job  # what stands for a file that failed to load says so here
+  except OSError as e:
+    _no_config(e)
+  return config
+
+
+@contextlib.contextmanager
+def errors():
+  """Ends the command with one line for what its user can put right."""
+  try:
+    yield
+  except ValueError as e:
+    if DEBUG.value or not _ours(e):
+      raise
+    sys.exit(f"error: {e}")
+
+
+def _no_config(error):
+  """There is no such file, or it is not a config."""
+  sys.exit(f"error: --config: {' '.join(str(error).split())}")
+
+
+def _ours(error) -> bool:
+  """Whether this package raised it, for the user to read."""
+  last = error.__traceback__
+  while last.tb_next:
+    last = last.tb_next
+  here = os.path.dirname(os.path.abspath(__file__))
+  return os.path.abspath(last.tb_frame.f_code.co_filename).startswith(here)
