@@ -9,12 +9,12 @@ import vicreg_jax
 
 LAYERS = [
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
-  | {"plots", "writer"},
+  | {"command", "plots", "writer"},
   {"config", "datasets"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed"},
-  {"bench", "pretrain", "prepare", "probe"},
+  {"aot", "bench", "pretrain", "prepare", "probe"},
   {"main"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent

@@ -326,6 +326,8 @@ def _main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   jax.config.update("jax_platforms", "cpu")  # libtpu is for compiling alone
+  # JAX cannot read programs for devices that are not there.
+  jax.config.update("jax_enable_compilation_cache", False)
   with command.errors():
     result = run(command.load_config())
     if JSON.value:

@@ -173,6 +173,8 @@ def _gram_squared(z_BxD):
 
 
 def _gram_squared_fwd(z_BxD):
+  # A barrier, or the compiler gathers twice: once before the centring.
+  z_BxD = jax.lax.optimization_barrier(z_BxD)
   gram_BxB = _matmul(z_BxD, z_BxD.T)
   return jnp.sum(gram_BxB**2), (gram_BxB, z_BxD)
 

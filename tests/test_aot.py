@@ -1,0 +1,232 @@
+"""Needs libtpu, the TPU's compiler; no TPU."""
+
+import inspect
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+pytest.importorskip("libtpu")
+
+from vicreg_jax import aot
+from vicreg_jax import config as configs
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_compilation_cache():
+  """JAX cannot read programs for devices that are not there."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  yield
+  jax.config.update("jax_enable_compilation_cache", before)
+
+
+def narrow(config, batch_size=64):
+  """A recipe that compiles in seconds."""
+  config.data.crop = 243
+  config.model.blocks = 4
+  config.model.width = 0.0625
+  config.model.representation_size = 32
+  config.batch_size = batch_size
+  return config
+
+
+def vicreg(width, batch_size=64):
+  config = narrow(configs.base_pretrain(), batch_size)
+  config.model.projector = (48, width)
+  return config
+
+
+def compiled(config, topology="v3-8"):
+  return aot.train_program(config, 1000, aot.devices_of(topology)).compile()
+
+
+def collectives(program):
+  """(kind, shapes) of every collective, an array of results at a time."""
+  kinds = "|".join(aot.COLLECTIVES)
+  found = re.findall(
+    rf"= (.*?) ({kinds})(?:-done)?\(", program.as_text(), re.MULTILINE
+  )
+  return [
+    (kind, shape)
+    for result, kind in found
+    for shape in re.findall(r"\w+\[[\d,]*\]", result)
+  ]
+
+
+def test_the_embeddings_are_gathered_once_a_view_where_n_is_below_d():
+  n, d = 64, 512
+  found = collectives(compiled(vicreg(d, n)))
+  gathered = [s for k, s in found if k == "all-gather"]
+  assert gathered == [f"bf16[{n},{d}]"] * 2
+  # The gradients of the parameters, statistics, and nothing else: no d x d
+  # covariance, no embeddings.
+  sums = [s for k, s in found if k == "all-reduce"]
+  assert not [s for s in sums if f"{d},{d}]" in s or f"[{n},{d}]" in s]
+  assert f"bf16[48,{d}]" in sums  # the last layer's gradient
+
+
+def test_the_covariance_is_summed_where_n_is_above_d():
+  d = 16
+  found = collectives(compiled(vicreg(d)))
+  assert not [s for k, s in found if k == "all-gather"]
+  sums = [s for k, s in found if k == "all-reduce"]
+  assert sums.count(f"f32[{d},{d}]") == 2
+
+
+def test_nt_xent_gathers_all_anchors_once():
+  config = narrow(configs.base_clmr())
+  config.model.projector = (32, 128)
+  found = collectives(compiled(config))
+  gathered = [s for k, s in found if k == "all-gather"]
+  assert gathered == ["f32[128,128]"]
+
+
+@pytest.fixture(scope="module")
+def result():
+  return aot.estimate(vicreg(512), "v3-8", 1000)
+
+
+def test_the_report_is_consistent(result):
+  assert result["devices"] == 8 and result["device_kind"] == "TPU v3"
+  assert result["fits"] and result["hbm_bytes"] == 16 * 2**30
+  seconds = result["optimal_seconds"]
+  assert result["clips_per_second"] == pytest.approx(64 / seconds)
+  assert result["steps"] == 1000 * (1000 // 64)
+  assert result["hours"] == pytest.approx(seconds * result["steps"] / 3600)
+  share = result["flops"] / seconds / 61.5e12
+  assert 0 < result["share_of_peak"] == pytest.approx(share)
+  program = compiled(vicreg(512))
+  memory = program.memory_analysis()
+  assert result["peak_bytes"] > memory.argument_size_in_bytes
+  # The views of a device are among the arguments.
+  assert memory.argument_size_in_bytes > 64 / 8 * 2 * 243 * 4
+  assert result["collectives"]["all-gather"] == {
+    "count": 2,
+    "bytes": 2 * 64 * 512 * 2,
+  }
+  # It stayed a compiler: this process computes on the CPU.
+  assert jax.devices()[0].platform == "cpu"
+
+
+def test_flops_are_those_of_the_layers(result):
+  """Forward, and twice that backward, counted from the table of layers."""
+  rows, time, channels, flops = 64 * 2 // 8, 81, 8, 0
+  flops += rows * time * 3 * channels  # the stem
+  for features in (8, 8, 16, 16):
+    flops += rows * time * 3 * channels * features
+    channels, time = features, time // 3
+  flops += rows * (16 * 32 + 32 * 48 + 48 * 512)
+  # Two Gram matrices: a device's rows with all, and once more backward.
+  gram = 2 * (64 // 8) * 64 * 512
+  expected = 2 * 3 * flops + 2 * 2 * gram
+  assert result["flops"] == pytest.approx(expected, rel=0.35)
+
+
+def test_hlo_is_read():
+  text = """
+  %a.1 = (f32[2,3]{1,0:T(8,128)}, bf16[4]{0}) all-reduce(%x, %y), channel_id=1
+  %b.1 = (f32[8]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
+  %b.2 = f32[16]{0} all-gather-done(%b.1)
+  %c = pred[] fusion(%all-reduce.3), calls=%all-reduce.4
+  """
+  assert aot.collectives(text) == {
+    "all-gather": {"count": 1, "bytes": 64},
+    "all-reduce": {"count": 1, "bytes": 24 + 8},
+  }
+  assert aot.shape_bytes("s32[5]{0}") == 20
+  assert aot.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
+
+
+def test_every_topology_is_known():
+  for topology in aot.TOPOLOGIES:
+    devices = aot.devices_of(topology)
+    chips = int(topology.split("-")[1])
+    # v5p counts two cores to a device.
+    assert devices.size == (chips // 2 if topology == "v5p-8" else chips)
+    assert devices.devices.flat[0].device_kind in aot.CHIPS
+
+
+def aot_command(*arguments, tmp_path):
+  path = tmp_path / "narrow.py"
+  path.write_text(f"""
+from vicreg_jax import config as configs
+{inspect.getsource(narrow)}
+{inspect.getsource(vicreg)}
+def get_config():
+  config = vicreg(512)
+  config.data.name = "fma"
+  return config
+""")
+  return subprocess.run(
+    [sys.executable, "-m", "vicreg_jax.aot", f"--config={path}", *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    # As somebody would have it who installed the extra.
+    env={k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"},
+  )
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path, result):
+  out = tmp_path / "out.json"
+  done = aot_command(f"--json={out}", "--clips=1000", tmp_path=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert "not a measurement" in done.stdout
+  assert "of 16 GiB: fits" in done.stdout
+  written = json.loads(out.read_text())
+  embed = written.pop("embed")
+  assert written == json.loads(json.dumps(result))
+  assert embed["fits"] and 0 < embed["flops"] < written["flops"]
+
+
+def test_a_sweep_prints_a_line_each(tmp_path):
+  done = aot_command(
+    "--sweep=batch_size:16,32", "--topology=v2:2x2", tmp_path=tmp_path
+  )
+  assert done.returncode == 0, done.stderr
+  rows = [r.split() for r in done.stdout.splitlines() if "clips/s" in r]
+  assert [row[0] for row in rows] == ["16", "32"]
+  hours = 1000 * (25_000 // 16) * float(rows[0][4]) / 3600
+  assert float(rows[0][-2]) == pytest.approx(hours, abs=0.03)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--topology=v9-8"], "--topology=v9-8: .*v3-8"),
+    (["--config.batch_size=12"], "batch_size is 12, which 8 devices"),
+    (["--config.data.name=folder"], "--clips is not set"),
+    (["--sweep=batch_size"], "--sweep=batch_size: write"),
+  ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+  done = aot_command(*arguments, tmp_path=tmp_path)
+  assert done.returncode == 1
+  (error,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+  assert re.search(message, error)
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+  "name, clips_a_step, seconds",
+  [("vicreg_fma", 768, 0.070), ("clmr_fma", 256, 0.019)],
+)
+def test_the_recipes_of_the_thesis_fit_a_v3_8(name, clips_a_step, seconds):
+  """What the README promises; the slowest test there is."""
+  scope = {}
+  exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
+  found = aot.estimate(scope["get_config"](), "v3-8", 25_000)
+  assert found["global_batch"] == clips_a_step
+  assert found["fits"] and found["optimal_seconds"] <= seconds
+  assert math.isclose(
+    found["clips_per_second"], clips_a_step / found["optimal_seconds"]
+  )
