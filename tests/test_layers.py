@@ -8,6 +8,7 @@ import re
 import vicreg_jax
 
 LAYERS = [
+  {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"plots", "writer"},
   {"config", "datasets"},

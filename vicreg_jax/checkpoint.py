@@ -6,12 +6,12 @@ which is all that probing needs, and `rest` (projector, optimizer state, step).
 
 import contextlib
 import json
-import os
-import pathlib
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from vicreg_jax import files, mesh
 from vicreg_jax.steps import TrainState
 
 DIRECTORY = "checkpoints"
@@ -49,7 +49,7 @@ class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits."""
 
   def __init__(self, workdir: str, keep: int):
-    self._path = pathlib.Path(workdir).resolve() / DIRECTORY
+    self._path = epath.Path(workdir).resolve() / DIRECTORY
     with _explain(self._path):
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -102,21 +102,19 @@ def save_config(config, workdir: str):
   Raises:
     ValueError: `workdir` is that of a pretraining, or cannot be written to.
   """
-  path = pathlib.Path(workdir) / "config.json"
+  path = epath.Path(workdir) / "config.json"
   with _explain(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _read_json(path).get("job") == "pretrain":
+    if files.exists(path) and _read_json(path).get("job") == "pretrain":
       raise ValueError(
         f"--workdir={workdir} is that of a pretraining: give this job another"
       )
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_json(indent=2) + "\n")
-    os.replace(partial, path)
+    if mesh.is_first_host():
+      files.write(path, f"{config.to_json(indent=2)}\n".encode())
 
 
 def _read_json(path) -> dict:
   try:
-    content = json.loads(path.read_text())
+    content = json.loads(files.read(path))
   except ValueError as e:
     raise ValueError(
       f"{path}: damaged ({_first_line(e)}); move the file away, or use another"
@@ -143,11 +141,11 @@ def load_config(run: str) -> dict:
   Raises:
     ValueError: the directory is not the workdir of a pretraining run.
   """
-  path = pathlib.Path(run).expanduser()
+  path = epath.Path(run).expanduser()
   if path.name == DIRECTORY:
     path = path.parent
   try:
-    config = json.loads((path / "config.json").read_text())
+    config = json.loads(files.read(path / "config.json"))
   except (OSError, ValueError) as e:
     raise ValueError(
       f"checkpoint={run}: not the workdir of a pretraining run, its"
@@ -170,7 +168,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
     step: which checkpoint; -1 is the newest.
     like: abstract variables, with the shardings to restore to.
   """
-  path = pathlib.Path(run).expanduser().resolve()
+  path = epath.Path(run).expanduser().resolve()
   if path.name != DIRECTORY:
     path = path / DIRECTORY
   steps = sorted(
