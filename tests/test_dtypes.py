@@ -10,14 +10,14 @@ import pytest
 from vicreg_jax import config as configs
 from vicreg_jax import losses, mesh, models, steps
 
-B, T = 8, 243
+B, T = 8, 27
 BFLOAT16, FLOAT32 = jnp.dtype("bfloat16"), jnp.dtype("float32")
 
 
 def config_of(loss, width):
   config = configs.base_pretrain()
   config.data.crop = T
-  config.model.blocks = 4
+  config.model.blocks = 2
   config.model.width = 0.0625
   config.model.representation_size = 16
   config.model.projector = (24, width)
@@ -54,15 +54,16 @@ def views():
   return rng.normal(size=(B, 2, T)).astype(np.float32)
 
 
-@pytest.mark.parametrize("loss", ["vicreg", "nt_xent"])
-@pytest.mark.parametrize("optimizer", ["lars", "adam"])
+@pytest.mark.parametrize(
+  "loss, optimizer", [("vicreg", "lars"), ("nt_xent", "adam")]
+)
 def test_what_a_step_keeps_is_float32(loss, optimizer):
   config = config_of(loss, 20)
   config.optim.name = optimizer
   tx = steps.make_optimizer(config, configs.durations(config, 80))
-  state = jax.jit(lambda: steps.init_state(config, tx))()
-  after, scalars = steps.jit_train_step(config, tx, mesh.make_mesh())(
-    jax.tree.map(jnp.copy, state), views()
+  state = jax.eval_shape(lambda: steps.init_state(config, tx))
+  after, scalars = jax.eval_shape(
+    steps.jit_train_step(config, tx, mesh.make_mesh()), state, views()
   )
   for tree in (state, after):
     kept = (tree.params, tree.batch_stats, tree.opt_state)
@@ -75,11 +76,12 @@ def test_what_a_step_keeps_is_float32(loss, optimizer):
   }
   encoder = steps.make_encoder(config.model, config.dtype)
   for train in (False, True):
-    y_BxD = jax.eval_shape(
-      lambda train=train: encoder.apply(
-        variables, views()[:, 0], train=train, mutable=["batch_stats"]
-      )
-    )[0]
+    y_BxD, _ = jax.eval_shape(
+      lambda v, train=train: encoder.apply(
+        v, views()[:, 0], train=train, mutable=["batch_stats"]
+      ),
+      variables,
+    )
     assert y_BxD.dtype == FLOAT32
 
 
@@ -87,7 +89,8 @@ def test_convolutions_and_dense_layers_compute_in_bfloat16():
   """Forwards and backwards, in encoder and projector."""
   config = config_of("vicreg", 20)
   tx = steps.make_optimizer(config, configs.durations(config, 80))
-  state = steps.init_state(config, tx)
+  state = jax.eval_shape(lambda: steps.init_state(config, tx))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
 
   def embeddings(params):
     z = []
@@ -96,7 +99,7 @@ def test_convolutions_and_dense_layers_compute_in_bfloat16():
       ("projector", steps.make_projector, jnp.ones((B, 16))),
     ):
       y, _ = module(config.model, config.dtype).apply(
-        {"params": params[part], "batch_stats": state.batch_stats[part]},
+        {"params": params[part], "batch_stats": zeros.batch_stats[part]},
         x,
         train=True,
         mutable=["batch_stats"],
@@ -106,8 +109,8 @@ def test_convolutions_and_dense_layers_compute_in_bfloat16():
 
   for function, times in ((embeddings, 1), (jax.grad(embeddings), 2)):
     found = matrix_products(function, state.params)
-    # Stem, four blocks and the last; two dense layers.
-    assert len(found["conv_general_dilated"]) >= 6 * times
+    # Stem, two blocks and the last; two dense layers.
+    assert len(found["conv_general_dilated"]) >= 4 * times
     assert len(found["dot_general"]) >= 2 * times
     for operands, _ in sum(found.values(), []):
       assert set(operands) == {BFLOAT16}

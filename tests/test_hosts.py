@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -73,6 +74,10 @@ pretrain._Loop._record = record
 
 def get_config():
   c = shrink(config.base_pretrain(), os.environ["DATA"])
+  c.data.crop, c.model.blocks = 27, 2
+  c.model.projector = (12, 10)
+  for op in c.augment.values():
+    op.p = 0.0
   c.steps = {STEPS}
   c.checkpoint.every_epochs = 1.0
   c.checkpoint.keep = 9
@@ -191,8 +196,6 @@ def test_a_run_on_two_hosts_equals_one_hosts(runs):
         checkpointer.restore(workdir / "checkpoints" / str(STEPS) / item)
         for workdir in (runs["workdir"], runs["alone"])
       )
-      import jax
-
       jax.tree.map(np.testing.assert_array_equal, a, b)
   a, b = (
     json.loads((runs[k] / "probe.json").read_text())
@@ -206,6 +209,9 @@ def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
   from conftest import shrink
 
   config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
+  config.data.crop = 27
+  for op in config.augment.values():
+    op.p = 0.0
   whole = input_pipeline.train_views(datasets.prepare(config.data), config)
   for step in range(1, STEPS + 1):
     shares = [
