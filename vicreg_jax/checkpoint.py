@@ -49,7 +49,7 @@ class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits."""
 
   def __init__(self, workdir: str, keep: int):
-    self._path = epath.Path(workdir).resolve() / DIRECTORY
+    self._path = files.absolute(workdir) / DIRECTORY
     with _explain(self._path):
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -141,7 +141,7 @@ def load_config(run: str) -> dict:
   Raises:
     ValueError: the directory is not the workdir of a pretraining run.
   """
-  path = epath.Path(run).expanduser()
+  path = files.absolute(run)
   if path.name == DIRECTORY:
     path = path.parent
   try:
@@ -168,7 +168,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
     step: which checkpoint; -1 is the newest.
     like: abstract variables, with the shardings to restore to.
   """
-  path = epath.Path(run).expanduser().resolve()
+  path = files.absolute(run)
   if path.name != DIRECTORY:
     path = path / DIRECTORY
   steps = sorted(

@@ -11,6 +11,13 @@ def is_bucket(path) -> bool:
   return "://" in os.fspath(path)
 
 
+def absolute(path) -> epath.Path:
+  """A directory by its absolute path, `~` being the home."""
+  path = epath.Path(path)
+  # epath would take a URL for a directory of this one.
+  return path if is_bucket(path) else path.expanduser().resolve()
+
+
 def exists(path) -> bool:
   """Whether there is such a file. Raises OSError if that cannot be seen."""
   with _as_os_error(path):
