@@ -7,6 +7,8 @@ bucket: nothing can be appended to, and no directory can be renamed.
 
 import json
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -74,14 +76,21 @@ def bucket(tmp_path, monkeypatch):
   there = Directory(tmp_path / "buckets")
   monkeypatch.setattr(backend, "tf_backend", there)
   monkeypatch.setattr(gpath, "_is_zonal_gcs_bucket", lambda bucket: False)
-  monkeypatch.setattr(
-    gcs_utils,
-    "get_kvstore_for_gcs",
-    lambda path: {"driver": "file", "path": f"{there._at(path)}/"},
-  )
+
+  def store(path):
+    # To a disk, other than to a bucket, a directory is no prefix of a name.
+    slash = "" if path.endswith("_sharding") else "/"
+    return {"driver": "file", "path": there._at(path) + slash}
+
+  monkeypatch.setattr(gcs_utils, "get_kvstore_for_gcs", store)
   monkeypatch.setattr(
     gcs_utils, "rmtree", lambda path, missing_ok=False: there.rmtree(path)
   )
+  monkeypatch.setattr(
+    gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False
+  )
+  client = "google.cloud.storage"
+  monkeypatch.setitem(sys.modules, client, types.ModuleType(client))
   here = tmp_path / "here"
   here.mkdir()
   monkeypatch.chdir(here)
@@ -178,6 +187,12 @@ def test_a_line_comes_to_the_bucket_within_a_minute(bucket, monkeypatch):
   assert len(lines_of("gs://bucket/run")) == 100
   (events,) = {p for p in bucket.written if "/tb/" in p}
   assert files.read(events)
+
+
+def test_checkpoints_in_a_bucket_need_googles_client(bucket, monkeypatch):
+  monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+  with pytest.raises(ValueError, match=r"pip install 'vicreg_jax\[gcs\]'"):
+    pretrain.checkpoint.Checkpoints("gs://bucket/run", 1)
 
 
 def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ which is all that probing needs, and `rest` (projector, optimizer state, step).
 """
 
 import contextlib
+import importlib
 import json
 
 import jax
@@ -50,6 +51,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int):
     self._path = files.absolute(workdir) / DIRECTORY
+    _check_client(self._path)
     with _explain(self._path):
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -94,6 +96,19 @@ class Checkpoints:
         " --workdir"
       ) from e
     return _state(restored)
+
+
+def _check_client(path):
+  """Orbax asks Google's own client what kind of bucket it writes to."""
+  if not files.is_bucket(path):
+    return
+  try:
+    importlib.import_module("google.cloud.storage")
+  except ImportError as e:
+    raise ValueError(
+      f"{path}: checkpoints in a bucket need Google's client: pip install"
+      " 'vicreg_jax[gcs]'"
+    ) from e
 
 
 def save_config(config, workdir: str):
