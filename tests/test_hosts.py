@@ -9,11 +9,10 @@ import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
+from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
 from vicreg_jax import config as configs
-from vicreg_jax import datasets, input_pipeline, mesh
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 9
@@ -163,6 +162,32 @@ def runs(tmp_path_factory):
   }
 
 
+def config_of(runs):
+  """The config of the runs, as far as the state and the views depend on it."""
+  sys.path.insert(0, str(HERE))
+  from conftest import shrink
+
+  config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
+  config.data.crop, config.model.blocks = 27, 2
+  config.model.projector = (12, 10)
+  for op in config.augment.values():
+    op.p = 0.0
+  config.steps = STEPS
+  return config
+
+
+def state_of(runs, name):
+  """Step, and all else that the last checkpoint holds, as one vector."""
+  config = config_of(runs)
+  tx = steps.make_optimizer(config, configs.durations(config, 24))
+  shapes = jax.eval_shape(lambda: steps.init_state(config, tx))
+  like = checkpoint.abstract(shapes, mesh.replicated(mesh.make_mesh()))
+  with checkpoint.Checkpoints(str(runs[name]), 9) as saved:
+    state = saved.restore(STEPS, like)
+  arrays = jax.tree.leaves(state.replace(step=0))
+  return int(state.step), np.concatenate([np.ravel(x) for x in arrays])
+
+
 def lines_of(workdir):
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
@@ -171,8 +196,8 @@ def lines_of(workdir):
 
 
 def test_a_signal_to_one_host_stops_both_at_one_step(runs):
-  (step,) = runs["saved"]
-  assert int(step) < STEPS
+  step = runs["saved"][-1]
+  assert 1 < int(step) < 6
   for code, _, errors in runs["sigterm"]:
     assert code == 75, errors
     assert f"saved step {step} of {STEPS}" in errors
@@ -187,16 +212,14 @@ def test_a_run_on_two_hosts_equals_one_hosts(runs):
     assert code == 0, errors
   two, one = lines_of(runs["workdir"]), lines_of(runs["alone"])
   assert [r["step"] for r in two] == [r["step"] for r in one]
-  steps = [r["step"] for r in two if "train/loss" in r]
-  assert steps == list(range(1, STEPS + 1))
-  assert two == one  # to the bit, as are the checkpoints
-  with ocp.StandardCheckpointer() as checkpointer:
-    for item in ("encoder", "rest"):
-      a, b = (
-        checkpointer.restore(workdir / "checkpoints" / str(STEPS) / item)
-        for workdir in (runs["workdir"], runs["alone"])
-      )
-      jax.tree.map(np.testing.assert_array_equal, a, b)
+  logged = [r["step"] for r in two if "train/loss" in r]
+  assert logged == list(range(1, STEPS + 1))
+  # Not to the bit: gloo sums in another order than one process does.
+  for a, b in zip(two, one):
+    assert a == pytest.approx(b, rel=1e-4)
+  a, b = (state_of(runs, name) for name in ("workdir", "alone"))
+  assert a[0] == b[0] == STEPS
+  assert np.linalg.norm(a[1] - b[1]) < 1e-5 * np.linalg.norm(b[1])
   a, b = (
     json.loads((runs[k] / "probe.json").read_text())
     for k in ("workdir", "alone")
@@ -205,13 +228,7 @@ def test_a_run_on_two_hosts_equals_one_hosts(runs):
 
 
 def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
-  sys.path.insert(0, str(HERE))
-  from conftest import shrink
-
-  config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
-  config.data.crop = 27
-  for op in config.augment.values():
-    op.p = 0.0
+  config = config_of(runs)
   whole = input_pipeline.train_views(datasets.prepare(config.data), config)
   for step in range(1, STEPS + 1):
     shares = [
@@ -231,10 +248,14 @@ def test_what_is_written_once_is_written_by_the_first_host(runs):
   # The second host found the data that the first had prepared, and wrote none
   # of it; nor did it print what the first one did.
   assert not (runs["tmp_path"] / "host1" / "log").exists()
-  (_, first, _), (_, second, _) = runs["ended"]
-  assert "untrained mlp" in first and "figure:" in first
-  assert first.replace("/two/", "/one/") == runs["stdout"]
-  assert not [s for s in second.splitlines() if "Gloo" not in s]
+  first, second = (
+    [line for line in stdout.splitlines() if "[Gloo]" not in line]
+    for _, stdout, _ in runs["ended"]
+  )
+  assert [line.replace("/two/", "/one/") for line in first] == runs[
+    "stdout"
+  ].splitlines()
+  assert any("untrained mlp" in line for line in first) and not second
   assert not list(runs["workdir"].rglob("*.tmp"))
 
 
