@@ -8,6 +8,7 @@ import re
 import vicreg_jax
 
 LAYERS = [
+  {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"command", "plots", "writer"},
   {"config", "datasets"},

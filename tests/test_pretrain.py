@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import pathlib
@@ -160,6 +161,52 @@ else:
   assert len(one) == len(eight)
   for a, b in zip(one, eight):
     assert a == pytest.approx(b, rel=2e-4)
+
+
+def test_the_next_batch_is_on_its_way_before_a_step_is_waited_for(
+  small, tmp_path, monkeypatch
+):
+  """So transfers overlap with computing, and a next step is always queued."""
+  small.steps = 7
+  small.eval_every_epochs = small.checkpoint.every_epochs = 0.0
+  events = []
+
+  class Watched:
+    def __init__(self, value, step):
+      self._value, self._step = value, step
+
+    def __float__(self):
+      events.append(("wait", self._step))
+      return float(self._value)
+
+  jit_train_step = pretrain.steps.jit_train_step
+
+  def watched_steps(*args):
+    compiled, numbers = jit_train_step(*args), itertools.count(1)
+
+    def step(state, views):
+      number = next(numbers)
+      events.append(("step", number))
+      state, scalars = compiled(state, views)
+      return state, {k: Watched(v, number) for k, v in scalars.items()}
+
+    return step
+
+  global_batch, placed = pretrain.mesh.global_batch, itertools.count(1)
+
+  def watched_batch(*args):
+    events.append(("place", next(placed)))
+    return global_batch(*args)
+
+  monkeypatch.setattr(pretrain.steps, "jit_train_step", watched_steps)
+  monkeypatch.setattr(pretrain.mesh, "global_batch", watched_batch)
+  pretrain.run(small, str(tmp_path))
+  for step in range(1, 7):
+    waited = events.index(("wait", step))
+    assert events.index(("place", step + 1)) < waited
+    assert events.index(("step", step + 1)) < waited
+    # Not further ahead either: what is queued takes memory.
+    assert step == 6 or events.index(("place", step + 2)) > waited
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):

@@ -5,13 +5,14 @@ which is all that probing needs, and `rest` (projector, optimizer state, step).
 """
 
 import contextlib
+import importlib
 import json
-import os
-import pathlib
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from vicreg_jax import files, mesh
 from vicreg_jax.steps import TrainState
 
 DIRECTORY = "checkpoints"
@@ -49,7 +50,8 @@ class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits."""
 
   def __init__(self, workdir: str, keep: int):
-    self._path = pathlib.Path(workdir).resolve() / DIRECTORY
+    self._path = files.absolute(workdir) / DIRECTORY
+    _check_client(self._path)
     with _explain(self._path):
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -96,27 +98,38 @@ class Checkpoints:
     return _state(restored)
 
 
+def _check_client(path):
+  """Orbax asks Google's own client what kind of bucket it writes to."""
+  if not files.is_bucket(path):
+    return
+  try:
+    importlib.import_module("google.cloud.storage")
+  except ImportError as e:
+    raise ValueError(
+      f"{path}: checkpoints in a bucket need Google's client: pip install"
+      " 'vicreg_jax[gcs]'"
+    ) from e
+
+
 def save_config(config, workdir: str):
   """Writes the config.json of a job that trains no encoder.
 
   Raises:
     ValueError: `workdir` is that of a pretraining, or cannot be written to.
   """
-  path = pathlib.Path(workdir) / "config.json"
+  path = epath.Path(workdir) / "config.json"
   with _explain(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _read_json(path).get("job") == "pretrain":
+    if files.exists(path) and _read_json(path).get("job") == "pretrain":
       raise ValueError(
         f"--workdir={workdir} is that of a pretraining: give this job another"
       )
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_json(indent=2) + "\n")
-    os.replace(partial, path)
+    if mesh.is_first_host():
+      files.write(path, f"{config.to_json(indent=2)}\n".encode())
 
 
 def _read_json(path) -> dict:
   try:
-    content = json.loads(path.read_text())
+    content = json.loads(files.read(path))
   except ValueError as e:
     raise ValueError(
       f"{path}: damaged ({_first_line(e)}); move the file away, or use another"
@@ -143,11 +156,11 @@ def load_config(run: str) -> dict:
   Raises:
     ValueError: the directory is not the workdir of a pretraining run.
   """
-  path = pathlib.Path(run).expanduser()
+  path = files.absolute(run)
   if path.name == DIRECTORY:
     path = path.parent
   try:
-    config = json.loads((path / "config.json").read_text())
+    config = json.loads(files.read(path / "config.json"))
   except (OSError, ValueError) as e:
     raise ValueError(
       f"checkpoint={run}: not the workdir of a pretraining run, its"
@@ -170,7 +183,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
     step: which checkpoint; -1 is the newest.
     like: abstract variables, with the shardings to restore to.
   """
-  path = pathlib.Path(run).expanduser().resolve()
+  path = files.absolute(run)
   if path.name != DIRECTORY:
     path = path / DIRECTORY
   steps = sorted(

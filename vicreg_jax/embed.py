@@ -1,7 +1,6 @@
 """Runs a frozen encoder over crops and segments, and the `embed` job."""
 
-import os
-import pathlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from vicreg_jax import (
   checkpoint,
   datasets,
+  files,
   input_pipeline,
   mesh,
   metrics,
@@ -57,9 +57,7 @@ class Encoder:
       if pending is None:
         rows = -(-len(x_BxT) // self._devices.size) * self._devices.size
       padding = ((0, rows - len(x_BxT)), (0, 0))
-      placed = jax.device_put(
-        np.pad(x_BxT, padding), mesh.batch_sharding(self._devices)
-      )
+      placed = mesh.share_batch(self._devices, np.pad(x_BxT, padding))
       result = self._apply(self._variables, placed), len(x_BxT)
       if pending is not None:
         yield np.asarray(pending[0])[: pending[1]]
@@ -170,7 +168,7 @@ def untrained(
     rows = rows or len(x_BxT)
     if len(x_BxT) < rows:  # a short last batch has noisier statistics
       break
-    placed = jax.device_put(x_BxT, whole)
+    placed = mesh.replicate(devices, x_BxT)
     stats = batch_statistics(variables["params"], placed)
     total = stats if total is None else jax.tree.map(np.add, total, stats)
     count += 1
@@ -206,12 +204,12 @@ def run(config, workdir: str) -> str:
     arrays[f"{split}_y"] = y_NxD.astype(np.float32)
     arrays[f"{split}_ids"] = np.array(names.ids)
     arrays[f"{split}_labels"] = names.labels_NxK
-  path = pathlib.Path(workdir) / FILE
-  if jax.process_index() == 0:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
-  return str(path)
+  path = f"{workdir}/{FILE}"
+  if mesh.is_first_host():
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    files.write(path, content.getvalue())
+  return path
 
 
 def abstract_encoder(config: dict, devices: Mesh):

@@ -18,6 +18,14 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for the results; runs/<config> if not given."
 )
+MULTIHOST = flags.DEFINE_bool(
+  "multihost", False, "This command runs on every host of a TPU pod."
+)
+HOSTS = (
+  flags.DEFINE_string("coordinator", None, "Elsewhere: process 0's HOST:PORT."),
+  flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are."),
+  flags.DEFINE_integer("process_id", None, "Elsewhere: which this is, from 0."),
+)
 # EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
 EXIT_INTERRUPTED = 75
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
@@ -28,25 +36,44 @@ def run(config: ml_collections.ConfigDict, workdir: str):
   from vicreg_jax import config as configs
 
   configs.validate(config)
-  from vicreg_jax import embed, prepare, pretrain, probe
+  from vicreg_jax import embed, mesh, prepare, pretrain, probe
 
+  first = mesh.is_first_host()
   if config.job == "prepare":
     prepared = prepare.run(config)
-    print(prepared.summary())
-    print("figure:", prepare.figure(prepared))
+    if first:
+      print(prepared.summary())
+      print("figure:", prepare.figure(prepared))
     return
   if config.job == "embed":
-    print("embeddings:", embed.run(config, workdir))
+    path = embed.run(config, workdir)
+    if first:
+      print("embeddings:", path)
     return
   if config.job == "pretrain":
     pretrain.run(config, workdir)
-    print("figure:", pretrain.figure(workdir))
+    if first:
+      print("figure:", pretrain.figure(workdir))
   if config.job == "probe" or config.probe_after:
     from_run = workdir if config.job == "pretrain" else None
     results = probe.run(config, workdir, from_run)
-    print(probe.table(results))
-    if config.probe.untrained:
-      print("figure:", probe.figure(workdir))
+    if first:
+      print(probe.table(results))
+      if config.probe.untrained:
+        print("figure:", probe.figure(workdir))
+
+
+def _join_hosts():
+  """Before anything touches JAX's devices."""
+  named = [flag.value for flag in HOSTS]
+  if MULTIHOST.value:
+    from vicreg_jax import mesh
+
+    mesh.join_hosts(*named)
+  elif any(value is not None for value in named):
+    raise ValueError(
+      "--coordinator, --num_processes and --process_id need --multihost"
+    )
 
 
 def main(argv):
@@ -64,6 +91,7 @@ def main(argv):
   # what was half-written is removed on the way out, and made again.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
+    _join_hosts()
     run(config, workdir)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)

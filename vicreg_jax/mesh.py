@@ -4,18 +4,136 @@ One program runs on every device of every host. Arrays with a batch axis are
 split over the mesh's only axis, "data"; everything else is replicated. Under
 `jit` the arrays are global, so batch statistics and losses are over the global
 batch by construction.
+
+With several hosts every process runs the same program in step. What differs
+between them, each must learn before the next computation over all devices, or
+they wait for each other for ever: hence `gather`, `any_host` and
+`first_host_first`.
 """
 
+import contextlib
+import itertools
 import zlib
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# The first host may decode a whole data set while the others wait.
+_PATIENCE_MS = 24 * 3600 * 1000
+_meetings = itertools.count()  # a barrier's name serves once
+
+
+def join_hosts(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+):
+  """Joins the other processes of a run. To call before JAX is used.
+
+  Args:
+    coordinator: HOST:PORT at which process 0 can be reached by all.
+    num_processes, process_id: how many there are, and which this is. All three
+      are None where the platform knows them (TPU pods, Slurm).
+
+  Raises:
+    ValueError: they do not fit together, or the others cannot be joined.
+  """
+  given = {
+    "--coordinator": coordinator,
+    "--num_processes": num_processes,
+    "--process_id": process_id,
+  }
+  lacking = [flag for flag, value in given.items() if value is None]
+  if 0 < len(lacking) < len(given):
+    raise ValueError(
+      f"--multihost lacks {' and '.join(lacking)}: give all of"
+      f" {', '.join(given)}, or none on a TPU pod, which knows them"
+    )
+  if not lacking and not 0 <= process_id < num_processes:
+    raise ValueError(
+      f"--process_id={process_id} is not one of --num_processes="
+      f"{num_processes}: processes count from 0 to {num_processes - 1}"
+    )
+  # JAX's own handler would keep SIGTERM from the jobs, which agree on a step
+  # to stop at by themselves, and elsewhere end at once.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  except (RuntimeError, ValueError, OSError) as e:
+    raise ValueError(
+      f"--multihost: the hosts cannot be joined ({' '.join(str(e).split())});"
+      " outside of TPU pods name them with --coordinator=HOST:PORT,"
+      " --num_processes=N and --process_id=I"
+    ) from e
+
+
+def is_first_host() -> bool:
+  """Whether this process is the one that writes what is written once."""
+  # A process alone need not open its devices to know: others may hold them.
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_host_first():
+  """Runs a block on the first host, and then on the others at once.
+
+  For what is made unless it is there: where hosts share a disk or a bucket the
+  others find it; where each has a disk of its own they make it too.
+  """
+  if not is_first_host():
+    wait_for_hosts()
+  try:
+    yield
+  finally:  # also after an error: the others shall meet it, not wait
+    if is_first_host():
+      wait_for_hosts()
+
+
+def wait_for_hosts():
+  """Returns when every host has come here."""
+  if jax.distributed.is_initialized():
+    # Through the coordinator and not the devices, whose patience is short.
+    from orbax.checkpoint import multihost
+
+    wait = multihost.get_barrier_sync_fn()
+    wait(key=f"hosts {next(_meetings)}", timeout_ms=_PATIENCE_MS)
+
+
+def gather(*values: int) -> np.ndarray:
+  """Every host's values, [hosts, values] int32; waits for all of them."""
+  rows = multihost_utils.process_allgather(np.asarray(values, np.int32))
+  return np.reshape(rows, (jax.process_count(), len(values)))
+
+
+def any_host(devices: Mesh) -> Callable[[bool], jax.Array]:
+  """A function that tells all hosts whether the flag of any of them is set.
+
+  As a step it is only dispatched: `bool(result)` waits for it.
+  """
+  reduce = jax.jit(jnp.any, out_shardings=replicated(devices))
+
+  def set_anywhere(flag: bool) -> jax.Array:
+    flags = np.full(len(devices.local_devices), flag)
+    return reduce(global_batch(devices, flags))
+
+  return set_anywhere
 
 
 def make_mesh() -> Mesh:
-  """All devices of all hosts along one axis, "data"."""
-  return Mesh(np.asarray(jax.devices()), ("data",))
+  """All devices of all hosts along one axis, "data", host after host.
+
+  Raises:
+    ValueError: there are other hosts, and `join_hosts` was not called.
+  """
+  if jax.process_count() > 1 and not jax.distributed.is_initialized():
+    raise ValueError(
+      f"this is one of {jax.process_count()} hosts: run the command on each of"
+      " them with --multihost"
+    )
+  devices = sorted(jax.devices(), key=lambda d: d.process_index)
+  return Mesh(np.asarray(devices), ("data",))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -38,6 +156,18 @@ def global_batch(mesh: Mesh, host_batch: np.ndarray) -> jax.Array:
   return jax.make_array_from_process_local_data(
     batch_sharding(mesh), host_batch
   )
+
+
+def share_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
+  """The global array of a batch [B, ...] that every host has whole."""
+  share = len(batch) // jax.process_count()
+  first = share * jax.process_index()
+  return global_batch(mesh, batch[first : first + share])
+
+
+def replicate(mesh: Mesh, array: np.ndarray) -> jax.Array:
+  """The array, which every host has whole, on every device."""
+  return jax.make_array_from_process_local_data(replicated(mesh), array)
 
 
 def check_batch(batch_size: int, mesh: Mesh):

@@ -1,8 +1,10 @@
 """Figures of a run, from the files it left. Matplotlib, without a display."""
 
+import io
 import json
 import math
-import os
+
+from vicreg_jax import files
 
 # Metric names, without prefix, from the top panel down.
 TERMS = (
@@ -198,8 +200,7 @@ def _height(term):
 def _read(path):
   """The objects of a metrics.jsonl; of a running job, without a torn end."""
   try:
-    with open(path, encoding="utf-8") as f:
-      texts = [text for text in f if text.endswith("\n")]
+    *texts, _ = files.read(path).decode().split("\n")
     return [json.loads(text) for text in texts]
   except (OSError, ValueError) as error:
     raise ValueError(
@@ -235,8 +236,9 @@ def _subplots(**options):
 
 def _save(figure, out_png):
   try:
-    os.makedirs(os.path.dirname(os.path.abspath(out_png)), exist_ok=True)
-    figure.savefig(out_png, dpi=200)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=200, format="png")
+    files.write(out_png, content.getvalue())
   except OSError as error:
     raise ValueError(
       f"Cannot write the figure {out_png}: {error.strerror or error}. Free "

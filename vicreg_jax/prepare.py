@@ -2,7 +2,6 @@
 
 import csv
 import os
-import tempfile
 
 from etils import epath
 
@@ -24,10 +23,6 @@ def figure(prepared: base.Prepared) -> str:
   for row in rows:
     seconds[row["split"]].append(float(row["seconds"]))
     dbfs[row["split"]].append(float(row["dbfs"]))
-  # The data may be in a bucket; Matplotlib writes to a disk.
-  with tempfile.TemporaryDirectory() as temporary:
-    local = os.path.join(temporary, "prepare.png")
-    plots.clips(seconds, dbfs, prepared.labels, prepared.label_counts, local)
-    with open(local, "rb") as f:
-      (directory / "prepare.png").write_bytes(f.read())
-  return os.fspath(directory / "prepare.png")
+  out = os.fspath(directory / "prepare.png")
+  plots.clips(seconds, dbfs, prepared.labels, prepared.label_counts, out)
+  return out

@@ -9,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+from etils import epath
 
 from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, plots, steps
 from vicreg_jax import config as configs
@@ -27,8 +28,12 @@ HARMLESS = (
 class _Signals:
   """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
 
-  def __enter__(self):
+  def __init__(self, devices):
     self.name = None
+    self._on_any_host = mesh.any_host(devices)
+    self._heard = False
+
+  def __enter__(self):
     self._before = {
       s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)
     }
@@ -38,6 +43,24 @@ class _Signals:
     if self.name:
       raise KeyboardInterrupt
     self.name = signal.Signals(number).name
+
+  def stop(self) -> bool:
+    """Whether to stop after this step: on all hosts, or on none.
+
+    Signals reach hosts at different steps, or only some of them. So at each
+    step the devices combine what the hosts have heard, and all act on it one
+    step later, when it is there without waiting.
+    """
+    if jax.process_count() == 1:
+      return bool(self.name)
+    before, self._heard = self._heard, self._on_any_host(bool(self.name))
+    return bool(before)
+
+  def stopped(self) -> bool:
+    """Whether any host has heard a signal; waits for all to ask."""
+    if jax.process_count() == 1:
+      return bool(self.name)
+    return bool(self._on_any_host(bool(self.name)))
 
   def __exit__(self, *unused):
     for number, handler in self._before.items():
@@ -65,21 +88,24 @@ def run(config, workdir: str) -> steps.TrainState:
     config, input_pipeline.num_train_clips(prepared, config)
   )
   tx = steps.make_optimizer(config, durations)
-  print(prepared.summary(), file=sys.stderr)
+  header = _header(config, prepared)
   with (
-    _Signals() as signals,
-    writer_lib.Writer(workdir, total_steps=durations.total) as log,
+    _Signals(devices) as signals,
+    _writer(workdir, durations) as log,
     checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
   ):
-    log.run_header(_header(config, prepared))
+    log.note(prepared.summary())
+    log.run_header(header)
     start = saved.latest() or 0
+    _check_hosts(header, start, workdir)
     log.truncate_after(start)
     state = _first_state(config, tx, devices, saved, start)
     loop = _Loop(config, prepared, durations, tx, devices, saved, log)
     state = loop.run(state, start, signals)
-  if signals.name:
+  if signals.stopped():
+    name = signals.name or "a signal to another host"
     print(
-      f"{signals.name}: saved step {int(state.step)} of {durations.total}",
+      f"{name}: saved step {int(state.step)} of {durations.total}",
       file=sys.stderr,
     )
     raise KeyboardInterrupt
@@ -88,10 +114,16 @@ def run(config, workdir: str) -> steps.TrainState:
 
 def figure(workdir: str) -> str:
   """Draws the loss terms over the steps; the PNG's path."""
-  path = pathlib.Path(workdir)
-  out = str(path / "figures" / "loss_terms.png")
-  plots.loss_terms(str(path / "metrics.jsonl"), out)
+  out = f"{workdir}/figures/loss_terms.png"
+  plots.loss_terms(f"{workdir}/metrics.jsonl", out)
   return out
+
+
+def _writer(workdir, durations):
+  """What is written once is written by the first host."""
+  if mesh.is_first_host():
+    return writer_lib.Writer(workdir, total_steps=durations.total)
+  return writer_lib.Silent()
 
 
 def _first_state(config, tx, devices, saved, start) -> steps.TrainState:
@@ -106,7 +138,15 @@ def _first_state(config, tx, devices, saved, start) -> steps.TrainState:
 
 
 class _Loop:
-  """Evaluate, save, next batch, step; scalars are fetched a step late."""
+  """Evaluate, save, next batch, step; scalars are fetched a step late.
+
+  Both placing a batch on the devices and a step return before they are done,
+  and the host waits for a step only when the batch after it has been placed and
+  the step after it dispatched. So reading, augmenting and transferring overlap
+  with computing, and the devices always have a next step to begin; a batch kept
+  further ahead would gain nothing and hold more memory. Only where a step is
+  saved or evaluated do the devices run dry.
+  """
 
   def __init__(self, config, prepared, durations, tx, devices, saved, log):
     self._config = config
@@ -140,18 +180,20 @@ class _Loop:
     for step in range(start + 1, total + 1):
       batch = mesh.global_batch(self._devices, next(views))
       state, scalars = self._train_step(state, batch)
+      stop = signals.stop()
       if pending:
         self._record(*pending)
       pending = step, scalars
       due = step % self._durations.checkpoint_every == 0 or step == total
-      if due or signals.name or self._eval_due(step):
+      if due or stop or self._eval_due(step):
         self._record(*pending)
         pending = None
         if self._eval_due(step):
           self._evaluate(state, step)
-      if due or signals.name:
+      if due or stop:
+        self._log.flush()  # a run that resumes here finds its lines
         self._saved.save(state, step)
-      if signals.name:
+      if stop:
         break
     return state
 
@@ -192,9 +234,7 @@ class _Loop:
     )
     rows = []
     for views in batches:
-      share = len(views) // jax.process_count()
-      first = share * jax.process_index()
-      batch = mesh.global_batch(self._devices, views[first : first + share])
+      batch = mesh.share_batch(self._devices, views)
       rows.append(self._eval_step(state, batch))
     means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
     self._log.write(step, means, prefix="validation")
@@ -202,17 +242,17 @@ class _Loop:
 
 def _header(config, prepared) -> dict:
   """What config.json holds: the config, and which prepared data it is of."""
-  data = pathlib.Path(prepared.path)
+  data = pathlib.PurePosixPath(prepared.path)
   return config.to_dict() | {"prepared": "/".join(data.parts[-3:])}
 
 
 def _check_same(config, prepared, workdir):
   """Refuses to continue a run of another config or other data."""
-  saved = pathlib.Path(workdir) / checkpoint.DIRECTORY
+  saved = epath.Path(workdir) / checkpoint.DIRECTORY
   if not (saved.is_dir() and any(saved.iterdir())):
     return
   before = _flat(checkpoint.load_config(workdir))
-  now = _flat(json.loads(json.dumps(_header(config, prepared))))
+  now = _flat(_plain(_header(config, prepared)))
   keys = [
     k
     for k in sorted(before.keys() | now.keys())
@@ -224,6 +264,34 @@ def _check_same(config, prepared, workdir):
       f"--workdir={workdir} holds a run of another config ({listed}): use the"
       " config it was started with, or another --workdir"
     )
+
+
+def _check_hosts(header, start, workdir):
+  """Refuses hosts that are not of one run, on all of them alike."""
+  if jax.process_count() == 1:
+    return
+  mesh.wait_for_hosts()  # the first one has written config.json
+  try:
+    same = checkpoint.load_config(workdir) == _plain(header)
+  except ValueError:
+    same = False
+  same_H, start_H = mesh.gather(same, start).T
+  if not same_H.all():
+    raise ValueError(
+      f"hosts {np.flatnonzero(same_H == 0).tolist()} do not find their own"
+      f" config in --workdir={workdir}: all hosts need the same flags, the same"
+      " prepared data and a workdir that they share, such as gs://BUCKET/RUN"
+    )
+  if len(set(start_H)) > 1:
+    raise ValueError(
+      f"the hosts see different checkpoints in --workdir={workdir} (steps"
+      f" {start_H.tolist()}): give a workdir that they share"
+    )
+
+
+def _plain(header):
+  """As config.json gives it back."""
+  return json.loads(json.dumps(header))
 
 
 def _flat(tree, prefix=""):

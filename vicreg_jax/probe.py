@@ -8,10 +8,9 @@ are averaged. The untrained encoder goes through the same protocol.
 """
 
 import csv
+import io
 import json
 import math
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,15 @@ import optax
 from tqdm import tqdm
 
 from vicreg_jax import checkpoint as checkpoint_lib
-from vicreg_jax import embed, input_pipeline, mesh, models, optim, plots
+from vicreg_jax import (
+  embed,
+  files,
+  input_pipeline,
+  mesh,
+  models,
+  optim,
+  plots,
+)
 from vicreg_jax import metrics as metrics_lib
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
@@ -94,7 +101,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     results["majority"] = {"accuracy": majority}
   results["step"] = encoder.step
   results = _json(results)
-  if jax.process_index() == 0:
+  if mesh.is_first_host():
     _write(workdir, results, prepared.labels, tags)
   return results
 
@@ -104,13 +111,12 @@ def figure(workdir: str) -> str | None:
 
   None if the untrained encoder was not probed.
   """
-  path = pathlib.Path(workdir)
   trained, untrained = "linear_roc_auc", "untrained_linear_roc_auc"
-  with (path / PER_TAG).open(newline="") as f:
-    rows = list(csv.DictReader(f))
+  text = files.read(f"{workdir}/{PER_TAG}").decode()
+  rows = list(csv.DictReader(io.StringIO(text, newline="")))
   if untrained not in rows[0]:
     return None
-  out = str(path / "figures" / "per_tag_auc.png")
+  out = f"{workdir}/figures/per_tag_auc.png"
   rows = [
     {
       "tag": row["tag"],
@@ -317,27 +323,22 @@ def _order(seed, epoch, count, batch_size):
 
 
 def _write(workdir, results, names, tags):
-  path = pathlib.Path(workdir)
+  table, heads = io.StringIO(newline=""), list(tags)
+  scores = ("roc_auc", "pr_auc")
+  rows = csv.writer(table)
+  rows.writerow(
+    ["tag", "positives", *(f"{h}_{s}" for h in heads for s in scores)]
+  )
+  for k, name in enumerate(names):
+    cells = (tags[h][s][k] for h in heads for s in scores)
+    rows.writerow(
+      [name, int(tags[heads[0]]["positives"][k])]
+      + [f"{cell:.4f}" for cell in cells]
+    )
+  text = json.dumps(results, indent=2) + "\n"
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    partial = path / (PER_TAG + ".partial")
-    with partial.open("w", newline="") as f:
-      rows = csv.writer(f)
-      heads = list(tags)
-      scores = ("roc_auc", "pr_auc")
-      rows.writerow(
-        ["tag", "positives", *(f"{h}_{s}" for h in heads for s in scores)]
-      )
-      for k, name in enumerate(names):
-        cells = (tags[h][s][k] for h in heads for s in scores)
-        rows.writerow(
-          [name, int(tags[heads[0]]["positives"][k])]
-          + [f"{cell:.4f}" for cell in cells]
-        )
-    os.replace(partial, path / PER_TAG)
-    partial = path / (RESULTS + ".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, path / RESULTS)
+    files.write(f"{workdir}/{PER_TAG}", table.getvalue().encode())
+    files.write(f"{workdir}/{RESULTS}", text.encode())
   except OSError as e:
     raise ValueError(
       f"--workdir={workdir}: cannot write the results ({e}); free space or"

@@ -1,7 +1,17 @@
 """Train state, and the one jitted, sharded train step.
 
-What stays float32 whatever `dtype` says: parameters, optimizer state,
-BatchNorm statistics, representations, losses and their accumulations.
+`dtype` (bfloat16 on TPU) is what convolutions and dense layers multiply in, and
+the type of the activations between them and of the embeddings. Whatever it is,
+these are float32:
+
+- parameters, their gradients and the optimizer's state;
+- BatchNorm's batch and running statistics, and the arithmetic with them;
+- representations, which are the encoder's output;
+- in the losses the centring, the sums of Gram and covariance matrices (of
+  bfloat16 factors), all other statistics, the terms and the loss.
+
+All batch statistics, losses and gradients are over the global batch, whatever
+devices and hosts it is split over.
 """
 
 from collections.abc import Callable

@@ -7,6 +7,10 @@
         writer.write(step, {"loss": 1.5}, prefix="train")
         writer.progress(step, note="loss 1.5")
 
+Objects in a bucket cannot be appended to. There the files are written on the
+local disk, and copied whole: each minute, and by `flush`, which comes before a
+checkpoint so that a run which resumes from it finds all lines up to it.
+
 A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. A value that is nan
 or infinite is null, since JSON has neither; TensorBoard gets it as it is.
 """
@@ -17,6 +21,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -24,18 +29,37 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
+from vicreg_jax import files
+
 # A flush of the events waits for the disk, so not at every write.
 FLUSH_SECONDS = 10.0
+BUCKET_FLUSH_SECONDS = 60.0
+
+
+class Silent:
+  """A Writer that writes nothing: for all hosts but the first."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def _nothing(self, *_, **unused):
+    pass
+
+  run_header = truncate_after = write = progress = note = flush = _nothing
 
 
 class Writer:
   """Writes a run's metrics into `workdir` and its progress to stderr.
 
   A line of metrics.jsonl outlives the process once `write` returns; TensorBoard
-  may be 10 s behind. One process writes a workdir: on several hosts, the first.
+  may be 10 s behind, and in a bucket both a minute. One process writes a
+  workdir: on several hosts the first, and the others have a `Silent`.
 
   Args:
-    workdir: made if it is not there.
+    workdir: a directory, made if it is not there, or gs://...
     total_steps: where the run ends, for the ETA.
     log_seconds: between two progress lines where stderr is no terminal; a
       terminal has a bar.
@@ -49,15 +73,22 @@ class Writer:
     self.workdir = os.fspath(workdir)
     self.total_steps = total_steps
     self._log_seconds = log_seconds
-    self._metrics_path = os.path.join(self.workdir, "metrics.jsonl")
+    self._bucket = files.is_bucket(workdir)
+    self._flush_seconds = FLUSH_SECONDS
+    self._directory = self.workdir
+    if self._bucket:
+      self._flush_seconds = BUCKET_FLUSH_SECONDS
+      self._temporary = tempfile.TemporaryDirectory()
+      self._directory = self._temporary.name
+    self._metrics_path = os.path.join(self._directory, "metrics.jsonl")
     self._metrics_file = None
     self._events = None
     self._flushed = -math.inf
     self._purge_step = None
     self._bar = None
     self._last = None  # (seconds, step) of the last progress line
-    with _explain(self.workdir):
-      os.makedirs(self.workdir, exist_ok=True)
+    with _explain(self._directory):
+      os.makedirs(self._directory, exist_ok=True)
 
   def __enter__(self):
     return self
@@ -79,8 +110,31 @@ class Writer:
       self._metrics_file = None
     if self._events is not None:
       events, self._events = self._events, None
-      with _explain(os.path.join(self.workdir, "tb")):
+      with _explain(self._directory):
         events.close()
+      self._upload()
+
+  def flush(self):
+    """When it returns, all that was written is in the workdir."""
+    if self._events is not None:
+      with _explain(self._directory):
+        self._events.flush()
+      self._upload()
+    self._flushed = time.monotonic()
+
+  def _upload(self):
+    """Copies metrics.jsonl and the events into the bucket, if it is one."""
+    if not self._bucket:
+      return
+    events = os.listdir(os.path.join(self._directory, "tb"))
+    for name in ["metrics.jsonl", *(f"tb/{event}" for event in events)]:
+      with _explain(f"{self.workdir}/{name}"):
+        content = files.read(os.path.join(self._directory, name))
+        files.write(f"{self.workdir}/{name}", content)
+
+  def note(self, text):
+    """Prints to stderr."""
+    print(text, file=sys.stderr)
 
   def run_header(self, config):
     """Writes config.json, atomically, and prints the run's first lines.
@@ -96,12 +150,11 @@ class Writer:
         f"The config cannot be written as JSON ({error}): keep numbers, "
         "strings, booleans, lists and dicts in it."
       ) from error
-    self._replace("config.json", [f"{text}\n".encode()])
+    self._replace("config.json", f"{text}\n".encode())
     plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
-    print(f"workdir: {self.workdir}, {self.total_steps} steps", file=sys.stderr)
-    print(
-      "config:  " + ", ".join(f"{k}={v}" for k, v in sorted(plain.items())),
-      file=sys.stderr,
+    self.note(f"workdir: {self.workdir}, {self.total_steps} steps")
+    self.note(
+      "config:  " + ", ".join(f"{k}={v}" for k, v in sorted(plain.items()))
     )
 
   def truncate_after(self, step):
@@ -112,10 +165,11 @@ class Writer:
     """
     assert self._metrics_file is None, "truncate_after comes before write"
     self._purge_step = step + 1
-    if not os.path.exists(self._metrics_path):
-      return
-    with _explain(self._metrics_path), open(self._metrics_path, "rb") as f:
-      lines = f.readlines()
+    path = f"{self.workdir}/metrics.jsonl"
+    with _explain(path):
+      if not files.exists(path):
+        return
+      lines = files.read(path).splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
       lines.pop()  # the run was killed while it wrote this one
     kept = []
@@ -124,12 +178,15 @@ class Writer:
         line_step = json.loads(line)["step"]
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-          f"{self._metrics_path}, line {number} is not a metrics line: "
+          f"{path}, line {number} is not a metrics line: "
           f"{line[:60]!r}. Delete that line, or move the file away, to resume."
         ) from error
       if line_step <= step:
         kept.append(line)
-    self._replace("metrics.jsonl", kept)
+    self._replace("metrics.jsonl", b"".join(kept))
+    if self._bucket:  # further lines are appended to a copy
+      with _explain(self._metrics_path):
+        files.write(self._metrics_path, b"".join(kept))
 
   def write(self, step, scalars, prefix=""):
     """Appends one line to metrics.jsonl and the same to TensorBoard.
@@ -158,13 +215,12 @@ class Writer:
       rest = f"{json.dumps(line, allow_nan=False)}\n".encode()
       while rest:  # an unbuffered write may be short on a full disk
         rest = rest[self._metrics_file.write(rest) :]
-    with _explain(os.path.join(self.workdir, "tb")):
+    with _explain(os.path.join(self._directory, "tb")):
       for name, value in values.items():
         point = summary_pb2.Summary.Value(tag=name, simple_value=value)
         self._write_event(step, summary=summary_pb2.Summary(value=[point]))
-      if time.monotonic() - self._flushed > FLUSH_SECONDS:
-        self._events.flush()
-        self._flushed = time.monotonic()
+    if time.monotonic() - self._flushed > self._flush_seconds:
+      self.flush()
 
   def progress(self, step, note=""):
     """Shows that `step` is done, with the rate and the time left.
@@ -204,7 +260,7 @@ class Writer:
       self._metrics_file = open(  # noqa: SIM115 (`close` closes it)
         self._metrics_path, "ab", buffering=0
       )
-    tb = os.path.join(self.workdir, "tb")
+    tb = os.path.join(self._directory, "tb")
     with _explain(tb):
       os.makedirs(tb, exist_ok=True)
       # tensorboardX's SummaryWriter would write from a thread: if that dies on
@@ -222,15 +278,11 @@ class Writer:
       event_pb2.Event(wall_time=time.time(), step=int(step), **what)
     )
 
-  def _replace(self, name, lines):
+  def _replace(self, name, content):
     """Writes a file of the workdir whole or not at all."""
-    path = os.path.join(self.workdir, name)
+    path = f"{self.workdir}/{name}"
     with _explain(path):
-      with open(f"{path}.tmp", "wb") as f:
-        f.writelines(lines)
-        f.flush()
-        os.fsync(f.fileno())
-      os.replace(f"{path}.tmp", path)
+      files.write(path, content)
 
 
 def _is_number(dtype):

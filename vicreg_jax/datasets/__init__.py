@@ -25,7 +25,8 @@ def prepare(data):
 
   Returns:
     A `base.Prepared`. It is found again, at once, while neither the source
-    files nor these options change.
+    files nor these options change. Of several hosts the first decodes, and
+    the others after it only where they cannot see its result.
 
   Raises:
     ValueError: the name is unknown, or there is nothing to train on.
@@ -34,5 +35,8 @@ def prepare(data):
     raise ValueError(
       f"data.name={data.name!r} is unknown; use one of {sorted(DATASETS)}"
     )
+  from vicreg_jax import mesh  # Beam's workers need no JAX
+
   module, builder = DATASETS[data.name]
-  return getattr(importlib.import_module(module), builder).get(data)
+  with mesh.first_host_first():
+    return getattr(importlib.import_module(module), builder).get(data)

@@ -1,0 +1,280 @@
+"""Two processes of four devices each against one process of eight."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
+from vicreg_jax import config as configs
+
+HERE = pathlib.Path(__file__).parent
+STEPS = 9
+
+# A config file is Python: this one also notes what its process does, and lets
+# it have accidents.
+CONFIG = f"""
+import os, pathlib, signal, sys, time
+sys.path.insert(0, {str(HERE)!r})
+
+class NoTorch:  # which tensorboardX would load, for seconds
+  def find_spec(self, name, *_):
+    if name == "torch":
+      raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoTorch())
+import numpy as np
+from conftest import shrink
+from vicreg_jax import config, files, input_pipeline, pretrain
+from vicreg_jax.datasets import base
+
+notes = pathlib.Path(os.environ["NOTES"])
+workdir = pathlib.Path(os.environ["WORKDIR"])
+
+def note(text):
+  with open(notes / "log", "a") as f:
+    f.write(text + "\\n")
+
+def noted(function, name):
+  def call(first, *args):
+    note(f"{{name}} {{first if name == 'write' else ''}}")
+    return function(first, *args)
+  return call
+
+files.write = noted(files.write, "write")
+base.ClipBuilder._decode_all = noted(base.ClipBuilder._decode_all, "decode")
+
+def train_views(*args, start_step, **kwargs):
+  views = original_views(*args, start_step=start_step, **kwargs)
+  for step, batch in enumerate(views, start_step + 1):
+    np.save(notes / f"views{{step}}.npy", batch)
+    yield batch
+
+original_views = input_pipeline.train_views
+input_pipeline.train_views = train_views
+
+def record(self, step, scalars):
+  original_record(self, step, scalars)
+  if f"{{step}}" == os.environ.get("SIGTERM_AT"):
+    os.kill(os.getpid(), signal.SIGTERM)
+  if f"{{step}}" == os.environ.get("SIGKILL_AT"):
+    while not (workdir / "checkpoints" / "6").exists():
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+original_record = pretrain._Loop._record
+pretrain._Loop._record = record
+
+def get_config():
+  c = shrink(config.base_pretrain(), os.environ["DATA"])
+  c.data.crop, c.model.blocks = 27, 2
+  c.model.projector = (12, 10)
+  for op in c.augment.values():
+    op.p = 0.0
+  c.steps = {STEPS}
+  c.checkpoint.every_epochs = 1.0
+  c.checkpoint.keep = 9
+  c.probe_after = True
+  c.probe.max_epochs = 2
+  return c
+"""
+
+
+def start(tmp_path, workdir, name, devices, *flags, **env):
+  """A process of its own notes, with so many simulated devices."""
+  (tmp_path / "hooked.py").write_text(CONFIG)
+  notes = tmp_path / name
+  notes.mkdir(exist_ok=True)
+  return subprocess.Popen(
+    [sys.executable, "-m", "vicreg_jax.main", *flags]
+    + [f"--config={tmp_path}/hooked.py", f"--workdir={workdir}"],
+    cwd=HERE.parent,
+    env=os.environ
+    | {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "NOTES": str(notes),
+      "WORKDIR": str(workdir),
+      "DATA": str(tmp_path / "data"),
+    }
+    | env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run_hosts(tmp_path, workdir, first=None, second=None, flags=()):
+  """[(exit code, stdout, stderr)] of two hosts with their environments."""
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  hosts = [
+    start(
+      tmp_path,
+      workdir,
+      f"host{i}",
+      4,
+      "--multihost",
+      f"--coordinator=localhost:{port}",
+      "--num_processes=2",
+      f"--process_id={i}",
+      *(flags if i else ()),
+      **(env or {}),
+    )
+    for i, env in enumerate((first, second))
+  ]
+  try:
+    ended = [p.communicate(timeout=600) for p in hosts]
+  finally:
+    for p in hosts:
+      p.kill()
+  return [(p.returncode, *texts) for p, texts in zip(hosts, ended)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """The two hosts' run, stopped and killed on the way, and one host's."""
+  tmp_path = tmp_path_factory.mktemp("hosts")
+  workdir, alone = tmp_path / "two", tmp_path / "one"
+  sigterm = run_hosts(tmp_path, workdir, second={"SIGTERM_AT": "1"})
+  saved = sorted(os.listdir(workdir / "checkpoints"))
+  death = {"SIGKILL_AT": "8"}
+  killed = run_hosts(tmp_path, workdir, death, death)
+  ended = run_hosts(tmp_path, workdir)
+  one = start(tmp_path, alone, "alone", 8)
+  output = one.communicate(timeout=600)
+  assert one.returncode == 0, output[1]
+  return {
+    "tmp_path": tmp_path,
+    "workdir": workdir,
+    "alone": alone,
+    "sigterm": sigterm,
+    "saved": saved,
+    "killed": killed,
+    "ended": ended,
+    "stdout": output[0],
+  }
+
+
+def config_of(runs):
+  """The config of the runs, as far as the state and the views depend on it."""
+  sys.path.insert(0, str(HERE))
+  from conftest import shrink
+
+  config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
+  config.data.crop, config.model.blocks = 27, 2
+  config.model.projector = (12, 10)
+  for op in config.augment.values():
+    op.p = 0.0
+  config.steps = STEPS
+  return config
+
+
+def state_of(runs, name):
+  """Step, and all else that the last checkpoint holds, as one vector."""
+  config = config_of(runs)
+  tx = steps.make_optimizer(config, configs.durations(config, 24))
+  shapes = jax.eval_shape(lambda: steps.init_state(config, tx))
+  like = checkpoint.abstract(shapes, mesh.replicated(mesh.make_mesh()))
+  with checkpoint.Checkpoints(str(runs[name]), 9) as saved:
+    state = saved.restore(STEPS, like)
+  arrays = jax.tree.leaves(state.replace(step=0))
+  return int(state.step), np.concatenate([np.ravel(x) for x in arrays])
+
+
+def lines_of(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  timing = "train/clips_per_second"
+  return [{k: v for k, v in r.items() if k != timing} for r in rows]
+
+
+def test_a_signal_to_one_host_stops_both_at_one_step(runs):
+  step = runs["saved"][-1]
+  assert 1 < int(step) < 6
+  for code, _, errors in runs["sigterm"]:
+    assert code == 75, errors
+    assert f"saved step {step} of {STEPS}" in errors
+  assert "a signal to another host: saved" in runs["sigterm"][0][2]
+  assert "SIGTERM: saved" in runs["sigterm"][1][2]
+
+
+def test_a_run_on_two_hosts_equals_one_hosts(runs):
+  for code, _, errors in runs["killed"]:
+    assert code == -9, errors
+  for code, _, errors in runs["ended"]:
+    assert code == 0, errors
+  two, one = lines_of(runs["workdir"]), lines_of(runs["alone"])
+  assert [r["step"] for r in two] == [r["step"] for r in one]
+  logged = [r["step"] for r in two if "train/loss" in r]
+  assert logged == list(range(1, STEPS + 1))
+  # Not to the bit: gloo sums in another order than one process does.
+  for a, b in zip(two, one):
+    assert a == pytest.approx(b, rel=1e-4)
+  a, b = (state_of(runs, name) for name in ("workdir", "alone"))
+  assert a[0] == b[0] == STEPS
+  assert np.linalg.norm(a[1] - b[1]) < 1e-5 * np.linalg.norm(b[1])
+  a, b = (
+    json.loads((runs[k] / "probe.json").read_text())
+    for k in ("workdir", "alone")
+  )
+  assert a == b
+
+
+def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
+  config = config_of(runs)
+  whole = input_pipeline.train_views(datasets.prepare(config.data), config)
+  for step in range(1, STEPS + 1):
+    shares = [
+      np.load(runs["tmp_path"] / f"host{i}" / f"views{step}.npy")
+      for i in range(2)
+    ]
+    assert [len(share) for share in shares] == [4, 4]
+    np.testing.assert_array_equal(np.concatenate(shares), next(whole))
+
+
+def test_what_is_written_once_is_written_by_the_first_host(runs):
+  log = (runs["tmp_path"] / "host0" / "log").read_text()
+  for name in ("probe.json", "loss_terms.png", "per_tag_auc.png"):
+    assert log.count(name) == 1, name
+  assert log.count("config.json") == 3  # once a start
+  assert log.count("decode") == 1
+  # The second host found the data that the first had prepared, and wrote none
+  # of it; nor did it print what the first one did.
+  assert not (runs["tmp_path"] / "host1" / "log").exists()
+  first, second = (
+    [line for line in stdout.splitlines() if "[Gloo]" not in line]
+    for _, stdout, _ in runs["ended"]
+  )
+  assert [line.replace("/two/", "/one/") for line in first] == runs[
+    "stdout"
+  ].splitlines()
+  assert any("untrained mlp" in line for line in first) and not second
+  assert not list(runs["workdir"].rglob("*.tmp"))
+
+
+def test_hosts_that_differ_are_refused(tmp_path):
+  ended = run_hosts(tmp_path, tmp_path / "w", flags=["--config.seed=1"])
+  for code, _, errors in ended:
+    assert code == 1
+    assert "error: hosts [1] do not find their own config" in errors
+  assert not any((tmp_path / "w" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+  "named, message",
+  [
+    (("localhost:1", None, None), "lacks --num_processes and --process_id"),
+    (("localhost:1", 2, 2), "--process_id=2 is not one of --num_processes=2"),
+    ((None, None, None), "hosts cannot be joined .*--coordinator=HOST:PORT"),
+  ],
+)
+def test_hosts_that_cannot_be_joined(named, message):
+  with pytest.raises(ValueError, match=message):
+    mesh.join_hosts(*named)

@@ -1,0 +1,223 @@
+"""A step on eight devices is the step on one: everything is over the batch.
+
+Run in a process of its own, as JAX's devices are fixed when it starts.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+B, T = 16, 27
+SIZES = {"n<d": 24, "n>d": 12}  # dimensions of the embeddings
+CASES = [
+  ("vicreg", "n<d", "lars"),
+  ("vicreg", "n>d", "adam"),
+  ("nt_xent", "n<d", "adam"),
+  ("nt_xent", "n>d", "lars"),
+]
+STEPS = 5
+# float32 sums in another order: 3e-5 is about 250 units in the last place, for
+# sums of up to 16 x 81 products through six layers and back. Measured here: at
+# most MEASURED, of the largest value of the array that is compared.
+TOLERANCE = 3e-5
+
+
+def config_of(loss, size, optimizer):
+  from vicreg_jax import config as configs
+
+  config = configs.base_pretrain()
+  config.data.crop = T
+  config.model.blocks = 2
+  config.model.width = 0.0625
+  config.model.representation_size = 16
+  config.model.projector = (24, SIZES[size])
+  config.dtype = "float32"
+  config.batch_size = B
+  config.steps = 10
+  config.loss.name = loss
+  config.optim.name = optimizer
+  config.optim.schedule = "constant"
+  config.optim.per_256 = False
+  # Large enough that five steps move the parameters by far more than rounding.
+  config.optim.learning_rate = 1.0 if optimizer == "lars" else 3e-3
+  return config
+
+
+def views_of(step):
+  import numpy as np
+
+  x = np.random.default_rng(step).normal(size=(B, 2, T))
+  # Clips of unlike loudness: shards have other statistics than the batch.
+  return (x * np.linspace(0.2, 3, B)[:, None, None]).astype(np.float32)
+
+
+def keep_gradients():
+  """An optimizer's first link: its state is the gradient that it was given."""
+  import jax
+  import optax
+
+  return optax.GradientTransformation(
+    lambda params: jax.tree.map(lambda p: 0 * p, params),
+    lambda grads, state, params=None: (grads, grads),
+  )
+
+
+def run(config, devices, jit_step):
+  """What the first step computes, and where five steps lead to."""
+  import jax
+  import optax
+
+  from vicreg_jax import config as configs
+  from vicreg_jax import mesh, steps
+
+  tx = optax.chain(
+    keep_gradients(),
+    steps.make_optimizer(config, configs.durations(config, 160)),
+  )
+  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
+  state = jax.jit(lambda: steps.init_state(config, tx))()
+  state = jax.device_put(state, whole)
+  before = jax.device_get(state.params)
+  step = jit_step(config, tx, devices)
+  for i in range(STEPS):
+    state, scalars = step(state, jax.device_put(views_of(i), split))
+    if i == 0:
+      found = {
+        "loss and terms": scalars,
+        "gradients": state.opt_state[0],
+        "statistics": state.batch_stats,
+      }
+      found = jax.device_get(found)
+  after = jax.device_get(state.params)
+  return found | {"moves": jax.tree.map(lambda a, b: a - b, after, before)}
+
+
+def per_shard_step(config, tx, devices):
+  """What data parallelism without global statistics would do."""
+  import jax
+  from jax.sharding import PartitionSpec
+
+  from vicreg_jax import steps
+
+  whole, split = PartitionSpec(), PartitionSpec("data")
+
+  def shard(state, views):
+    def objective(params):
+      return steps._forward(config, params, state.batch_stats, views, True)
+
+    (loss, (terms, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
+      state.params
+    )
+    loss, terms, stats, grads = jax.lax.pmean(
+      (loss, terms, stats, grads), "data"
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + u, state.params, updates)
+    state = steps.TrainState(state.step + 1, params, stats, opt_state)
+    return state, {"loss": loss, **terms}
+
+  return jax.jit(
+    jax.shard_map(
+      shard,
+      mesh=devices,
+      in_specs=(whole, split),
+      out_specs=(whole, whole),
+      check_vma=False,
+    )
+  )
+
+
+def difference(a, b):
+  """The largest relative difference (norm of the difference by the norm) of two
+  trees' arrays.
+
+  Biases in front of a BatchNorm are left out: the mean takes them away, so
+  their gradient is rounding error, of which Adam makes steps of full length.
+  """
+  import jax
+  import numpy as np
+
+  def kept(tree):
+    arrays = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path) for path, _ in arrays]
+    return [
+      array
+      for name, (_, array) in zip(names, arrays)
+      if not ("bias" in name and ("conv" in name or "dense" in name))
+    ]
+
+  return max(
+    float(np.linalg.norm(x - y) / np.linalg.norm(x))
+    for x, y in zip(kept(a), kept(b), strict=True)
+  )
+
+
+def main():
+  import jax
+  import numpy as np
+  from jax.sharding import Mesh
+
+  from vicreg_jax import steps
+
+  assert len(jax.devices()) == 8
+  one, eight = (Mesh(np.array(jax.devices()[:n]), ("data",)) for n in (1, 8))
+  # Shards of a clip have no covariance: the comparison is of two shards.
+  two = Mesh(np.array(jax.devices()[:2]), ("data",))
+  found = {}
+  for case in CASES:
+    config = config_of(*case)
+    print(case, file=sys.stderr, flush=True)
+    expected = run(config, one, steps.jit_train_step)
+    global_ = run(config, eight, steps.jit_train_step)
+    shards = run(config, two, per_shard_step)
+    shards["loss and terms"] |= {
+      k: expected["loss and terms"][k] for k in ("grad_norm", "param_norm")
+    }
+    found[" ".join(case)] = {
+      what: [
+        difference(expected[what], global_[what]),
+        difference(expected[what], shards[what]),
+      ]
+      for what in expected
+    }
+  print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def differences():
+  done = subprocess.run(
+    [sys.executable, __file__],
+    env=os.environ
+    | {
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+      " --xla_backend_optimization_level=0",  # compiles sooner
+      "PYTHONPATH": str(HERE.parent),
+    },
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
+def test_eight_devices_equal_one(differences, case):
+  for what, (sharded, _) in differences[case].items():
+    assert sharded < TOLERANCE, what
+
+
+@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
+def test_the_mean_of_per_shard_losses_is_another(differences, case):
+  """So the tolerance above tells the two apart, at every place."""
+  for what, (_, per_shard) in differences[case].items():
+    assert per_shard > 100 * TOLERANCE, what
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,64 @@
+"""Files of a workdir, which is a directory or lies in a bucket (gs://...)."""
+
+import contextlib
+import os
+
+from etils import epath
+
+
+def is_bucket(path) -> bool:
+  """Whether a path is a URL such as gs://bucket/run."""
+  return "://" in os.fspath(path)
+
+
+def absolute(path) -> epath.Path:
+  """A directory by its absolute path, `~` being the home."""
+  path = epath.Path(path)
+  # epath would take a URL for a directory of this one.
+  return path if is_bucket(path) else path.expanduser().resolve()
+
+
+def exists(path) -> bool:
+  """Whether there is such a file. Raises OSError if that cannot be seen."""
+  with _as_os_error(path):
+    return epath.Path(path).exists()
+
+
+def read(path) -> bytes:
+  """The content of a file. Raises OSError if it cannot be read."""
+  with _as_os_error(path):
+    return epath.Path(path).read_bytes()
+
+
+def write(path, content: bytes):
+  """Writes a file whole or not at all, and makes its directory.
+
+  Raises OSError if it cannot be written. An object in a bucket is whole by
+  itself: it is there once all of it has come.
+  """
+  path = epath.Path(path)
+  with _as_os_error(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_bucket(path):
+      path.write_bytes(content)
+      return
+  partial = f"{path}.tmp"
+  with open(partial, "wb") as f:
+    f.write(content)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _as_os_error(path):
+  """Buckets are TensorFlow's, whose errors are no OSError."""
+  if not is_bucket(path):
+    yield
+    return
+  import tensorflow as tf
+
+  try:
+    yield
+  except tf.errors.OpError as e:
+    raise OSError(" ".join(str(e).split())) from e
