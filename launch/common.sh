@@ -16,6 +16,11 @@ on_workers() {
     --command="$(printf '%q ' bash vicreg_jax/launch/on_worker.sh "${@:2}")"
 }
 
+# The states of a run, a line each: states all|0 NAME.
+states() {
+  on_workers "$1" status "$2" | grep -o 'state=[^ ]*' | sort -u
+}
+
 # describe tpu-vm|queued-resources FIELD: its state, or "none". A question that
 # failed is "unknown": taken for an absent TPU, it would make a second one.
 describe() {
