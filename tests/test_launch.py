@@ -88,7 +88,7 @@ case ${plan#*:} in
   going)
     trap 'exit 75' TERM
     touch "$FAKE/going.$WORKER"
-    for ((i = 0; i < 500; i++)); do /bin/sleep 0.02; done
+    for ((i = 0; i < 1500; i++)); do /bin/sleep 0.02; done
     exit 99
     ;;
   *) exit "${plan#*:}" ;;
