@@ -14,14 +14,19 @@ from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, plots, steps
 from vicreg_jax import config as configs
 from vicreg_jax import writer as writer_lib
 
-# Keys that may change between a run and its continuation.
+# Keys, or how they start, that may change between a run and its continuation.
+# Where data come from is free: "prepared" says which they are.
 HARMLESS = (
   "checkpoint",
+  "data.beam",
   "data.dir",
+  "data.download",
+  "data.path",
   "eval_every_epochs",
   "log_every_steps",
   "probe",
 )
+LENGTH = ("epochs", "steps")
 
 
 class _Signals:
@@ -68,6 +73,7 @@ def run(config, workdir: str) -> steps.TrainState:
   print(prepared.summary(), file=sys.stderr)
   with (
     _Signals() as signals,
+    checkpoint.alone(workdir),
     writer_lib.Writer(workdir, total_steps=durations.total) as log,
     checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
   ):
@@ -165,14 +171,16 @@ class _Loop:
     loss = float(scalars["loss"])
     self._log.progress(step, f"loss {loss:.4g}")
     every, total = self._config.log_every_steps, self._durations.total
-    # The gradient too: it may fail a step before the loss does, and would be
-    # saved.
-    if not math.isfinite(loss + float(scalars["grad_norm"])):
+    # The gradient and the parameters too: they may fail a step before the loss
+    # does, and would be saved.
+    norms = float(scalars["grad_norm"]) + float(scalars["param_norm"])
+    if not math.isfinite(loss + norms):
       terms = {k: float(v) for k, v in scalars.items()}
       raise ValueError(
-        f"step {step}: the loss or its gradient is not finite ({terms}). The"
-        " checkpoints before it are kept. A lower optim.learning_rate, a longer"
-        " optim.warmup_epochs or dtype=float32 usually helps"
+        f"step {step}: the loss, its gradient or the parameters are not finite"
+        f" ({terms}). The checkpoints before it are kept. A lower"
+        " optim.learning_rate, a longer optim.warmup_epochs or dtype=float32"
+        " usually helps"
       )
     if step % every and step not in (1, total):
       return
@@ -213,16 +221,24 @@ def _check_same(config, prepared, workdir):
     return
   before = _flat(checkpoint.load_config(workdir))
   now = _flat(json.loads(json.dumps(_header(config, prepared))))
+  free = HARMLESS
+  if config.optim.schedule == "constant":
+    free += LENGTH
   keys = [
     k
     for k in sorted(before.keys() | now.keys())
-    if before.get(k) != now.get(k) and not k.startswith(HARMLESS)
+    if before.get(k) != now.get(k) and not k.startswith(free)
   ]
   if keys:
     listed = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys)
+    why = (
+      ". The cosine schedule is laid out over the whole run, so its length"
+      " cannot change"
+    )
     raise ValueError(
-      f"--workdir={workdir} holds a run of another config ({listed}): use the"
-      " config it was started with, or another --workdir"
+      f"--workdir={workdir} holds a run of another config ({listed})"
+      + why * any(k in LENGTH for k in keys)
+      + ": use the config it was started with, or another --workdir"
     )
 
 
