@@ -79,6 +79,8 @@ def run(config, workdir: str) -> steps.TrainState:
   ):
     log.run_header(_header(config, prepared))
     start = saved.latest() or 0
+    if start:
+      print(f"continuing from step {start}", file=sys.stderr)
     log.truncate_after(start)
     state = _first_state(config, tx, devices, saved, start)
     loop = _Loop(config, prepared, durations, tx, devices, saved, log)
