@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -14,13 +15,17 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-from test_pretrain import assert_same, lines_of, unbroken  # noqa: F401
 
-from vicreg_jax import checkpoint, input_pipeline, pretrain, steps
+from vicreg_jax import checkpoint, pretrain, steps
 from vicreg_jax import writer as writer_lib
 
 PACKAGE = pathlib.Path(checkpoint.__file__).parent
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def state_of(step):
@@ -135,6 +140,34 @@ def test_a_damaged_step_is_saved_anew_and_whole_ones_are_kept(tmp_path):
   assert load(tmp_path)[1] == 12
 
 
+def test_whole_ones_do_not_make_room_for_damaged_ones(tmp_path):
+  save(tmp_path, 3, 6, 9)
+  path = tmp_path / "checkpoints"
+  (path / "6" / "manifest.json").unlink()
+  save(tmp_path, keep=2)
+  assert sorted(os.listdir(path)) == ["3", "6.damaged", "9"]
+  # Killed while it deleted the oldest.
+  save(tmp_path, 12)
+  shutil.rmtree(path / "3" / "rest")
+  save(tmp_path, keep=2)
+  assert sorted(os.listdir(path)) == ["12", "6.damaged", "9"]
+
+
+def test_where_nothing_can_be_renamed(tmp_path, monkeypatch):
+  """As in a bucket: Orbax writes to the final name, and then a file."""
+  mode = ocp.options.AtomicityMode.COMMIT_FILE
+  options = functools.partial(
+    ocp.CheckpointManagerOptions,
+    atomicity_options=ocp.options.AtomicityOptions(mode=mode),
+  )
+  monkeypatch.setattr(ocp, "CheckpointManagerOptions", options)
+  save(tmp_path, 3, 6)
+  with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
+    assert saved.latest() == 6
+    assert_same(saved.restore(6, like(state_of(0))), state_of(6))
+  assert load(tmp_path)[1] == 6
+
+
 def test_when_none_is_whole_nothing_is_deleted(tmp_path):
   save(tmp_path, 3, 6)
   path = tmp_path / "checkpoints"
@@ -208,7 +241,7 @@ def small_disk(path):
     try:
       yield fill, filler.unlink
     finally:
-      subprocess.run(["umount", str(path)], check=True)
+      subprocess.run(["umount", "-l", str(path)], check=True)
   else:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     free = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # noqa: E731
@@ -247,82 +280,20 @@ def test_a_save_without_room_fails_and_the_one_before_is_kept(tmp_path, capfd):
     assert load(workdir)[1] == 6
 
 
-def at_step(monkeypatch, number, what):
-  """Does something in a run once a step is recorded."""
-  record = pretrain._Loop._record
-
-  def also(self, step, scalars):
-    if step == number:
-      what()
-    record(self, step, scalars)
-
-  monkeypatch.setattr(pretrain._Loop, "_record", also)
-
-
-def test_a_disk_that_fills_stops_the_run_which_then_continues(
-  small,
-  unbroken,  # noqa: F811
-  tmp_path,
-  monkeypatch,
-):
-  small.checkpoint.every_epochs = 1.0
+def test_metrics_without_room_say_so(tmp_path):
   with small_disk(tmp_path / "disk") as (fill, free):
-    with monkeypatch.context() as patch:
-      at_step(patch, 4, fill)
-      with pytest.raises(ValueError, match=f"metrics.jsonl: {FULL}"):
-        pretrain.run(small, str(tmp_path / "disk"))
+    with (
+      pytest.raises(
+        ValueError, match=rf"/disk/(metrics.jsonl|tb): {FULL}"
+      ) as caught,
+      writer_lib.Writer(tmp_path / "disk", total_steps=10_000) as log,
+    ):
+      log.write(1, {"loss": 1.0})
+      fill()
+      for step in range(2, 10_000):
+        log.write(step, {"loss": 1.0})
+    assert "resumes from its last checkpoint" in str(caught.value)
     free()
-    state = pretrain.run(small, str(tmp_path / "disk"))
-    assert_same(state, unbroken[0])
-    assert lines_of(tmp_path / "disk") == lines_of(unbroken[1])
-
-
-def test_a_nan_is_named_at_once_and_not_saved(
-  small,
-  unbroken,  # noqa: F811
-  tmp_path,
-  monkeypatch,
-):
-  small.checkpoint.every_epochs = 1 / 3  # every step
-  small.log_every_steps = 100
-  views = input_pipeline.train_views
-
-  def with_a_nan(*args, **kwargs):
-    for step, batch in enumerate(views(*args, **kwargs), 1):
-      yield np.where(step == 4, np.nan, 1).astype(np.float32) * batch
-
-  monkeypatch.setattr(input_pipeline, "train_views", with_a_nan)
-  with pytest.raises(
-    ValueError, match=r"^step 4: .*'invariance': nan.*usually"
-  ):
-    pretrain.run(small, str(tmp_path))
-  names = sorted(os.listdir(tmp_path / "checkpoints"))
-  assert names == ["1", "2", "3"]
-  monkeypatch.undo()
-  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
-
-
-def test_a_clock_that_runs_backwards_changes_nothing(
-  small,
-  unbroken,  # noqa: F811
-  tmp_path,
-  monkeypatch,
-):
-  clock = iter(range(2_000_000_000, 0, -3600))
-  monkeypatch.setattr("time.time", lambda: float(next(clock)))
-  monkeypatch.setattr("time.time_ns", lambda: next(clock) * 10**9)
-  small.checkpoint.every_epochs = 1 / 3
-  small.checkpoint.keep = 2
-  small.steps = 5
-  at = []
-  with monkeypatch.context() as patch:
-    at_step(patch, 4, lambda: at.append(1) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-      pretrain.run(small, str(tmp_path))
-  assert at
-  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
-  assert lines_of(tmp_path) == lines_of(unbroken[1])
-  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
 
 
 @contextlib.contextmanager
@@ -339,7 +310,7 @@ def read_only(path):
     try:
       yield
     finally:
-      subprocess.run(["umount", str(path)], check=True)
+      subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_a_read_only_workdir_is_said_to_be_so(small, tmp_path):
@@ -384,10 +355,10 @@ def test_a_payload_in_a_run_is_not_executed(tmp_path):
     # Who can write there can make the manifest fit, too.
     files = saved | {name: checkpoint._measure(path / name)}
     (path / "manifest.json").write_text(json.dumps(files))
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(Exception):
       load(tmp_path)
     with (
-      contextlib.suppress(ValueError),
+      contextlib.suppress(Exception),
       checkpoint.Checkpoints(str(tmp_path), 3) as run,
     ):
       run.restore(3, like(state_of(0)))

@@ -9,9 +9,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from test_checkpoint import FULL, small_disk
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets, embed, mesh, pretrain
+from vicreg_jax import datasets, embed, input_pipeline, mesh, pretrain
 
 HERE = pathlib.Path(__file__).parent
 TIMING = ("train/clips_per_second",)
@@ -221,6 +222,75 @@ else:
       jax.tree.leaves(params), saved.values(), strict=True
     ):
       np.testing.assert_array_equal(leaf, array)
+
+
+def at_step(monkeypatch, number, what):
+  """Does something in a run once a step is recorded."""
+  record = pretrain._Loop._record
+
+  def also(self, step, scalars):
+    if step == number:
+      what()
+    record(self, step, scalars)
+
+  monkeypatch.setattr(pretrain._Loop, "_record", also)
+
+
+def test_a_disk_that_fills_stops_the_run_which_then_continues(
+  small, unbroken, tmp_path, monkeypatch
+):
+  small.checkpoint.every_epochs = 1.0
+  with small_disk(tmp_path / "disk") as (fill, free):
+    with monkeypatch.context() as patch:
+      at_step(patch, 4, fill)
+      with pytest.raises(ValueError, match=FULL):
+        pretrain.run(small, str(tmp_path / "disk"))
+    free()
+    state = pretrain.run(small, str(tmp_path / "disk"))
+    assert_same(state, unbroken[0])
+    assert lines_of(tmp_path / "disk") == lines_of(unbroken[1])
+
+
+def test_a_nan_is_named_at_once_and_not_saved(
+  small, unbroken, tmp_path, monkeypatch
+):
+  small.checkpoint.every_epochs = 1 / 3  # every step
+  small.log_every_steps = 100
+  views = input_pipeline.train_views
+
+  def with_a_nan(*args, **kwargs):
+    for step, batch in enumerate(views(*args, **kwargs), 1):
+      yield np.where(step == 4, np.nan, 1).astype(np.float32) * batch
+
+  monkeypatch.setattr(input_pipeline, "train_views", with_a_nan)
+  with pytest.raises(
+    ValueError, match=r"^step 4: .*'invariance': nan.*usually"
+  ):
+    pretrain.run(small, str(tmp_path))
+  names = sorted(os.listdir(tmp_path / "checkpoints"))
+  assert names == ["1", "2", "3"]
+  monkeypatch.undo()
+  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(
+  small, unbroken, tmp_path, monkeypatch
+):
+  clock = iter(range(2_000_000_000, 0, -3600))
+  monkeypatch.setattr("time.time", lambda: float(next(clock)))
+  monkeypatch.setattr("time.time_ns", lambda: next(clock) * 10**9)
+  small.checkpoint.every_epochs = 1 / 3
+  small.checkpoint.keep = 2
+  small.steps = 5
+  at = []
+  with monkeypatch.context() as patch:
+    at_step(patch, 4, lambda: at.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      pretrain.run(small, str(tmp_path))
+  assert at
+  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
+  assert lines_of(tmp_path) == lines_of(unbroken[1])
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):

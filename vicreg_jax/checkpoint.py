@@ -82,7 +82,7 @@ class Checkpoints:
   def __init__(self, workdir: str, keep: int):
     self._path = _directory(workdir)
     self._saving = None
-    self._latest = _agree(lambda: _set_damaged_aside(self._path))
+    self._latest = _agree(lambda: _tidy(self._path, keep))
     with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -256,7 +256,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   if step not in (-1, *steps):
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")
   candidates = steps if step == -1 else [step]
-  step = _agree(lambda: _newest_whole(path, candidates, "encoder/"))
+  step = _agree(lambda: _examine(path, candidates, 1, "encoder/")[0][0])
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       return checkpointer.restore(path / str(step) / "encoder", like), step
@@ -316,40 +316,56 @@ def _steps(path) -> list[int]:
   return sorted(metadata.step for metadata in found)
 
 
-def _set_damaged_aside(path) -> int | None:
+def _tidy(path, keep) -> int | None:
+  """Leaves the newest `keep` whole checkpoints; the newest one's step.
+
+  Damaged ones are renamed. Older ones are there if a run was killed before it
+  had deleted them; they may lack files.
+  """
   steps = _steps(path)
   if not steps:
     return None
-  step = _newest_whole(path, steps)
-  for damaged in steps[steps.index(step) + 1 :]:
-    names = (f"{damaged}.damaged{n or ''}" for n in itertools.count())
-    with _explain(path):
-      (path / str(damaged)).rename(
-        next(path / name for name in names if not (path / name).exists())
-      )
-  return step
+  whole, damaged = _examine(path, steps, keep)
+  with _explain(path):
+    for step in damaged:
+      names = (f"{step}.damaged{n or ''}" for n in itertools.count())
+      free = next(path / name for name in names if not (path / name).exists())
+      (path / str(step)).rename(free)
+    for step in set(steps) - set(whole) - set(damaged):
+      (path / str(step)).rmtree()
+  return whole[0]
 
 
-def _newest_whole(path, steps, item="") -> int:
-  """The newest of `steps` whose files are as saved; warns of newer ones.
+def _examine(path, steps, enough, item="") -> tuple[list[int], list[int]]:
+  """The newest whole steps, and the damaged ones among them; warns of these.
+
+  Args:
+    path: of the checkpoints.
+    steps: to choose from, the oldest first.
+    enough: how many whole ones to look for.
+    item: of a checkpoint's files, those whose names start so matter.
 
   Raises:
-    ValueError: there is none.
+    ValueError: none is whole.
   """
-  faults = []
+  whole, faults = [], {}
   for step in reversed(steps):
-    fault = _fault(path / str(step), item)
-    if not fault:
+    if len(whole) == enough:
       break
-    faults.append(f"{path / str(step)} is damaged: {fault}")
-  else:
+    fault = _fault(path / str(step), item)
+    if fault:
+      faults[step] = f"{path / str(step)} is damaged: {fault}"
+    else:
+      whole.append(step)
+  if not whole:
     raise ValueError(
-      f"no checkpoint is whole ({'; '.join(faults)}). Nothing was changed: put"
-      " a copy of one in its place, or start anew with another --workdir"
+      f"no checkpoint is whole ({'; '.join(faults.values())}). Nothing was"
+      " changed: put a copy of one in its place, or start anew with another"
+      " --workdir"
     )
-  for fault in faults:
-    print(f"warning: {fault}; using step {step} instead", file=sys.stderr)
-  return step
+  for fault in faults.values():
+    print(f"warning: {fault}; using step {whole[0]} instead", file=sys.stderr)
+  return whole, list(faults)
 
 
 def _fault(path, item) -> str:
