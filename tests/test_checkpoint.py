@@ -202,8 +202,9 @@ def test_probing_needs_the_encoder_alone(tmp_path):
 def test_what_a_killed_save_left_is_removed(tmp_path):
   save(tmp_path, 3)
   path = tmp_path / "checkpoints"
-  shutil.copytree(path / "3", path / "6.orbax-checkpoint-tmp")
-  (path / "6.orbax-checkpoint-tmp" / "manifest.json").unlink()
+  for step in (5, 6):
+    shutil.copytree(path / "3", path / f"{step}.orbax-checkpoint-tmp")
+    (path / f"{step}.orbax-checkpoint-tmp" / "manifest.json").unlink()
   save(tmp_path, 6)
   assert sorted(os.listdir(path)) == ["3", "6"]
   assert load(tmp_path)[1] == 6
