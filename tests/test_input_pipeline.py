@@ -1,4 +1,8 @@
 import itertools
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +10,8 @@ import tensorflow as tf
 
 from vicreg_jax import audio, datasets
 from vicreg_jax import input_pipeline as pipeline
+
+HERE = pathlib.Path(__file__).parent
 
 
 def raw_clips(prepared, split):
@@ -83,6 +89,109 @@ def test_the_stream_may_be_entered_at_any_step(small, prepared, start):
   entered = pipeline.train_views(prepared, small, start_step=start)
   for a, b in zip(expected, itertools.islice(entered, 9 - start), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_the_views_do_not_depend_on_cores_or_on_where_they_begin(
+  small, data_dir, prepared, tmp_path
+):
+  """All augmentations, on one core from step 0 and on all from step 4."""
+  (tmp_path / "views.py").write_text(f"""
+import os, sys
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+import itertools
+import numpy as np
+import test_input_pipeline as t
+from conftest import shrink
+from vicreg_jax import config, datasets
+c = t.augmented(shrink(config.base_pretrain(), {data_dir!r}))
+views = t.pipeline.train_views(datasets.prepare(c.data), c)
+np.save({str(tmp_path / "views.npy")!r}, list(itertools.islice(views, 8)))
+""")
+  subprocess.run([sys.executable, str(tmp_path / "views.py")], check=True)
+  expected = np.load(tmp_path / "views.npy")
+  entered = pipeline.train_views(prepared, augmented(small), start_step=4)
+  found = np.stack(list(itertools.islice(entered, 4)))
+  assert found.tobytes() == expected[4:].tobytes()
+  crops = pipeline.train_views(prepared, plain(small), start_step=4)
+  assert (next(crops) != found[0]).any(-1).all()
+
+
+def augmented(config):
+  """Everything in the chain, always; in a window smaller than the set."""
+  for op in config.augment.values():
+    op.p = 1.0
+  config.shuffle_buffer = 7
+  return config
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 16
+  path.write_bytes(content)
+
+
+def cut_between_records(path):
+  records = list(tf.data.TFRecordDataset(str(path)).take(20))
+  with tf.io.TFRecordWriter(str(path)) as f:
+    for record in records:
+      f.write(record.numpy())
+
+
+@pytest.mark.parametrize(
+  "damage, named",
+  [
+    (pathlib.Path.unlink, "(missing)"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-9]), "(damaged)"),
+    (flip, "(damaged)"),
+    (cut_between_records, "(20 of 24 records)"),
+  ],
+)
+def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
+  small, prepared, tmp_path, damage, named
+):
+  copy = tmp_path / "1.0.0"
+  shutil.copytree(prepared.path, copy)
+  mine = datasets.base.Prepared.open(copy)
+  (file,) = copy.glob("*-train.tfrecord*")
+  views = pipeline.train_views(prepared, plain(small))
+  expected = list(itertools.islice(views, 9))
+  views = pipeline.train_views(mine, small)
+  np.testing.assert_array_equal(next(views), expected[0])
+  damage(file)
+  with pytest.raises(ValueError) as caught:  # in some later epoch
+    list(itertools.islice(views, 60))
+  assert f"{file} {named} cannot be read: put a copy" in str(caught.value)
+  assert "\n" not in str(caught.value)
+  for read in (
+    lambda: list(pipeline.segments(mine, "train", crop=243, batch_size=8)),
+    lambda: pipeline.labels(mine, "train"),
+  ):
+    with pytest.raises(ValueError, match=r"cannot be read: put a copy"):
+      read()
+  shutil.copy(pathlib.Path(prepared.path) / file.name, file)
+  again = pipeline.train_views(mine, small, start_step=5)
+  np.testing.assert_array_equal(next(again), expected[5])
+
+
+@pytest.mark.parametrize(
+  "name", ["dataset_info.json", "features.json", "metadata.json"]
+)
+def test_damaged_metadata_are_named(small, tmp_path, name):
+  small.data.dir = str(tmp_path)
+  small.data.sizes = (2, 0, 0)
+  path = pathlib.Path(datasets.prepare(small.data).path)
+  content = (path / name).read_bytes()
+  for damaged in (None, b"", content[: len(content) // 2]):
+    (path / name).unlink()
+    if damaged is not None:
+      (path / name).write_bytes(damaged)
+    with pytest.raises(
+      ValueError, match=f"data in {path} are damaged .*delete"
+    ):
+      datasets.prepare(small.data)
+    (path / name).write_bytes(content)
+  assert datasets.prepare(small.data).num_clips == {"train": 2}
 
 
 def test_the_seed_decides(small, prepared):

@@ -10,9 +10,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from test_checkpoint import FULL, small_disk
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets, pretrain
+from vicreg_jax import datasets, embed, input_pipeline, mesh, pretrain
 
 HERE = pathlib.Path(__file__).parent
 TIMING = ("train/clips_per_second",)
@@ -126,6 +127,50 @@ def test_harmless_changes_are_let_through(small, unbroken):
   pretrain._check_same(small, prepared, str(unbroken[1]))
 
 
+def test_the_length_may_change_if_the_schedule_does_not_need_it(
+  small, unbroken, tmp_path
+):
+  prepared = datasets.prepare(small.data)
+  small.steps = 9
+  with pytest.raises(
+    ValueError, match=r"\(steps: 5 -> 9\). The cosine .* over"
+  ):
+    pretrain._check_same(small, prepared, str(unbroken[1]))
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  small.optim.schedule = "constant"
+  header = pretrain._header(small, prepared)
+  (tmp_path / "config.json").write_text(json.dumps(header))
+  small.steps, small.epochs = 0, 30
+  small.data.path = "/elsewhere"
+  pretrain._check_same(small, prepared, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    ("model.width", 0.5),
+    ("optim.momentum", 0.8),
+    ("augment.noise.p", 0.1),
+    ("loss.sim_coeff", 1.0),
+    ("batch_size", 4),
+    ("dtype", "bfloat16"),
+    ("shuffle_buffer", 9),
+    ("train_splits", ("train", "test")),
+  ],
+)
+def test_each_part_of_another_config_is_named(small, unbroken, key, value):
+  before = small.to_dict()
+  *path, last = key.split(".")
+  node = small
+  for part in path:
+    node, before = node[part], before[part]
+  node[last] = value
+  with pytest.raises(ValueError) as caught:
+    pretrain.run(small, str(unbroken[1]))
+  sides = (json.loads(json.dumps(v)) for v in (before[last], value))
+  assert f"({key}: {next(sides)} -> {next(sides)})" in str(caught.value)
+
+
 def test_other_data_are_refused(small, unbroken):
   small.data.sizes = (25, 9, 10)
   with pytest.raises(ValueError, match=r"data.sizes: .*; prepared: synthetic/"):
@@ -138,11 +183,17 @@ def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
 import sys
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 from conftest import shrink
-from vicreg_jax import config, pretrain
+from vicreg_jax import config, embed, mesh, pretrain
 import jax
+import numpy as np
 assert len(jax.devices()) == 8
 c = shrink(config.base_pretrain(), {data_dir!r})
-pretrain.run(c, {str(tmp_path)!r})
+state = pretrain.run(c, {str(tmp_path)!r})
+one = embed.load({str(unbroken[1])!r}, -1, mesh.make_mesh())
+for name, params in (
+  ("ours", state.params["encoder"]), ("theirs", one._variables["params"])
+):
+  np.savez({str(tmp_path)!r} + "/" + name, *jax.tree.leaves(params))
 c.batch_size = 12
 try:
   pretrain.run(c, {str(tmp_path / "other")!r})
@@ -161,6 +212,86 @@ else:
   assert len(one) == len(eight)
   for a, b in zip(one, eight):
     assert a == pytest.approx(b, rel=2e-4)
+  # Either's encoder is restored by the other, bit for bit.
+  mine = embed.load(str(tmp_path), -1, mesh.make_mesh())._variables["params"]
+  for name, params in (
+    ("ours", mine),
+    ("theirs", unbroken[0].params["encoder"]),
+  ):
+    saved = np.load(tmp_path / f"{name}.npz")
+    for leaf, array in zip(
+      jax.tree.leaves(params), saved.values(), strict=True
+    ):
+      np.testing.assert_array_equal(leaf, array)
+
+
+def at_step(monkeypatch, number, what):
+  """Does something in a run once a step is recorded."""
+  record = pretrain._Loop._record
+
+  def also(self, step, scalars):
+    if step == number:
+      what()
+    record(self, step, scalars)
+
+  monkeypatch.setattr(pretrain._Loop, "_record", also)
+
+
+def test_a_disk_that_fills_stops_the_run_which_then_continues(
+  small, unbroken, tmp_path, monkeypatch
+):
+  small.checkpoint.every_epochs = 1.0
+  with small_disk(tmp_path / "disk") as (fill, free):
+    with monkeypatch.context() as patch:
+      at_step(patch, 4, fill)
+      with pytest.raises(ValueError, match=FULL):
+        pretrain.run(small, str(tmp_path / "disk"))
+    free()
+    state = pretrain.run(small, str(tmp_path / "disk"))
+    assert_same(state, unbroken[0])
+    assert lines_of(tmp_path / "disk") == lines_of(unbroken[1])
+
+
+def test_a_nan_is_named_at_once_and_not_saved(
+  small, unbroken, tmp_path, monkeypatch
+):
+  small.checkpoint.every_epochs = 1 / 3  # every step
+  small.log_every_steps = 100
+  views = input_pipeline.train_views
+
+  def with_a_nan(*args, **kwargs):
+    for step, batch in enumerate(views(*args, **kwargs), 1):
+      yield np.where(step == 4, np.nan, 1).astype(np.float32) * batch
+
+  monkeypatch.setattr(input_pipeline, "train_views", with_a_nan)
+  with pytest.raises(
+    ValueError, match=r"^step 4: .*'invariance': nan.*usually"
+  ):
+    pretrain.run(small, str(tmp_path))
+  names = sorted(os.listdir(tmp_path / "checkpoints"))
+  assert names == ["1", "2", "3"]
+  monkeypatch.undo()
+  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(
+  small, unbroken, tmp_path, monkeypatch
+):
+  clock = iter(range(2_000_000_000, 0, -3600))
+  monkeypatch.setattr("time.time", lambda: float(next(clock)))
+  monkeypatch.setattr("time.time_ns", lambda: next(clock) * 10**9)
+  small.checkpoint.every_epochs = 1 / 3
+  small.checkpoint.keep = 2
+  small.steps = 5
+  at = []
+  with monkeypatch.context() as patch:
+    at_step(patch, 4, lambda: at.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      pretrain.run(small, str(tmp_path))
+  assert at
+  assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
+  assert lines_of(tmp_path) == lines_of(unbroken[1])
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
 
 
 def test_the_next_batch_is_on_its_way_before_a_step_is_waited_for(
@@ -215,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
   small.optim.per_256 = False
   small.optim.warmup_epochs = 0.0
   with pytest.raises(
-    ValueError, match=r"step \d+: the loss or its gradient is .*lower optim"
+    ValueError, match=r"step \d+: the loss, its gradient or .*lower optim"
   ):
     pretrain.run(small, str(tmp_path))
 
@@ -227,7 +358,7 @@ def test_more_clips_than_there_are_is_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_so(data_dir, tmp_path, number):
+def test_a_signal_saves_and_says_so(small, data_dir, tmp_path, number):
   (tmp_path / "long.py").write_text(f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
@@ -248,6 +379,8 @@ def get_config():
   while not (metrics.exists() and metrics.stat().st_size > 1000):
     assert process.poll() is None and time.time() < deadline
     time.sleep(0.1)
+  with pytest.raises(ValueError, match=f"in use by .* process {process.pid}:"):
+    pretrain.run(small, str(tmp_path))
   process.send_signal(number)
   _, errors = process.communicate(timeout=60)
   assert process.returncode == 75, errors

@@ -2,20 +2,40 @@
 
 A checkpoint has two items: `encoder` (parameters and BatchNorm statistics),
 which is all that probing needs, and `rest` (projector, optimizer state, step).
+Orbax makes a save all or nothing, but reads flipped bytes of an array without
+a word, so beside the items there is a manifest: each file's size and CRC-32.
+It is written before Orbax commits, so a checkpoint without one is not whole.
 """
 
 import contextlib
+import fcntl
 import importlib
+import itertools
 import json
+import logging
+import os
+import pathlib
+import re
+import socket
+import sys
+import traceback
+import zlib
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vicreg_jax import files, mesh
 from vicreg_jax.steps import TrainState
 
 DIRECTORY = "checkpoints"
+MANIFEST = "manifest.json"
+LOCK = "lock"
+# Orbax writes these while it commits, after the manifest; no state is in them.
+_UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+_CHUNK = 1 << 24  # bytes
 
 
 def _items(state: TrainState) -> dict:
@@ -47,15 +67,36 @@ def _state(items: dict) -> TrainState:
 
 
 class Checkpoints:
-  """The checkpoints of one workdir. A context manager: leaving it waits."""
+  """The checkpoints of one workdir. A context manager: leaving it waits.
+
+  What is damaged is named on stderr and renamed to `<step>.damaged`, so that
+  only whole checkpoints count for `keep`, and the step can be saved again.
+
+  Args:
+    workdir: of the run.
+    keep: how many checkpoints stay.
+
+  Raises:
+    ValueError: there are checkpoints and all of them are damaged, which changes
+      nothing; or, here and in every method, the disk refuses.
+  """
 
   def __init__(self, workdir: str, keep: int):
-    self._path = files.absolute(workdir) / DIRECTORY
+    self._path = _directory(workdir)
     _check_client(self._path)
-    with _explain(self._path):
+    self._saving = None
+    self._latest = _agree(lambda: _tidy(self._path, keep))
+    with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=keep,
+          create=True,
+          cleanup_tmp_directories=True,  # what killed runs have left
+          async_options=ocp.AsyncOptions(
+            post_finalization_callback=self._write_manifest
+          ),
+        ),
       )
 
   def __enter__(self):
@@ -63,23 +104,57 @@ class Checkpoints:
 
   def __exit__(self, error_type, *unused):
     try:
-      with _explain(self._path):
+      with self._explain():
         self._manager.close()
     except ValueError:
       if error_type is None:  # else the first error says more
         raise
 
   def latest(self) -> int | None:
-    """The newest step that was saved whole."""
-    return self._manager.latest_step()
+    """The newest whole step that there was at the start."""
+    return self._latest
 
   def save(self, state: TrainState, step: int):
-    """Starts to save; the arrays may be donated as soon as it returns."""
+    """Starts to save; the arrays may be donated as soon as it returns.
+
+    Raises:
+      ValueError: this save cannot start, or the one before it has failed.
+    """
     items = {
       name: ocp.args.StandardSave(item) for name, item in _items(state).items()
     }
-    with _explain(self._path / str(step)):
-      self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._explain():
+      # The callback knows no step; the one before it may still need its own.
+      self._manager.wait_until_finished()
+      self._saving = step
+      saved = self._manager.save(step, args=ocp.args.Composite(**items))
+    assert saved, step
+
+  def _write_manifest(self):
+    """Runs in Orbax's thread on process 0, when all hosts have written."""
+    step = str(self._saving)
+    (path,) = (
+      p
+      for p in self._path.iterdir()
+      # A bucket has no rename: there Orbax writes to the final name.
+      if p.name == step or p.name.startswith(f"{step}.orbax-checkpoint-tmp")
+    )
+    measured = {name: _measure(path / name) for name in _files(path)}
+    (path / MANIFEST).write_text(json.dumps(measured, indent=1) + "\n")
+
+  @contextlib.contextmanager
+  def _explain(self):
+    """One line for what Orbax raises, without the tracebacks it also logs."""
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).addFilter(_not_of_orbax)  # once, however often
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as e:
+      raise ValueError(
+        f"{self._path}: a checkpoint cannot be written ({_first_line(e)}); the"
+        " ones before it are kept. Free space or choose another --workdir, then"
+        " run the same command to continue"
+      ) from e
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state at a step, with shapes and shardings of abstract `like`."""
@@ -89,7 +164,7 @@ class Checkpoints:
     }
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (ValueError, KeyError, OSError) as e:
+    except (ValueError, KeyError, OSError) as e:  # its files are as saved
       raise ValueError(
         f"{self._path / str(step)}: not a checkpoint of this config"
         f" ({_first_line(e)}); use the config it was saved with, or another"
@@ -178,26 +253,24 @@ def load_config(run: str) -> dict:
 def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   """The encoder's variables {"params", "batch_stats"}, and their step.
 
+  Only the encoder's files are read, and must be whole.
+
   Args:
     run: workdir of the pretraining run.
-    step: which checkpoint; -1 is the newest.
+    step: which checkpoint; -1 is the newest whole one.
     like: abstract variables, with the shardings to restore to.
   """
-  path = files.absolute(run)
-  if path.name != DIRECTORY:
-    path = path / DIRECTORY
-  steps = sorted(
-    int(p.name) for p in path.glob("*") if p.is_dir() and p.name.isdigit()
-  )
+  path = _directory(run)
+  steps = _steps(path)
   if not steps:
     raise ValueError(
       f"checkpoint={run}: there is no checkpoint in {path}; name the --workdir"
       " of a pretraining run that has saved one"
     )
-  if step == -1:
-    step = steps[-1]
-  if step not in steps:
+  if step not in (-1, *steps):
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")
+  candidates = steps if step == -1 else [step]
+  step = _agree(lambda: _examine(path, candidates, 1, "encoder/")[0][0])
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       return checkpointer.restore(path / str(step) / "encoder", like), step
@@ -208,6 +281,171 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
     ) from e
 
 
+@contextlib.contextmanager
+def alone(workdir: str):
+  """Keeps a second process out of a workdir, until this one leaves or dies.
+
+  There are no locks in a bucket, and the hosts of one run share its workdir:
+  the first holds the lock.
+
+  Raises:
+    ValueError: another process holds it; names the host and the process.
+  """
+  if not mesh.is_first_host() or files.is_bucket(workdir):
+    yield
+    return
+  path = pathlib.Path(workdir) / LOCK
+  with _explain(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise ValueError(
+        f"--workdir={workdir} is in use by {file.read().strip()}: wait for that"
+        " run or end it, or use another --workdir"
+      ) from None
+    with _explain(path):
+      file.truncate(0)
+      file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
+      file.flush()
+    yield
+
+
+def _directory(run) -> epath.Path:
+  """Where the checkpoints of a run are; `run` may name that itself."""
+  path = files.absolute(run)
+  return path if path.name == DIRECTORY else path / DIRECTORY
+
+
+def _steps(path) -> list[int]:
+  """Steps that Orbax has committed, the oldest first."""
+  if not path.exists():
+    return []
+  found = ocp.path.step.standard_name_format().find_all(path)
+  return sorted(metadata.step for metadata in found)
+
+
+def _tidy(path, keep) -> int | None:
+  """Leaves the newest `keep` whole checkpoints; the newest one's step.
+
+  Damaged ones are renamed. Older ones are there if a run was killed before it
+  had deleted them; they may lack files.
+  """
+  steps = _steps(path)
+  if not steps:
+    return None
+  whole, damaged = _examine(path, steps, keep)
+  with _explain(path):
+    for step in damaged:
+      names = (f"{step}.damaged{n or ''}" for n in itertools.count())
+      free = next(path / name for name in names if not (path / name).exists())
+      (path / str(step)).rename(free)
+    for step in set(steps) - set(whole) - set(damaged):
+      (path / str(step)).rmtree()
+  return whole[0]
+
+
+def _examine(path, steps, enough, item="") -> tuple[list[int], list[int]]:
+  """The newest whole steps, and the damaged ones among them; warns of these.
+
+  Args:
+    path: of the checkpoints.
+    steps: to choose from, the oldest first.
+    enough: how many whole ones to look for.
+    item: of a checkpoint's files, those whose names start so matter.
+
+  Raises:
+    ValueError: none is whole.
+  """
+  whole, faults = [], {}
+  for step in reversed(steps):
+    if len(whole) == enough:
+      break
+    fault = _fault(path / str(step), item)
+    if fault:
+      faults[step] = f"{path / str(step)} is damaged: {fault}"
+    else:
+      whole.append(step)
+  if not whole:
+    raise ValueError(
+      f"no checkpoint is whole ({'; '.join(faults.values())}). Nothing was"
+      " changed: put a copy of one in its place, or start anew with another"
+      " --workdir"
+    )
+  for fault in faults.values():
+    print(f"warning: {fault}; using step {whole[0]} instead", file=sys.stderr)
+  return whole, list(faults)
+
+
+def _fault(path, item) -> str:
+  """What is not as it was saved, "" if all is.
+
+  Args:
+    path: of a checkpoint.
+    item: files whose names start so are looked at.
+  """
+  try:
+    manifest = json.loads((path / MANIFEST).read_text())
+  except FileNotFoundError:
+    return f"{MANIFEST} is missing"
+  except ValueError:
+    return f"{MANIFEST} is damaged"
+  except OSError as e:
+    return f"{MANIFEST} cannot be read ({_first_line(e)})"
+  for name, saved in manifest.items():
+    if not name.startswith(item):
+      continue
+    try:
+      found = _measure(path / name)
+    except FileNotFoundError:
+      return f"{name} is missing"
+    except OSError as e:
+      return f"{name} cannot be read ({_first_line(e)})"
+    if found[0] != saved[0]:
+      return f"{name} has {found[0]} bytes of {saved[0]}"
+    if found != saved:
+      return f"{name} has other bytes than were saved"
+  return ""
+
+
+def _files(path, prefix="") -> list[str]:
+  """All files below a checkpoint's directory, but what is written last."""
+  names = []
+  for child in sorted(path.iterdir()):
+    if child.is_dir():
+      names += _files(child, f"{prefix}{child.name}/")
+    elif prefix + child.name not in _UNHASHED:
+      names.append(prefix + child.name)
+  return names
+
+
+def _measure(path) -> list[int]:
+  """[size, CRC-32] of a file."""
+  size, crc = 0, 0
+  with path.open("rb") as f:
+    while chunk := f.read(_CHUNK):
+      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+  return [size, crc]
+
+
+def _agree(find):
+  """What `find()` gives on process 0, on all processes; it may be None."""
+  step, error = -1, None
+  if jax.process_index() == 0:
+    try:
+      found = find()
+      step = -1 if found is None else found
+    except ValueError as e:
+      step, error = -2, e
+  step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+  if step == -2:
+    raise error or ValueError("process 0 found no whole checkpoint")
+  return None if step == -1 else step
+
+
 def abstract(tree, sharding):
   """Shapes and types of `tree` with `sharding`, to restore to."""
   return jax.tree.map(
@@ -216,5 +454,17 @@ def abstract(tree, sharding):
 
 
 def _first_line(error: Exception) -> str:
+  # TensorStore says what was written where before it says why not.
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  if code:
+    return os.strerror(int(code[1]))
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:200]
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  """False for a failure within Orbax, which is raised here too."""
+  if record.levelno < logging.ERROR or not record.exc_info:
+    return True
+  frames = traceback.extract_tb(record.exc_info[2])
+  return not any("orbax" in frame.filename for frame in frames)

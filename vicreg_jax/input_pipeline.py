@@ -62,7 +62,8 @@ def train_views(
       lambda i, _: i % config.batch_size // share == process_index
     )
     clips = clips.map(lambda _, clip: clip)
-  return _batches(_views(clips, config), share, drop_remainder=True)
+  batches = _batches(_views(clips, config), share, drop_remainder=True)
+  return _read_or_explain(prepared, batches)
 
 
 def valid_views(
@@ -73,7 +74,8 @@ def valid_views(
   The losses are defined on whole batches, so a short last one is dropped.
   """
   clips = _epoch(prepared, config, (split,), tf.constant(-1, tf.int64))
-  return _batches(_views(clips, config), batch_size, drop_remainder=True)
+  batches = _batches(_views(clips, config), batch_size, drop_remainder=True)
+  return _read_or_explain(prepared, batches)
 
 
 def crops(
@@ -97,7 +99,8 @@ def crops(
   examples = prepared.dataset(split).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  return _batches(examples, batch_size, drop_remainder=False)
+  batches = _batches(examples, batch_size, drop_remainder=False)
+  return _read_or_explain(prepared, batches)
 
 
 def segments(
@@ -121,7 +124,8 @@ def segments(
     .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   )
   rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-  for x_BxT, clip_B in _options(rows).as_numpy_iterator():
+  batches = _options(rows).as_numpy_iterator()
+  for x_BxT, clip_B in _read_or_explain(prepared, batches):
     n = len(clip_B)
     pad = batch_size - n
     yield Segments(
@@ -142,7 +146,8 @@ def labels(prepared: base.Prepared, split: str) -> Labels:
   """Ids and labels of every clip, in the order `crops` and `segments` use."""
   ids, rows = [], []
   keys = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
-  for clip_id, row in keys.as_numpy_iterator():
+  keys = _read_or_explain(prepared, keys.as_numpy_iterator())
+  for clip_id, row in keys:
     ids.append(clip_id.decode())
     rows.append(row)
   return Labels(ids, np.stack(rows))
@@ -195,6 +200,9 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
     cycle_length=min(len(files), _OPEN_FILES),
     block_length=1,
   )
+  # A file cut between two records reads well; the stream would shift.
+  count = sum(prepared.num_clips.get(s, 0) for s in splits)
+  records = records.apply(tf.data.experimental.assert_cardinality(count))
   return records.map(builder.info.features.deserialize_example)
 
 
@@ -225,6 +233,35 @@ def _options(examples):
   options.deterministic = True
   options.experimental_optimization.inject_prefetch = False
   return examples.with_options(options)
+
+
+def _read_or_explain(prepared, batches):
+  """Yields `batches`; where reading fails, names the file and the remedy."""
+  try:
+    yield from batches
+  except tf.errors.OpError as e:
+    raise ValueError(
+      f"{_damaged_file(prepared) or f'{prepared.path} ({e.message})'} cannot be"
+      " read: put a copy of it in its place, or delete the directory"
+      f" {prepared.path} to have the data prepared anew; then run the same"
+      " command to continue"
+    ) from e
+
+
+def _damaged_file(prepared) -> str:
+  """The first record file that is not as it was written, and its fault."""
+  for split in prepared.num_clips:
+    info = prepared.builder.info.splits[split]
+    for file, count in zip(info.filepaths, info.shard_lengths, strict=True):
+      try:
+        found = sum(1 for _ in tf.data.TFRecordDataset(str(file)))
+      except tf.errors.NotFoundError:
+        return f"{file} (missing)"
+      except tf.errors.OpError:
+        return f"{file} (damaged)"
+      if found != count:
+        return f"{file} ({found} of {count} records)"
+  return ""
 
 
 def _hash(clip_id):

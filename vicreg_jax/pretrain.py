@@ -15,14 +15,19 @@ from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, plots, steps
 from vicreg_jax import config as configs
 from vicreg_jax import writer as writer_lib
 
-# Keys that may change between a run and its continuation.
+# Keys, or how they start, that may change between a run and its continuation.
+# Where data come from is free: "prepared" says which they are.
 HARMLESS = (
   "checkpoint",
+  "data.beam",
   "data.dir",
+  "data.download",
+  "data.path",
   "eval_every_epochs",
   "log_every_steps",
   "probe",
 )
+LENGTH = ("epochs", "steps")
 
 
 class _Signals:
@@ -91,6 +96,7 @@ def run(config, workdir: str) -> steps.TrainState:
   header = _header(config, prepared)
   with (
     _Signals(devices) as signals,
+    checkpoint.alone(workdir),
     _writer(workdir, durations) as log,
     checkpoint.Checkpoints(workdir, config.checkpoint.keep) as saved,
   ):
@@ -98,6 +104,8 @@ def run(config, workdir: str) -> steps.TrainState:
     log.run_header(header)
     start = saved.latest() or 0
     _check_hosts(header, start, workdir)
+    if start:
+      log.note(f"continuing from step {start}")
     log.truncate_after(start)
     state = _first_state(config, tx, devices, saved, start)
     loop = _Loop(config, prepared, durations, tx, devices, saved, log)
@@ -207,14 +215,16 @@ class _Loop:
     loss = float(scalars["loss"])
     self._log.progress(step, f"loss {loss:.4g}")
     every, total = self._config.log_every_steps, self._durations.total
-    # The gradient too: it may fail a step before the loss does, and would be
-    # saved.
-    if not math.isfinite(loss + float(scalars["grad_norm"])):
+    # The gradient and the parameters too: they may fail a step before the loss
+    # does, and would be saved.
+    norms = float(scalars["grad_norm"]) + float(scalars["param_norm"])
+    if not math.isfinite(loss + norms):
       terms = {k: float(v) for k, v in scalars.items()}
       raise ValueError(
-        f"step {step}: the loss or its gradient is not finite ({terms}). The"
-        " checkpoints before it are kept. A lower optim.learning_rate, a longer"
-        " optim.warmup_epochs or dtype=float32 usually helps"
+        f"step {step}: the loss, its gradient or the parameters are not finite"
+        f" ({terms}). The checkpoints before it are kept. A lower"
+        " optim.learning_rate, a longer optim.warmup_epochs or dtype=float32"
+        " usually helps"
       )
     if step % every and step not in (1, total):
       return
@@ -253,16 +263,24 @@ def _check_same(config, prepared, workdir):
     return
   before = _flat(checkpoint.load_config(workdir))
   now = _flat(_plain(_header(config, prepared)))
+  free = HARMLESS
+  if config.optim.schedule == "constant":
+    free += LENGTH
   keys = [
     k
     for k in sorted(before.keys() | now.keys())
-    if before.get(k) != now.get(k) and not k.startswith(HARMLESS)
+    if before.get(k) != now.get(k) and not k.startswith(free)
   ]
   if keys:
     listed = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys)
+    why = (
+      ". The cosine schedule is laid out over the whole run, so its length"
+      " cannot change"
+    )
     raise ValueError(
-      f"--workdir={workdir} holds a run of another config ({listed}): use the"
-      " config it was started with, or another --workdir"
+      f"--workdir={workdir} holds a run of another config ({listed})"
+      + why * any(k in LENGTH for k in keys)
+      + ": use the config it was started with, or another --workdir"
     )
 
 

@@ -56,6 +56,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
+from google.protobuf import json_format
 from tqdm import tqdm
 
 from vicreg_jax import audio
@@ -131,8 +132,12 @@ class Prepared:
   @classmethod
   def open(cls, path) -> "Prepared":
     """Opens the directory that `ClipBuilder.prepare` has written."""
-    with _quiet_tfds():
+    with _quiet_tfds(), _explain_damage(path):
       builder = tfds.builder_from_directory(path)
+      return cls._of(builder, path)
+
+  @classmethod
+  def _of(cls, builder, path):
     metadata = builder.info.metadata
     splits = [s for s in SPLITS if s in builder.info.splits]
     return cls(
@@ -236,7 +241,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     config = tfds.core.BuilderConfig(name=f"{self._source.name}-{digest}")
     self._dir = os.path.expanduser(data.dir)
-    with _quiet_tfds():
+    path = os.path.join(self._dir, self.name, config.name, str(self.VERSION))
+    with _quiet_tfds(), _explain_damage(path):  # it reads what is there
       super().__init__(data_dir=self._dir, config=config)
 
   def prepare(self) -> Prepared:
@@ -576,6 +582,19 @@ def _reasons(counts):
     f"{count:,} {reason}"
     for reason, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))
   )
+
+
+@contextlib.contextmanager
+def _explain_damage(path):
+  """Names prepared data that TFDS cannot open, and the remedy."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, json_format.ParseError) as error:
+    raise ValueError(
+      f"the prepared data in {path} are damaged"
+      f" ({' '.join(str(error).split())}): delete that directory to have them"
+      " prepared anew, then run the same command to continue"
+    ) from error
 
 
 @contextlib.contextmanager
