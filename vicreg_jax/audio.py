@@ -25,7 +25,7 @@ EXTENSIONS = _FFMPEG_ONLY | {
 }
 
 # What lies outside cannot be music, and resampling it could fill the memory.
-_SAMPLE_RATES = range(1_000, 768_001)
+SAMPLE_RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 16
 _MAX_SECONDS = 4 * 3600
 _FFMPEG_TIMEOUT_SECONDS = 300
@@ -38,7 +38,11 @@ class AudioError(ValueError):
   def __init__(self, path, reason: str, detail: str = ""):
     self.path = os.fspath(path)
     self.reason = reason
-    super().__init__(f"{self.path}: {reason}" + f" ({detail})" * bool(detail))
+    text = f"{self.path}: {reason}" + f" ({detail})" * bool(detail)
+    # A name may hold line ends and bytes that are no text.
+    super().__init__(
+      "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    )
 
 
 def load(path, sample_rate: int = 22_050) -> np.ndarray:
@@ -48,15 +52,20 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   little. AAC and WMA (.m4a and the like) need the ffmpeg program, all else is
   libsndfile's. The file is decoded in blocks, so that what its header promises
   is never allocated. Raises `AudioError`, whose `reason` is "not found", "not a
-  file", "empty file", "not decodable", "ffmpeg not installed", "absurd header",
-  "too long", "no samples" or "not finite".
+  file", "not readable", "empty file", "not decodable", "ffmpeg not installed",
+  "absurd header", "too long", "no samples" or "not finite".
   """
   path = os.fspath(path)
   if not os.path.exists(path):
     raise AudioError(path, "not found")
   if not os.path.isfile(path):
     raise AudioError(path, "not a file")
-  if os.path.getsize(path) == 0:
+  try:
+    with open(path, "rb") as file:
+      empty = not file.read(1)
+  except OSError as error:
+    raise AudioError(path, "not readable", error.strerror) from None
+  if empty:
     raise AudioError(path, "empty file")
   # libsndfile gets the path itself: through a Python file it needs the GIL.
   needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
@@ -105,7 +114,7 @@ def _read(path, sound, sample_rate):
   rate, channels = sound.samplerate, sound.channels
   if sound.format == "RAW":  # libsndfile's guess for any .au without a header
     raise AudioError(path, "not decodable", "no header")
-  if rate not in _SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
+  if rate not in SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
     raise AudioError(path, "absurd header", f"{rate} Hz, {channels} channels")
   stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
   blocks, num_frames = [], 0

@@ -225,6 +225,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def __init__(self, data):
     """Lists the source; nothing is decoded before `prepare`."""
     self._source = self.source(data)
+    _check_ids(self._source)
     self._sample_rate = int(data.sample_rate)
     self._crop = int(data.crop)
     self._beam = data.beam
@@ -512,6 +513,17 @@ def split_tracks(tracks) -> dict[str, str]:
     else "train"
     for rank, track in enumerate(order)
   }
+
+
+def _check_ids(source):
+  """Raises ValueError if two clips have one id: TFDS has no place for both."""
+  clips = itertools.chain.from_iterable(source.splits.values())
+  id_, times = collections.Counter(c.id for c in clips).most_common(1)[0]
+  if times > 1:
+    raise ValueError(
+      f"{source.name}: {times} clips are called {id_!r}: rename a file, or get"
+      " the published table again"
+    )
 
 
 def _decode(split, crop, clip):
