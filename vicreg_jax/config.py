@@ -335,19 +335,61 @@ def _validate_data(config):
       " on, validate and test with, (200, 50, 100) for example"
     )
   if config.job in ("pretrain", "prepare"):
-    rates = audio.SAMPLE_RATES
-    _at_least("data.sample_rate", data.sample_rate, rates[0])
-    _at_most("data.sample_rate", data.sample_rate, rates[-1])
-    _above("data.crop", data.crop)
+    _validate_crop(data)
+
+
+def _validate_crop(data):
+  rates = audio.SAMPLE_RATES
+  _at_least("data.sample_rate", data.sample_rate, rates[0])
+  _at_most("data.sample_rate", data.sample_rate, rates[-1])
+  _above("data.crop", data.crop)
+
+
+def validate_encoder(config):
+  """Raises ValueError unless an encoder can be made of a run's config.
+
+  Its other keys are not looked at: a run that an older version of this package
+  has saved may lack some.
+  """
+  base = base_pretrain()
+  keys = dict(seed=base.seed, dtype=base.dtype, data={}, model={})
+  keys["data"] = {k: base.data[k] for k in ("sample_rate", "crop")}
+  keys["model"] = {
+    k: base.model[k]
+    for k in ("variant", "representation_size", "width", "blocks")
+  }
+  _check_kinds(config, ml_collections.ConfigDict(keys))
+  _validate_encoder(config)
+
+
+def _validate_encoder(config):
+  model = config.model
+  _at_least("seed", config.seed, 0)
+  _one_of("dtype", config.dtype, DTYPES)
+  _validate_crop(config.data)
+  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
+  _above("model.width", model.width)
+  _at_most("model.width", model.width, 100)
+  size = model.representation_size
+  _above("model.representation_size", size)
+  _at_most("model.representation_size", size, _LARGEST_WIDTH)
+  if not 1 <= model.blocks <= 9:
+    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
+  crop = models.crop_for(model.blocks)
+  if not crop <= config.data.crop < 2 * crop:
+    raise ValueError(
+      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
+      f" {crop} samples to one frame: set data.crop={crop}"
+    )
 
 
 def _validate_pretrain(config):
-  model, loss, optim = config.model, config.loss, config.optim
+  loss, optim = config.loss, config.optim
+  _validate_encoder(config)
   _at_least("batch_size", config.batch_size, 2)
   _at_least("steps", config.steps, 0)
   if not config.steps:
     _above("epochs", config.epochs)
-  _one_of("dtype", config.dtype, DTYPES)
   for split in config.train_splits:
     _one_of("train_splits", split, SPLITS)
   if not config.train_splits or len(set(config.train_splits)) < len(
@@ -363,26 +405,11 @@ def _validate_pretrain(config):
       " eval_every_epochs=0 or leave it out"
     )
   _above("shuffle_buffer", config.shuffle_buffer)
-  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
-  _above("model.width", model.width)
-  _at_most("model.width", model.width, 100)
-  _above("model.representation_size", model.representation_size)
-  _at_most(
-    "model.representation_size", model.representation_size, _LARGEST_WIDTH
-  )
-  if not 1 <= model.blocks <= 9:
-    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
-  crop = models.crop_for(model.blocks)
-  if not crop <= config.data.crop < 2 * crop:
-    raise ValueError(
-      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
-      f" {crop} samples to one frame: set data.crop={crop}"
-    )
-  widths = model.projector
+  widths = config.model.projector
   if not widths or min(widths) < 1 or max(widths) > _LARGEST_WIDTH:
     raise ValueError(
-      f"model.projector is {tuple(model.projector)}; give the widths of its"
-      " layers, (512, 128) for example"
+      f"model.projector is {tuple(widths)}; give the widths of its layers,"
+      " (512, 128) for example"
     )
   _one_of("loss.name", loss.name, ("vicreg", "nt_xent"))
   _one_of("loss.convention", loss.convention, ("release", "paper"))

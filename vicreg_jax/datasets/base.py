@@ -73,7 +73,7 @@ _FORMAT = 2
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
 # name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
 # a number, makes it a date or a track's number.
-_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
+_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
 _SILENCE_DB = -120.0
 
 
