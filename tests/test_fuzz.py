@@ -486,9 +486,7 @@ class Labels(Folder):
       clear_path(self.csv)
       odd_file(rng, self.csv, self.content)
     section = self.section(self.root, labels="csv")
-    return Case(
-      lambda: check_plan(folder.Folder.source(section)), "labels.csv"
-    )
+    return Case(lambda: check_plan(folder.Folder.source(section)), "labels.csv")
 
 
 def clear_path(path):
@@ -756,9 +754,7 @@ class Checkpoint:
     (self.run / "config.json").write_text(config.to_json(indent=2))
     self.want = jax.tree.leaves(self.load())
     self.files = sorted(
-      p
-      for p in self.run.rglob("*")
-      if p.is_file() and "/rest/" not in str(p)
+      p for p in self.run.rglob("*") if p.is_file() and "/rest/" not in str(p)
     )
 
   def load(self):

@@ -247,9 +247,7 @@ def test_roc_auc_counts_pairs(case):
   roc, pr = areas(*case)
   assert roc == pytest.approx(100 * np.mean(wins))
   # The mean over positives of the precision at their score.
-  precisions = [
-    labels_N[scores_N >= s].mean() for s in scores_N[labels_N == 1]
-  ]
+  precisions = [labels_N[scores_N >= s].mean() for s in scores_N[labels_N == 1]]
   assert pr == pytest.approx(100 * np.mean(precisions))
 
 

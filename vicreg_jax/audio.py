@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import subprocess
+import tempfile
 
 import numpy as np
 import soundfile
@@ -67,11 +68,14 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
     raise AudioError(path, "not readable", error.strerror) from None
   if empty:
     raise AudioError(path, "empty file")
+  if os.path.splitext(path)[1].lower() in _FFMPEG_ONLY:
+    # On disk: hours of many channels take gigabytes before they are averaged.
+    with tempfile.TemporaryFile() as decoded:
+      _ffmpeg(path, decoded)
+      return _decode(decoded, path, sample_rate)
   # libsndfile gets the path itself: through a Python file it needs the GIL.
-  needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
   # As bytes, since a name need not be valid UTF-8.
-  file = io.BytesIO(_ffmpeg(path)) if needs_ffmpeg else os.fsencode(path)
-  return _decode(file, path, sample_rate)
+  return _decode(os.fsencode(path), path, sample_rate)
 
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
@@ -142,8 +146,8 @@ def _mean(block_FxC):
   return block / np.float32(block_FxC.shape[1])
 
 
-def _ffmpeg(path):
-  """The file as AU bytes: the one format made for streams of unknown length."""
+def _ffmpeg(path, out):
+  """Writes the file as AU, the one format for streams of unknown length."""
   if shutil.which("ffmpeg") is None:
     raise AudioError(
       path,
@@ -157,12 +161,15 @@ def _ffmpeg(path):
   command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
   try:
     result = subprocess.run(
-      command, capture_output=True, timeout=_FFMPEG_TIMEOUT_SECONDS
+      command,
+      stdout=out,
+      stderr=subprocess.PIPE,
+      timeout=_FFMPEG_TIMEOUT_SECONDS,
     )
   except subprocess.TimeoutExpired:
     raise AudioError(path, "not decodable", "ffmpeg took too long") from None
-  if result.returncode or not result.stdout:
+  if result.returncode or not out.seek(0, os.SEEK_END):
     lines = result.stderr.decode(errors="replace").strip().splitlines()
     detail = lines[-1] if lines else f"ffmpeg exit code {result.returncode}"
     raise AudioError(path, "not decodable", detail)
-  return result.stdout
+  out.seek(0)
