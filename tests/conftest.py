@@ -66,5 +66,6 @@ def pytest_terminal_summary(terminalreporter):
     if name == "fuzz" and report.when == "teardown"
   ]
   if rows:
-    terminalreporter.write_sep("=", "bad input")
+    columns = "inputs, results, errors, wrong, crashes, hangs, CPU s, MB more"
+    terminalreporter.write_sep("=", f"bad input: {columns}")
     terminalreporter.write_line("\n".join(rows))

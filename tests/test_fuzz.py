@@ -39,7 +39,7 @@ from vicreg_jax import audio, main
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 22_050
-SECONDS = 20  # for an input; the machine may be busy
+SECONDS = 60  # for an input: a hang is for ever, and the machine may be busy
 START_SECONDS = 300  # for a worker's first: it imports, and saves a checkpoint
 MEMORY = 1 << 30  # address space that inputs may take beyond the worker's own
 NOBODY = 65_534  # a user
@@ -826,7 +826,7 @@ TARGETS = {
   "audio": (Audio, 800),
   "header": (Header, 400),
   "samples": (Samples, 80),
-  "ffmpeg": (Ffmpeg, 40),
+  "ffmpeg": (Ffmpeg, 25),
   "files": (Files, 100),
   "folder": (Folder, 100),
   "labels": (Labels, 300),
@@ -835,7 +835,7 @@ TARGETS = {
   "zip": (Zip, 200),
   "tar": (Tar, 200),
   "flags": (Flags, 300),
-  "config": (Config, 80),
+  "config": (Config, 60),
   "checkpoint": (Checkpoint, 80),
 }
 
