@@ -227,6 +227,26 @@ def test_missing_files_and_directories_are_named(tmp_path):
     assert error.value.reason == reason
 
 
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+  def refuse(*args):
+    raise PermissionError(13, "Permission denied")
+
+  path = tmp_path / "a.wav"
+  path.write_bytes(wav_bytes(RATE, 1, bytes(400)))
+  # The tests may be root's, whom no file refuses; test_fuzz.py has a user.
+  monkeypatch.setattr("builtins.open", refuse)
+  with pytest.raises(audio.AudioError, match="Permission denied") as error:
+    audio.load(path)
+  assert error.value.reason == "not readable"
+
+
+def test_errors_are_one_line_whatever_the_name():
+  name = os.fsdecode(b"new\nline \xff \x1b[2J.wav")
+  error = audio.AudioError(name, "not found")
+  assert str(error) == r"new\nline \udcff \x1b[2J.wav: not found"
+  assert error.path == name
+
+
 def test_damage_in_the_middle(tmp_path):
   flac, wav = tmp_path / "a.flac", tmp_path / "a.wav"
   noise = 0.1 * np.random.default_rng(0).normal(size=4 * RATE)

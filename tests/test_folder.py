@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import audio, datasets
+from vicreg_jax import audio, datasets, prepare
 from vicreg_jax.datasets import base, folder
 
 RATE = 8_000
@@ -307,6 +307,7 @@ def test_csv_dialects(tmp_path, text, names):
     (b"path,x\na.wav,1\nb.wav,1\nnope.wav,1\n", 4, "no audio file 'nope.wav'"),
     (b"a.wav,x\n../m/b.wav,x\n", 2, "outside data.path"),
     (b"/etc/passwd,x\n", 1, "outside data.path"),
+    (b"s/../../m/a.wav,x\n", 1, "outside data.path"),
     (b"a.wav,x\n./a.wav,y\n", 2, "listed in line 1 already"),
     (b"path,x,y\na.wav,1,2\n", 2, "'2' for tag 'y'; use 0 or 1"),
     (b"path,x,y\na.wav,1,\n", 2, "'' for tag 'y'"),
@@ -413,6 +414,43 @@ def test_links_and_odd_names(tmp_path):
   } == ids
 
 
+def test_loops_pipes_and_devices_are_no_clips(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "new\nline.wav", "$x_{.wav"])
+  (root / "loop.wav").symlink_to("loop.wav")
+  (root / "one.wav").symlink_to("other.wav")
+  (root / "other.wav").symlink_to("one.wav")
+  (root / "zero.wav").symlink_to("/dev/zero")
+  (root / "here").symlink_to(".")
+  os.mkfifo(root / "pipe.wav")
+  data = datasets.prepare(config(root, tmp_path))
+  assert data.skipped == {"not found": 3, "not a file": 2}
+  ids = {e["id"].decode() for s in data.num_clips for e in read(data, s)}
+  assert ids == {"a.wav", "new\nline.wav", "$x_{.wav"}
+  assert os.path.getsize(prepare.figure(data)) > 10_000
+
+
+@pytest.mark.parametrize("path", ["~nobody_here/m", "\0", "x" * 5000, "loop"])
+def test_roots_that_cannot_be(tmp_path, path):
+  (tmp_path / "loop").symlink_to("loop")
+  if path == "loop":
+    path = str(tmp_path / "loop")
+  with pytest.raises(ValueError, match=r"^data.path=.* does not exist$"):
+    source(path, tmp_path)
+  write_tree(tmp_path / "m", ["a.wav"])
+  with pytest.raises(ValueError, match=r"^data.csv=.* is not a file$"):
+    source(tmp_path / "m", tmp_path, csv=path)
+
+
+def test_two_clips_of_one_name(tmp_path):
+  root = tmp_path / "m"
+  # A name that is no UTF-8, and another that is what it is written as.
+  write_tree(root, ["\\xff.wav"])
+  soundfile.write(os.fsencode(root) + b"/\xff.wav", tone(0), RATE, format="WAV")
+  with pytest.raises(ValueError, match="2 clips are called"):
+    datasets.prepare(config(root, tmp_path))
+
+
 def test_errors_of_the_folder(tmp_path):
   def error(path, **changes):
     with pytest.raises(ValueError) as info:
@@ -475,6 +513,7 @@ def test_errors_when_nothing_is_left(tmp_path):
     ("2021-11-14.mp3", "2021-11-14"),
     ("disc-1-03.mp3", "disc-1-03"),
     ("b/name-30-10.ogg", "b/name-30-10"),
+    ("new\nline-0-30.ogg", "new\nline"),
   ],
 )
 def test_only_cuts_are_taken_off_a_track_s_name(name, track):

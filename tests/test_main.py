@@ -154,6 +154,7 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     (["--config.data.name=fmaa"], r"data.name.*'fmaa'.*folder.*synthetic"),
     (["--config.model.width=wide"], r"width"),
     (["--config.batch_size=0"], r"batch_size is 0"),
+    (["--config.model[0]x=3"], r"^error: Could not parse 'model\[0\]x' as a"),
   ],
 )
 def test_a_bad_flag_is_one_line(tmp_path, flags, message):
@@ -270,6 +271,17 @@ def test_probe_without_labels(folder, data_dir, tmp_path):
     ("data.subset", "full", r"data.subset is 'full'.*small, medium, large"),
     ("data.split_set", "all", r"data.split_set is 'all'.*filtered, full"),
     ("data.convention", "top", r"data.convention is 'top'.*all, tagged"),
+    ("data.sample_rate", 999, r"data.sample_rate is 999; .* at least 1000"),
+    ("data.sample_rate", 2**31 - 1, r"data.sample_rate .* at most 768000"),
+    ("data.sizes", (1, 2), r"data.sizes is \(1, 2\)"),
+    ("data.clip_seconds", 1e9, r"data.clip_seconds is 1000000000.0"),
+    ("data.dir", "a\0b", r"data.dir is 'a\\x00b'; it must be text"),
+    ("batch_size", 2**31, r"batch_size is 2147483648.*at most 2147483647"),
+    ("model.projector", (1.5, 2), r"model.projector.*each .* a whole number"),
+    ("model.width", 1e9, r"model.width is 1000000000.0; it must be at most"),
+    ("optim.learning_rat", 0.1, r"no such key \(did you mean optim.learning_r"),
+    ("loss.eps", float("inf"), r"loss.eps is inf"),
+    ("epochs", None, r"epochs is None"),
   ],
 )
 def test_impossible_configs(small, tmp_path, key, value, message):

@@ -5,6 +5,7 @@ of every clip says which it is.
 """
 
 import collections
+import contextlib
 import csv
 import functools
 import hashlib
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -462,8 +464,14 @@ def gtzan_archive(root):
     add("../blues.00001.au", b"evil")
     add("/etc/blues.00001.au", b"evil")
     add("genres/blues/../../../blues.00001.au", b"evil")
-    add("genres/blues/blues.00099.au", type=tarfile.SYMTYPE,
-        linkname="/etc/passwd")  # fmt: skip
+    name, twice = "genres/blues/blues.00099.au", next(iter(numbers))
+    add(name, type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    add(name, type=tarfile.LNKTYPE, linkname="/etc/passwd")
+    add(name, type=tarfile.LNKTYPE, linkname="genres/bextract.mf")
+    for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+      add(name, type=kind, devmajor=1, devminor=5)
+    add(name, type=tarfile.DIRTYPE)
+    add(f"genres/{twice}.au", b"an older member of the same name")
     add("genres/bextract.mf", b"blues/blues.00000.au\tblues\n")
     for name, i in numbers.items():
       add(f"genres/{name}.au", encoded(i, "AU"))
@@ -765,6 +773,95 @@ def test_odd_members_are_left_out(tmp_path, flag, monkeypatch):
     archive.load("0/a.mp3", RATE)
   want = "too large" if flag == "bomb" else "damaged in the archive"
   assert caught.value.reason == want
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_bombs_that_declare_little_stay_small(tmp_path, method):
+  path = tmp_path / "a.zip"
+  names = ("0/a.mp3", "fma_metadata/tracks.csv")
+  with zipfile.ZipFile(path, "w", method) as file:
+    for name in names:
+      file.writestr(name, bytes(1 << 26))
+  content = bytearray(path.read_bytes())
+  assert len(content) < 200_000
+  for i in range(2):  # both headers of both members say: 1,000 bytes
+    for signature, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+      start = -1
+      for _ in range(i + 1):
+        start = content.index(signature, start + 1)
+      content[start + at : start + at + 4] = (1000).to_bytes(4, "little")
+  path.write_bytes(content)
+  archive = archives.Zip.open([str(path)], ["", "fma_metadata"])
+  tracemalloc.start()
+  try:
+    with pytest.raises(audio.AudioError, match="damaged in the archive"):
+      archive.load("0/a.mp3", RATE)
+    with (
+      archive.open_text(names[1]) as text,
+      contextlib.suppress(zipfile.BadZipFile),  # the checksum is wrong too
+    ):
+      assert len(text.read(1000)) == 1000
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+  finally:
+    tracemalloc.stop()
+
+
+def test_members_of_a_zip_cannot_lead_elsewhere(tmp_path):
+  path = tmp_path / "a.zip"
+  link = zipfile.ZipInfo("0/link.mp3")
+  link.external_attr = 0o120777 << 16
+  unsafe = ["../a.mp3", "0/../../a.mp3", "/0/a.mp3"]
+  with zipfile.ZipFile(path, "w") as file:
+    file.writestr(link, "/etc/passwd")
+    for name in (*unsafe, "0/same.mp3"):
+      file.writestr(name, encoded(0))
+    with pytest.warns(UserWarning, match="Duplicate name"):
+      file.writestr("0/same.mp3", encoded(1))
+  archive = archives.Zip.open([str(path)])
+  assert list(archive.unsafe) == unsafe
+  assert set(archives._members(archive)[1]) == {"0/link.mp3", "0/same.mp3"}
+  # A link is its text, and no audio; of two with one name the last counts.
+  assert archive.read("0/link.mp3") == b"/etc/passwd"
+  assert archive.read("0/same.mp3") == encoded(1)
+
+
+def test_a_member_of_a_tar_that_would_fill_the_disk(tmp_path):
+  path = tmp_path / "a.tar"
+  member = tarfile.TarInfo("genres/pop/pop.00001.au")
+  member.size = 1 << 40
+  path.write_bytes(member.tobuf() + b"x" * 9999)
+  with pytest.raises(ValueError, match="1099511627776 bytes"):
+    archives.extract_tar(path, tmp_path / "genres", gtzan._MEMBER)
+  assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_clips_that_are_listed_twice(tmp_path):
+  root = fma_archives(tmp_path / "fma")
+  (root / "fma_metadata.zip").unlink()
+  text = tracks_csv({2: FMA[2]}) + tracks_csv({2: FMA[2]}).split(b"\n", 3)[3]
+  write_tree(root, {"fma_metadata/tracks.csv": text})
+  assert "track 2 is there twice" in error_of(data("fma", root, tmp_path))
+  root = mtat_archives(tmp_path / "mtat")
+  path = root / "annotations_final.csv"
+  path.write_bytes(annotations() + annotations().split(b"\n")[1])
+  message = error_of(data("magnatagatune", root, tmp_path))
+  assert f"line {len(annotations().splitlines()) + 1}: " in message
+  assert "is there twice" in message
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    (b"\xff\xfe" + annotations(), "cannot be read (UnicodeDecodeError)"),
+    (b'"clip_id\trock\tmp3_path\n' + b"x" * 200_000, "line 2: field larger"),
+    (annotations().replace(b"0/band", b"0/\0and", 1), "mp3_path is '0/\\x00"),
+  ],
+)
+def test_annotations_that_are_no_table(tmp_path, content, message):
+  csv.field_size_limit(131_072)  # reading FMA raises it
+  root = mtat_archives(tmp_path / "m")
+  (root / "annotations_final.csv").write_bytes(content)
+  assert message in error_of(data("magnatagatune", root, tmp_path))
 
 
 # --- through the commands ---

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import subprocess
+import tempfile
 
 import numpy as np
 import soundfile
@@ -25,7 +26,7 @@ EXTENSIONS = _FFMPEG_ONLY | {
 }
 
 # What lies outside cannot be music, and resampling it could fill the memory.
-_SAMPLE_RATES = range(1_000, 768_001)
+SAMPLE_RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 16
 _MAX_SECONDS = 4 * 3600
 _FFMPEG_TIMEOUT_SECONDS = 300
@@ -38,7 +39,11 @@ class AudioError(ValueError):
   def __init__(self, path, reason: str, detail: str = ""):
     self.path = os.fspath(path)
     self.reason = reason
-    super().__init__(f"{self.path}: {reason}" + f" ({detail})" * bool(detail))
+    text = f"{self.path}: {reason}" + f" ({detail})" * bool(detail)
+    # A name may hold line ends and bytes that are no text.
+    super().__init__(
+      "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    )
 
 
 def load(path, sample_rate: int = 22_050) -> np.ndarray:
@@ -48,21 +53,29 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   little. AAC and WMA (.m4a and the like) need the ffmpeg program, all else is
   libsndfile's. The file is decoded in blocks, so that what its header promises
   is never allocated. Raises `AudioError`, whose `reason` is "not found", "not a
-  file", "empty file", "not decodable", "ffmpeg not installed", "absurd header",
-  "too long", "no samples" or "not finite".
+  file", "not readable", "empty file", "not decodable", "ffmpeg not installed",
+  "absurd header", "too long", "no samples" or "not finite".
   """
   path = os.fspath(path)
   if not os.path.exists(path):
     raise AudioError(path, "not found")
   if not os.path.isfile(path):
     raise AudioError(path, "not a file")
-  if os.path.getsize(path) == 0:
+  try:
+    with open(path, "rb") as file:
+      empty = not file.read(1)
+  except OSError as error:
+    raise AudioError(path, "not readable", error.strerror) from None
+  if empty:
     raise AudioError(path, "empty file")
+  if os.path.splitext(path)[1].lower() in _FFMPEG_ONLY:
+    # On disk: hours of many channels take gigabytes before they are averaged.
+    with tempfile.TemporaryFile() as decoded:
+      _ffmpeg(path, decoded)
+      return _decode(decoded, path, sample_rate)
   # libsndfile gets the path itself: through a Python file it needs the GIL.
-  needs_ffmpeg = os.path.splitext(path)[1].lower() in _FFMPEG_ONLY
   # As bytes, since a name need not be valid UTF-8.
-  file = io.BytesIO(_ffmpeg(path)) if needs_ffmpeg else os.fsencode(path)
-  return _decode(file, path, sample_rate)
+  return _decode(os.fsencode(path), path, sample_rate)
 
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
@@ -105,7 +118,7 @@ def _read(path, sound, sample_rate):
   rate, channels = sound.samplerate, sound.channels
   if sound.format == "RAW":  # libsndfile's guess for any .au without a header
     raise AudioError(path, "not decodable", "no header")
-  if rate not in _SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
+  if rate not in SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
     raise AudioError(path, "absurd header", f"{rate} Hz, {channels} channels")
   stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
   blocks, num_frames = [], 0
@@ -133,8 +146,8 @@ def _mean(block_FxC):
   return block / np.float32(block_FxC.shape[1])
 
 
-def _ffmpeg(path):
-  """The file as AU bytes: the one format made for streams of unknown length."""
+def _ffmpeg(path, out):
+  """Writes the file as AU, the one format for streams of unknown length."""
   if shutil.which("ffmpeg") is None:
     raise AudioError(
       path,
@@ -148,12 +161,15 @@ def _ffmpeg(path):
   command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
   try:
     result = subprocess.run(
-      command, capture_output=True, timeout=_FFMPEG_TIMEOUT_SECONDS
+      command,
+      stdout=out,
+      stderr=subprocess.PIPE,
+      timeout=_FFMPEG_TIMEOUT_SECONDS,
     )
   except subprocess.TimeoutExpired:
     raise AudioError(path, "not decodable", "ffmpeg took too long") from None
-  if result.returncode or not result.stdout:
+  if result.returncode or not out.seek(0, os.SEEK_END):
     lines = result.stderr.decode(errors="replace").strip().splitlines()
     detail = lines[-1] if lines else f"ffmpeg exit code {result.returncode}"
     raise AudioError(path, "not decodable", detail)
-  return result.stdout
+  out.seek(0)

@@ -6,11 +6,12 @@ them checks its own section.
 """
 
 import dataclasses
+import difflib
 import math
 
 import ml_collections
 
-from vicreg_jax import augment, models
+from vicreg_jax import audio, augment, models
 
 VIEWS = 2  # of a clip, in a training step
 JOBS = ("pretrain", "probe", "prepare", "embed")
@@ -20,6 +21,11 @@ LABELS = ("auto", "folders", "csv", "none")
 SUBSETS = ("small", "medium", "large")
 SPLIT_SETS = ("filtered", "full")
 CONVENTIONS = ("all", "tagged")
+# Beyond these no run could be meant: steps are int32 on a device, and what
+# float32 cannot hold would turn into infinity there.
+_LARGEST_INT = 2**31 - 1
+_LARGEST_FLOAT = 1e30
+_LARGEST_WIDTH = 1 << 20  # of a layer
 
 
 def _data() -> dict:
@@ -189,6 +195,11 @@ def durations(config, num_clips: int) -> Durations:
       f" {num_clips} clips: set batch_size to at most {num_clips}"
     )
   total = config.steps or max(1, round(config.epochs * per_epoch))
+  if total > _LARGEST_INT:
+    raise ValueError(
+      f"epochs is {config.epochs}, {total:.3g} steps; use fewer epochs, or set"
+      f" steps to at most {_LARGEST_INT}"
+    )
 
   def steps(epochs):
     return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
@@ -208,34 +219,92 @@ def _one_of(key, value, allowed):
 
 
 def _at_least(key, value, least):
-  if not (math.isfinite(value) and value >= least):
+  if value < least:
     raise ValueError(f"{key} is {value}; it must be at least {least}")
 
 
+def _at_most(key, value, most):
+  if value > most:
+    raise ValueError(f"{key} is {value}; it must be at most {most}")
+
+
 def _above(key, value, bound=0):
-  if not (math.isfinite(value) and value > bound):
+  if value <= bound:
     raise ValueError(f"{key} is {value}; it must be above {bound}")
+
+
+def _check_kinds(config, base):
+  """Raises ValueError unless the keys of `base` have values of its kinds."""
+  given = dict(_flat(config))
+  for key, like in _flat(base):
+    if key not in given:
+      section = f"section {key.rpartition('.')[0]}" if "." in key else "config"
+      raise ValueError(f"{key} is missing: give the {section} all of its keys")
+    fault = _fault(given[key], like)
+    if fault:
+      raise ValueError(f"{key} is {given[key]!r}; it must be {fault}")
+
+
+def _flat(tree, prefix=""):
+  """(name with dots, value) of every key; a section comes before its keys."""
+  for key, value in tree.items():
+    yield f"{prefix}{key}", value
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _flat(value, f"{prefix}{key}.")
+
+
+def _fault(value, like):
+  """What `value` would have to be, if it is not of the kind of `like`."""
+  if isinstance(like, ml_collections.ConfigDict):
+    is_section = isinstance(value, ml_collections.ConfigDict)
+    return "" if is_section else f"a section with {', '.join(like)}"
+  if isinstance(like, bool):
+    return "" if isinstance(value, bool) else "True or False"
+  if isinstance(like, str):
+    return "" if isinstance(value, str) and "\0" not in value else "text"
+  if isinstance(like, tuple):
+    if not isinstance(value, (tuple, list)):
+      return f"a list such as {like}"
+    faults = [fault for v in value if (fault := _fault(v, like[0]))]
+    return f"a list, each of them {faults[0]}" if faults else ""
+  whole = isinstance(like, int)
+  number = isinstance(value, int if whole else (int, float))
+  largest = _LARGEST_INT if whole else _LARGEST_FLOAT
+  # Written so that nan is refused too.
+  if number and not isinstance(value, bool) and -largest <= value <= largest:
+    return ""
+  return f"a{' whole' * whole} number of at most {largest}"
+
+
+def _check_known(config, bases):
+  """Raises ValueError on a key that no job reads, such as a misspelt one."""
+  known = {key for base in bases for key, _ in _flat(base)}
+  for key, _ in _flat(config):
+    if key not in known:
+      near = difflib.get_close_matches(key, known, 1)
+      hint = f" (did you mean {near[0]}?)" if near else ""
+      raise ValueError(
+        f"{key}: there is no such key{hint}; vicreg_jax/config.py lists all"
+      )
 
 
 def validate(config):
   """Raises ValueError, naming key and remedy, if no run could follow."""
+  if "job" not in config:
+    raise ValueError(f"job is missing; use one of {', '.join(JOBS)}")
   _one_of("job", config.job, JOBS)
-  bases = (base_pretrain, base_probe, base_prepare, base_embed)
-  lacking = sorted(set(bases[JOBS.index(config.job)]()) - set(config))
+  bases = [b() for b in (base_pretrain, base_probe, base_prepare, base_embed)]
+  base = bases[JOBS.index(config.job)]
+  lacking = sorted(set(base) - set(config))
   if lacking:
     raise ValueError(
       f"job={config.job} needs {', '.join(lacking)}, which this config does not"
       f" have: use a config that is made for it, configs/{config.job}.py for"
       " example"
     )
-  data = config.data
-  _one_of("data.labels", data.labels, LABELS)
-  _one_of("data.subset", data.subset, SUBSETS)
-  _one_of("data.split_set", data.split_set, SPLIT_SETS)
-  _one_of("data.convention", data.convention, CONVENTIONS)
-  if config.job in ("pretrain", "prepare"):
-    _above("data.sample_rate", data.sample_rate)
-    _above("data.crop", data.crop)
+  _check_known(config, bases)
+  _check_kinds(config, base)
+  _validate_data(config)
   if config.job != "prepare":
     _at_least("seed", config.seed, 0)
   if config.job == "pretrain":
@@ -245,19 +314,82 @@ def validate(config):
       "checkpoint is not set: name the workdir of a pretraining run with"
       " --config.checkpoint=DIR"
     )
-  if "probe" in config:
+  if "probe" in base:
     _validate_probe(config.probe)
   if config.job == "embed":
     _above("batch_size", config.batch_size)
 
 
+def _validate_data(config):
+  data = config.data
+  _one_of("data.labels", data.labels, LABELS)
+  _one_of("data.subset", data.subset, SUBSETS)
+  _one_of("data.split_set", data.split_set, SPLIT_SETS)
+  _one_of("data.convention", data.convention, CONVENTIONS)
+  _at_least("data.seed", data.seed, 0)
+  _above("data.clip_seconds", data.clip_seconds)
+  _at_most("data.clip_seconds", data.clip_seconds, 3600)
+  if len(data.sizes) != 3 or min(data.sizes) < 0:
+    raise ValueError(
+      f"data.sizes is {tuple(data.sizes)}; give the numbers of clips to train"
+      " on, validate and test with, (200, 50, 100) for example"
+    )
+  if config.job in ("pretrain", "prepare"):
+    _validate_crop(data)
+
+
+def _validate_crop(data):
+  rates = audio.SAMPLE_RATES
+  _at_least("data.sample_rate", data.sample_rate, rates[0])
+  _at_most("data.sample_rate", data.sample_rate, rates[-1])
+  _above("data.crop", data.crop)
+
+
+def validate_encoder(config):
+  """Raises ValueError unless an encoder can be made of a run's config.
+
+  Its other keys are not looked at: a run that an older version of this package
+  has saved may lack some.
+  """
+  base = base_pretrain()
+  keys = dict(seed=base.seed, dtype=base.dtype, data={}, model={})
+  keys["data"] = {k: base.data[k] for k in ("sample_rate", "crop")}
+  keys["model"] = {
+    k: base.model[k]
+    for k in ("variant", "representation_size", "width", "blocks")
+  }
+  _check_kinds(config, ml_collections.ConfigDict(keys))
+  _validate_encoder(config)
+
+
+def _validate_encoder(config):
+  model = config.model
+  _at_least("seed", config.seed, 0)
+  _one_of("dtype", config.dtype, DTYPES)
+  _validate_crop(config.data)
+  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
+  _above("model.width", model.width)
+  _at_most("model.width", model.width, 100)
+  size = model.representation_size
+  _above("model.representation_size", size)
+  _at_most("model.representation_size", size, _LARGEST_WIDTH)
+  if not 1 <= model.blocks <= 9:
+    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
+  crop = models.crop_for(model.blocks)
+  if not crop <= config.data.crop < 2 * crop:
+    raise ValueError(
+      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
+      f" {crop} samples to one frame: set data.crop={crop}"
+    )
+
+
 def _validate_pretrain(config):
-  model, loss, optim = config.model, config.loss, config.optim
+  loss, optim = config.loss, config.optim
+  _validate_encoder(config)
   _at_least("batch_size", config.batch_size, 2)
   _at_least("steps", config.steps, 0)
   if not config.steps:
     _above("epochs", config.epochs)
-  _one_of("dtype", config.dtype, DTYPES)
   for split in config.train_splits:
     _one_of("train_splits", split, SPLITS)
   if not config.train_splits or len(set(config.train_splits)) < len(
@@ -273,21 +405,11 @@ def _validate_pretrain(config):
       " eval_every_epochs=0 or leave it out"
     )
   _above("shuffle_buffer", config.shuffle_buffer)
-  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
-  _above("model.width", model.width)
-  _above("model.representation_size", model.representation_size)
-  if not 1 <= model.blocks <= 9:
-    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
-  crop = models.crop_for(model.blocks)
-  if not crop <= config.data.crop < 2 * crop:
+  widths = config.model.projector
+  if not widths or min(widths) < 1 or max(widths) > _LARGEST_WIDTH:
     raise ValueError(
-      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
-      f" {crop} samples to one frame: set data.crop={crop}"
-    )
-  if not model.projector or min(model.projector) < 1:
-    raise ValueError(
-      f"model.projector is {tuple(model.projector)}; give the widths of its"
-      " layers, (512, 128) for example"
+      f"model.projector is {tuple(widths)}; give the widths of its layers,"
+      " (512, 128) for example"
     )
   _one_of("loss.name", loss.name, ("vicreg", "nt_xent"))
   _one_of("loss.convention", loss.convention, ("release", "paper"))
@@ -305,6 +427,7 @@ def _validate_pretrain(config):
       raise ValueError(f"optim.{key} is {optim[key]}; use 0 to below 1")
   for key in ("warmup_epochs", "weight_decay", "final_fraction"):
     _at_least(f"optim.{key}", optim[key], 0)
+  _at_most("optim.final_fraction", optim.final_fraction, 1)
   _above("log_every_steps", config.log_every_steps)
   _at_least("eval_every_epochs", config.eval_every_epochs, 0)
   _above("checkpoint.keep", config.checkpoint.keep)

@@ -19,6 +19,7 @@ from vicreg_jax import (
   models,
   steps,
 )
+from vicreg_jax import config as configs
 from vicreg_jax.datasets import base
 
 FILE = "embeddings.npz"
@@ -114,6 +115,12 @@ def jit_encode(config, devices: Mesh) -> Callable:
 def load(run: str, step: int, devices: Mesh) -> Encoder:
   """The encoder that the pretraining in workdir `run` saved at `step`."""
   config = checkpoint.load_config(run)
+  try:
+    configs.validate_encoder(ml_collections.ConfigDict(config))
+  except ValueError as e:
+    raise ValueError(
+      f"checkpoint={run}: no encoder is described by its config.json ({e})"
+    ) from e
   variables, step = checkpoint.load_encoder(
     run, step, abstract_encoder(config, devices)
   )

@@ -28,6 +28,7 @@ HOSTS = (
 )
 # EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
 EXIT_INTERRUPTED = 75
+_LONGEST_ERROR = 1200  # characters
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
@@ -99,7 +100,7 @@ def main(argv):
   except ValueError as e:
     if DEBUG.value or not _ours(e):
       raise
-    sys.exit(f"error: {e}")
+    sys.exit(f"error: {_line(e)}")
 
 
 def _parse(argv):
@@ -107,13 +108,13 @@ def _parse(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:
-    sys.exit(f"error: {e}")
+    sys.exit(f"error: {_line(e)}")
   except (AttributeError, KeyError) as e:
     # ml_collections reports an unknown key as a missing attribute, followed
     # by a suggestion if a known key is near.
     words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
     for flag in argv[1:]:
-      keys = flag.split("=")[0].split(".")[1:]
+      keys = re.findall(r"\w+", flag.split("=")[0])[1:]
       if flag.startswith("--config.") and not words.isdisjoint(keys):
         near = re.search(r"mean \W*(\w+)", str(e))
         sys.exit(
@@ -122,6 +123,13 @@ def _parse(argv):
           + "; vicreg_jax/config.py lists all keys"
         )
     raise
+  except ValueError as e:
+    what, syntax, _ = str(e).partition(": SyntaxError")
+    if not (what.startswith("Could not parse") and syntax):
+      raise  # by the config's own code
+    sys.exit(
+      f"error: {_line(what)} as a key; vicreg_jax/config.py lists all keys"
+    )
   except OSError as e:
     _no_config(e)
 
@@ -129,6 +137,14 @@ def _parse(argv):
 def _no_config(error):
   """There is no such file, or it is not a config."""
   sys.exit(f"error: --config: {' '.join(str(error).split())}")
+
+
+def _line(error) -> str:
+  """An error as one line: what it quotes may be long, and hold line ends."""
+  text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+  half = _LONGEST_ERROR // 2
+  short = len(text) <= _LONGEST_ERROR
+  return text if short else f"{text[:half]} ... {text[-half:]}"
 
 
 def _ours(error) -> bool:

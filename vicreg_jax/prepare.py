@@ -1,6 +1,7 @@
 """The `prepare` job: decodes a data set once, and says what is in it."""
 
 import csv
+import io
 import os
 
 from etils import epath
@@ -19,8 +20,9 @@ def figure(prepared: base.Prepared) -> str:
   directory = epath.Path(prepared.path)
   seconds = {split: [] for split in prepared.num_clips}
   dbfs = {split: [] for split in prepared.num_clips}
-  rows = csv.DictReader((directory / base.CLIPS_CSV).read_text().splitlines())
-  for row in rows:
+  # Not by splitlines: a name may hold a line end.
+  text = io.StringIO((directory / base.CLIPS_CSV).read_text(), newline="")
+  for row in csv.DictReader(text):
     seconds[row["split"]].append(float(row["seconds"]))
     dbfs[row["split"]].append(float(row["dbfs"]))
   out = os.fspath(directory / "prepare.png")

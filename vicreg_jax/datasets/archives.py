@@ -5,14 +5,18 @@ read in place and their member names are never used as paths, so that none can
 lead outside; members that try are in `unsafe`. Both kinds can be pickled.
 """
 
+import bz2
 import contextlib
+import copy
 import dataclasses
 import functools
 import io
+import lzma
 import os
 import pathlib
 import re
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -25,9 +29,10 @@ from vicreg_jax import audio
 
 # A clip of 30 s has a few MB at most: more is a zip bomb.
 _LARGEST_MEMBER = 1 << 28
-# What reading a damaged member raises.
-# RuntimeError: encrypted, or (as NotImplementedError) an unknown compression.
+# What reading a damaged archive or member raises. RuntimeError: encrypted, or
+# (as NotImplementedError) an unknown compression. ValueError: no UTF-8.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
+DAMAGE += (ValueError, struct.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +72,12 @@ class Zip:
   @classmethod
   def open(cls, paths, roots=("",)) -> "Zip":
     """Opens an archive, or raises ValueError that names it and the remedy."""
-    status = [tf.io.gfile.stat(path) for path in paths]
-    state = tuple((s.length, s.mtime_nsec) for s in status)
-    archive = cls(tuple(paths), tuple(roots), state)
     try:
+      status = [tf.io.gfile.stat(path) for path in paths]
+      state = tuple((s.length, s.mtime_nsec) for s in status)
+      archive = cls(tuple(paths), tuple(roots), state)
       _members(archive)
-    except (zipfile.BadZipFile, OSError, tf.errors.OpError) as error:
+    except (*DAMAGE, tf.errors.OpError) as error:
       raise ValueError(
         f"{', '.join(paths)}: not a whole zip archive ({error}): get it again"
       ) from error
@@ -97,21 +102,32 @@ class Zip:
     file, members, _ = _members(self)
     if name not in members:
       raise audio.AudioError(name, "not found")
-    if members[name].file_size > _LARGEST_MEMBER:
+    size = members[name].file_size
+    if size > _LARGEST_MEMBER:
       raise audio.AudioError(name, "too large")
     try:
-      return file.read(members[name])
+      with _open_member(file, members[name]) as f:
+        content = f.read(size + 1)
+      if len(content) != size:
+        raise EOFError(f"not {size} bytes, as it says")
     except DAMAGE as error:
       raise audio.AudioError(
         name, "damaged in the archive", str(error)
       ) from None
+    return content
 
   def open_text(self, name):
     """A member as a text file (UTF-8) that is read piece by piece."""
     file, members, _ = _members(self)
     if name not in members:
       raise ValueError(f"{', '.join(self.paths)}: there is no {name} in it")
-    return io.TextIOWrapper(file.open(members[name]), "utf-8", newline="")
+    try:
+      member = _open_member(file, members[name])
+    except DAMAGE as error:
+      raise ValueError(
+        f"{', '.join(self.paths)}: {name} is damaged ({error}): get it again"
+      ) from error
+    return io.TextIOWrapper(member, "utf-8", newline="")
 
 
 @functools.lru_cache(8)
@@ -130,6 +146,24 @@ def _members(archive):
     elif "/".join(parts[:-2]) in archive.roots and parts[-1]:
       members["/".join(parts[-2:])] = member
   return zip_file, members, tuple(unsafe)
+
+
+def _open_member(file, member):
+  """The member as a binary file, of which no read gives more than it asks for.
+
+  zipfile decompresses bzip2 without a bound, and a bomb that declares a small
+  size would fill the memory. So bzip2 members (which have checksums of their
+  own) are opened as if they were stored, and decompressed by the bz2 module.
+  """
+  if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    return file.open(member)
+  if member.compress_type != zipfile.ZIP_BZIP2:
+    raise NotImplementedError(f"compression {member.compress_type}")
+  stored = copy.copy(member)
+  stored.compress_type = zipfile.ZIP_STORED
+  stored.file_size = member.compress_size
+  del stored.CRC  # it is that of the decompressed bytes
+  return bz2.BZ2File(file.open(stored))
 
 
 def _open(path):
@@ -211,14 +245,18 @@ def extract_tar(path, target, pattern) -> list[str]:
           match = re.fullmatch(pattern, member.name)
           if not (match and member.isfile()):
             continue
+          if member.size > _LARGEST_MEMBER:
+            raise tarfile.TarError(f"{member.name} has {member.size} bytes")
           folder = pathlib.Path(partial, "whole", match["folder"])
           folder.mkdir(parents=True, exist_ok=True)
           with open(folder / match["file"], "wb") as out:
             shutil.copyfileobj(tar.extractfile(member), out)
       pathlib.Path(partial, "whole").rename(target)
-  except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+  # MemoryError: of a header that declares petabytes.
+  except (tarfile.TarError, lzma.LZMAError, MemoryError, *DAMAGE) as error:
+    text = " ".join(str(error).split())  # tarfile lists what it has tried
     raise ValueError(
-      f"{path}: cannot be extracted to {target} ({error}): get it again, free"
+      f"{path}: cannot be extracted to {target} ({text}): get it again, free"
       " disk space, or extract it by hand"
     ) from error
   return unsafe

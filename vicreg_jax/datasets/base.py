@@ -74,7 +74,7 @@ _FORMAT = 2
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
 # name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
 # a number, makes it a date or a track's number.
-_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)")
+_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
 _SILENCE_DB = -120.0
 
 
@@ -230,6 +230,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def __init__(self, data):
     """Lists the source; nothing is decoded before `prepare`."""
     self._source = self.source(data)
+    _check_ids(self._source)
     self._sample_rate = int(data.sample_rate)
     self._crop = int(data.crop)
     self._beam = data.beam
@@ -518,6 +519,17 @@ def split_tracks(tracks) -> dict[str, str]:
     else "train"
     for rank, track in enumerate(order)
   }
+
+
+def _check_ids(source):
+  """Raises ValueError if two clips have one id: TFDS has no place for both."""
+  clips = itertools.chain.from_iterable(source.splits.values())
+  id_, times = collections.Counter(c.id for c in clips).most_common(1)[0]
+  if times > 1:
+    raise ValueError(
+      f"{source.name}: {times} clips are called {id_!r}: rename a file, or get"
+      " the published table again"
+    )
 
 
 def _decode(split, crop, clip):

@@ -119,7 +119,7 @@ def read_tracks(root: str, subset: str) -> list[tuple[int, str, str]]:
     lines = csv.reader(file)
     try:
       rows = _rows(lines, SUBSETS[: SUBSETS.index(subset) + 1])
-    except (ValueError, csv.Error, *archives.DAMAGE) as error:
+    except (csv.Error, *archives.DAMAGE) as error:
       raise ValueError(
         f"{path} line {lines.line_num}: {error}: get fma_metadata.zip again"
       ) from None
@@ -137,7 +137,7 @@ def _rows(lines, subsets):
   if index_name != "track_id" or missing:
     raise ValueError(f"no column {', '.join(missing) or 'track_id'}")
   columns = [header.index(column) for column in _COLUMNS]
-  rows = []
+  rows, ids = [], set()
   for row in lines:
     if len(row) != len(header):
       raise ValueError(f"{len(row)} cells for {len(header)} columns")
@@ -147,8 +147,12 @@ def _rows(lines, subsets):
         f"{row[0]!r} is not a track id, {split!r} not one of "
         f"{', '.join(_SPLITS)}, or {subset!r} not one of {', '.join(SUBSETS)}"
       )
+    track_id = int(row[0])
+    if track_id in ids:
+      raise ValueError(f"track {track_id} is there twice")
+    ids.add(track_id)
     if subset in subsets:
-      rows.append((int(row[0]), _SPLITS[split], genre))
+      rows.append((track_id, _SPLITS[split], genre))
   return rows
 
 

@@ -147,14 +147,15 @@ def _root(path):
     raise ValueError(
       "data.path is empty: set it to the folder that holds the audio files"
     )
-  root = pathlib.Path(path).expanduser().resolve()
-  if not root.exists():
+  # os.path has an answer for any text, where pathlib raises.
+  directory = os.path.expanduser(path)
+  if not os.path.exists(directory):
     raise ValueError(f"data.path={path!r} does not exist")
-  if not root.is_dir():
+  if not os.path.isdir(directory):
     raise ValueError(
       f"data.path={path!r} is a file: give the folder that holds it"
     )
-  return root
+  return pathlib.Path(directory).resolve()
 
 
 def _list(root):
@@ -177,7 +178,7 @@ def _list(root):
       if entry.name.startswith("."):
         continue
       suffix = os.path.splitext(entry.name)[1].lower()
-      if entry.is_dir():
+      if os.path.isdir(entry.path):  # entry.is_dir() raises on some links
         folders.append(entry.path)
       elif suffix not in audio.EXTENSIONS:
         others[suffix or "without extension"] += 1
@@ -228,10 +229,10 @@ def _csv_path(data, root):
       f"data.csv={data.csv!r} has no use with data.labels={data.labels!r}; "
       "use data.labels='csv', or leave data.csv empty"
     )
-  path = (
-    pathlib.Path(data.csv).expanduser() if data.csv else root / "labels.csv"
-  )
-  if path.is_file():
+  path = root / "labels.csv"
+  if data.csv:
+    path = pathlib.Path(os.path.expanduser(data.csv))
+  if os.path.isfile(path):
     return path
   if data.csv:
     raise ValueError(f"data.csv={data.csv!r} is not a file")

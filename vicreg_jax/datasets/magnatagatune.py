@@ -26,7 +26,7 @@ NUM_TAGS = 50
 _CSV = "annotations_final.csv"
 _SPLITS = {f: "train" for f in "0123456789ab"} | {"c": "valid"}
 _SPLITS |= {f: "test" for f in "def"}
-_PATH = re.compile(r"[0-9a-f]/[^/\\]+\.mp3")
+_PATH = re.compile(r"[0-9a-f]/[^/\\\0]+\.mp3")
 _ROOTS = ("", "mp3")
 # Published empty; known, so that other faults stand out.
 KNOWN_FAULTS = (
@@ -81,20 +81,29 @@ def read_annotations(path):
   """
   try:
     with tf.io.gfile.GFile(path, "rb") as f:
-      text = f.read().decode()
-  except tf.errors.OpError as error:
+      text = f.read().decode("utf-8-sig")
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
     raise ValueError(
       f"{path}: cannot be read ({type(error).__name__}): data.path must hold "
       "the published file of that name"
     ) from None
   rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+  try:
+    return _annotations(path, rows)
+  except csv.Error as error:
+    raise ValueError(
+      f"{path} line {rows.line_num}: {error}: get the published file again"
+    ) from None
+
+
+def _annotations(path, rows):
   header = next(rows, [])
   if len(header) < 3 or (header[0], header[-1]) != ("clip_id", "mp3_path"):
     raise ValueError(
       f"{path} line 1: the columns are not clip_id, tags and mp3_path, "
       "separated by tabs: get the published file again"
     )
-  paths, rows_NxA = [], []
+  paths, rows_NxA = {}, []  # paths: a dict, for its order and its speed
   for row in rows:
     cells = row[1:-1]
     if len(row) != len(header) or not set(cells) <= {"0", "1"}:
@@ -107,14 +116,20 @@ def read_annotations(path):
         f"{path} line {rows.line_num}: mp3_path is {row[-1]!r}, not one of "
         "the folders 0 to f and a file: get the published file again"
       )
-    paths.append(row[-1])
+    if row[-1] in paths:
+      raise ValueError(
+        f"{path} line {rows.line_num}: {row[-1]!r} is there twice: get the "
+        "published file again"
+      )
+    paths[row[-1]] = None
     rows_NxA.append([cell == "1" for cell in cells])
   if not paths:
     raise ValueError(f"{path}: no clips in it: get the published file again")
   labels_NxA = np.array(rows_NxA, np.uint8)
   counts = labels_NxA.sum(0, dtype=int)
   top = np.argsort(-counts, kind="stable")[:NUM_TAGS]
-  return tuple(header[1 + i] for i in top), paths, labels_NxA[:, top]
+  tags = tuple(header[1 + i] for i in top)
+  return tags, list(paths), labels_NxA[:, top]
 
 
 def _files(root):

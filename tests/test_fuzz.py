@@ -1,0 +1,1036 @@
+"""Bad input in quantity: each ends as a result or as one clear error.
+
+An input is a function of (target, seed, number), so that each can be made
+again. Targets run in a worker process of limited memory, one input at a time
+and each within a time limit: a crash of native code, a hang or a memory that
+fills are failures of that input, and the next one gets a new worker.
+
+    python tests/test_fuzz.py --inputs=20000 --seed=1
+    python tests/test_fuzz.py --targets=audio --number=17  # again, alone
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import pathlib
+import random
+import resource
+import selectors
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import traceback
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from vicreg_jax import audio, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATE = 22_050
+SECONDS = 60  # for an input: a hang is for ever, and the machine may be busy
+START_SECONDS = 300  # for a worker's first: it imports, and saves a checkpoint
+MEMORY = 1 << 30  # address space that inputs may take beyond the worker's own
+NOBODY = 65_534  # a user
+LONGEST_ERROR = 1300  # characters
+NUMBERS = (0, 1, 2, 50, 127, 128, 255, 1 << 15, 65_535)
+NUMBERS += (2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+ODD_NAMES = (
+  "ü ,2", "new\nline", "tab\there", "日本語", 'quo"te', "$x_{", "a" * 200,
+  "\u2028", "\x85", "back\\slash", "-0-30", "..", "%s%d", "\x1b[2J", "\r",
+)  # fmt: skip
+ODD_CELLS = (
+  *ODD_NAMES, "", "\0", "\n", '"', "\ufeff", "../../etc/passwd", "/etc/passwd",
+  "nan", "inf", "1e400", "-1", "2", "9" * 5000, "²", "x" * 200_000, ",", "\t",
+  "1,0", "path", "0.5", "None", "=1+1", "./a.wav", "0/../../x.mp3",
+)  # fmt: skip
+ODD_VALUES = (
+  *ODD_CELLS, "abc", "-inf", "-5", "0", "1", "3.7", "1e-400", "1_0", "0x10",
+  "9" * 30, "9" * 400, "2147483648", "True", "maybe", "[1,2]", "(1,2)", "()",
+  "(1,'a')", "(-1,)", "(nan,)", "(1.5,2.5)", "('train','train')", "('x',)",
+  "(None,)", "((1,),)", "{}", "{'a':1}", "(" * 300, "[" * 90 + "]" * 90,
+  "__import__('os')", "~nobody/x", "1e300", "-0.0", "1e-300", "(1e400,1)",
+)  # fmt: skip
+
+
+# --- mutations ---
+
+
+def place(rng, content):
+  """A position; every second one in what is probably a header."""
+  end = min(len(content), rng.choice((64, len(content))))
+  return rng.randrange(end) if end else 0
+
+
+def flip(rng, content, others):
+  for _ in range(rng.choice((1, 2, 8, 64))):
+    if content:
+      content[place(rng, content)] ^= 1 << rng.randrange(8)
+
+
+def number(rng, content, others):
+  size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+  value = rng.choice(NUMBERS) % (1 << 8 * size)
+  at = place(rng, content)
+  content[at : at + size] = value.to_bytes(size, order)
+
+
+def truncate(rng, content, others):
+  del content[rng.choice((place(rng, content), rng.randrange(12))) :]
+
+
+def remove(rng, content, others):
+  at = place(rng, content)
+  del content[at : at + rng.choice((1, 2, 4, 100))]
+
+
+def repeat(rng, content, others):
+  at, size = place(rng, content), rng.choice((1, 4, 100, 1000))
+  content[at:at] = content[at : at + size]
+
+
+def insert(rng, content, others):
+  at = place(rng, content)
+  content[at:at] = rng.randbytes(rng.choice((1, 2, 8, 200)))
+
+
+def zeros(rng, content, others):
+  at = place(rng, content)
+  size = min(rng.choice((4, 50, 1000)), len(content) - at)
+  content[at : at + size] = bytes([rng.choice((0, 255))]) * size
+
+
+def other_head(rng, content, others):
+  size = rng.choice((4, 12, 44, 200))
+  content[:size] = rng.choice(others)[:size]
+
+
+MUTATIONS = (flip, number, truncate, remove, repeat, insert, zeros, other_head)
+
+
+def mutate(rng, content, others=(b"\xef\xbb\xbf", b"", b"PK\3\4", b"%!PS")):
+  content = bytearray(content)
+  for _ in range(rng.choice((1, 1, 1, 2, 5))):
+    rng.choice(MUTATIONS)(rng, content, others)
+  return bytes(content)
+
+
+def mutate_table(rng, rows, **dialect):
+  """A table with wrong cells, rows or columns, in some encoding, as bytes."""
+  rows = [list(row) for row in rows]
+  for _ in range(rng.choice((0, 1, 1, 2, 4))):
+    row = rng.choice(rows)
+    kind = rng.randrange(7)
+    if kind == 0:
+      row.append(rng.choice(ODD_CELLS))
+    elif kind == 1 and row:
+      row.pop(rng.randrange(len(row)))
+    elif kind == 2:
+      rows.insert(rng.randrange(len(rows) + 1), list(row))
+    elif kind == 3 and len(rows) > 1:
+      rows.remove(row)
+    elif row:
+      row[rng.randrange(len(row))] = rng.choice(ODD_CELLS)
+  text = io.StringIO(newline="")
+  if rng.random() < 0.1:
+    dialect |= {"delimiter": rng.choice(";\t,| ")}
+  csv.writer(
+    text, lineterminator=rng.choice(("\n", "\n", "\r\n", "\r")), **dialect
+  ).writerows(rows)
+  text = text.getvalue()
+  codec = rng.choice(("utf-8",) * 5 + ("utf-8-sig", "utf-16", "latin-1"))
+  content = text.encode(codec, "replace")
+  return mutate(rng, content) if rng.random() < 0.3 else content
+
+
+# --- targets: what is drawn and what is done with it ---
+
+
+class Case:
+  """`run` gives None or raises; errors must have one of `names` in them."""
+
+  def __init__(self, run, *names, about=""):
+    self.run, self.names, self.about = run, names, about
+
+
+def check_samples(samples):
+  assert samples.dtype == np.float32 and samples.ndim == 1
+  assert samples.size and np.isfinite(samples).all()
+
+
+def encoded(form, subtype=None, rate=RATE, channels=1):
+  noise = 0.1 * np.random.default_rng(0).normal(size=(rate // 5, channels))
+  file = io.BytesIO()
+  soundfile.write(file, noise, rate, format=form, subtype=subtype)
+  return file.getvalue()
+
+
+class Audio:
+  """Damaged files of libsndfile's encodings."""
+
+  def __init__(self, tmp):
+    self.tmp = tmp
+    self.files = [
+      (suffix, encoded(*form))
+      for suffix, *form in (
+        ("wav", "WAV", "PCM_16", 44_100, 2), ("wav", "WAV", "FLOAT"),
+        ("wav", "WAV", "PCM_24", 8_000), ("wav", "WAV", "IMA_ADPCM"),
+        ("wav", "WAV", "MS_ADPCM"), ("wav", "WAVEX", "PCM_16"),
+        ("wav", "RF64", "DOUBLE"), ("flac", "FLAC", None, 48_000, 2),
+        ("flac", "FLAC", "PCM_24"), ("ogg", "OGG", "VORBIS"),
+        ("ogg", "OGG", "VORBIS", 44_100, 2), ("opus", "OGG", "OPUS", 48_000),
+        ("mp3", "MP3"), ("mp3", "MP3", None, 44_100, 2), ("au", "AU"),
+        ("au", "AU", "FLOAT", 44_100, 2), ("aiff", "AIFF"),
+        ("aif", "AIFF", "ULAW"), ("wav", "W64"), ("wav", "CAF"),
+      )
+    ]  # fmt: skip
+    for suffix, content in self.files:
+      check_samples(audio.loads(content, suffix))
+
+  def case(self, rng):
+    suffix, content = rng.choice(self.files)
+    content = mutate(rng, content, [other for _, other in self.files])
+    return self.load(rng, suffix, content)
+
+  def load(self, rng, suffix, content):
+    if rng.random() < 0.3:
+      name = f"in the archive.{suffix}"
+      return Case(lambda: check_samples(audio.loads(content, name)), name)
+    path = self.tmp / f"a.{suffix}"
+    path.write_bytes(content)
+    return Case(lambda: check_samples(audio.load(path)), str(path))
+
+
+class Header(Audio):
+  """Headers that no encoder writes, before sound data."""
+
+  def case(self, rng):
+    data = rng.randbytes(rng.choice((0, 1, 3, 400, 9000)))
+    suffix = rng.choice(("wav", "au", "aiff", "flac"))
+    content = getattr(self, suffix)(rng, data) + data
+    return self.load(rng, suffix, content)
+
+  def odd(self, rng, usual, bits=32):
+    value = usual if rng.random() < 0.85 else rng.choice(NUMBERS)
+    return value % (1 << bits)
+
+  def wav(self, rng, data):
+    bits = rng.choice((16, 16, 24, 32, 64, 8, 0, 1, 12, 65_535))
+    form = struct.pack(
+      "<HHIIHH",
+      rng.choice((1, 1, 3, 2, 6, 7, 17, 49, 85, 0xFFFE, 0)),
+      self.odd(rng, 1, 16),
+      self.odd(rng, RATE),
+      self.odd(rng, 2 * RATE),
+      self.odd(rng, 2, 16),
+      bits,
+    )
+    return (
+      b"RIFF" + struct.pack("<I", self.odd(rng, 36 + len(data))) + b"WAVEfmt "
+      + struct.pack("<I", self.odd(rng, 16)) + form
+      + b"data" + struct.pack("<I", self.odd(rng, len(data)))
+    )  # fmt: skip
+
+  def au(self, rng, data):
+    kind = rng.choice((3, 1, 6, 7, 23, 24, 27, 0, 99))
+    odd = [self.odd(rng, v) for v in (24, len(data), kind, RATE, 1)]
+    return b".snd" + struct.pack(">5I", *odd)
+
+  def aiff(self, rng, data):
+    exponent = rng.choice((0x400D, 0, 0x3FFF, 0x401E, 0x7FFF, 0xFFFF))
+    comm = struct.pack(
+      ">hIhHQ", self.odd(rng, 1, 15), self.odd(rng, len(data) // 2),
+      rng.choice((16, 8, 24, 32, 0, 1, 99)), exponent,
+      self.odd(rng, 0xAC44 << 48, 64),
+    )  # fmt: skip
+    return (
+      b"FORM" + struct.pack(">I", self.odd(rng, 46 + len(data))) + b"AIFFCOMM"
+      + struct.pack(">I", self.odd(rng, 18)) + comm + b"SSND"
+      + struct.pack(">III", self.odd(rng, 8 + len(data)), self.odd(rng, 0), 0)
+    )  # fmt: skip
+
+  def flac(self, rng, data):
+    whole = bytearray(encoded("FLAC"))
+    fields = self.odd(rng, RATE) % (1 << 20) << 44
+    fields |= rng.randrange(8) << 41 | rng.randrange(32) << 36
+    fields |= rng.choice((0, 4410, (1 << 36) - 1))
+    whole[8:12] = struct.pack(
+      ">HH", self.odd(rng, 4096, 16), self.odd(rng, 4096, 16)
+    )
+    whole[18:26] = fields.to_bytes(8, "big")
+    return bytes(whole[: len(whole) - len(data) % len(whole)])
+
+
+class Samples(Audio):
+  """Intact files of samples that are no sound."""
+
+  def case(self, rng):
+    form, suffix = rng.choice((("WAV", "wav"), ("AU", "au"), ("AIFF", "aiff")))
+    subtype, channels = rng.choice(("FLOAT", "DOUBLE")), rng.choice((1, 2, 50))
+    rate = rng.choice((8_000, RATE, 44_100, 1, 1_000, 768_000, 3_000_000))
+    x_TxC = np.zeros((rng.choice((0, 1, 10, 5000)), channels))
+    for _ in range(rng.choice((0, 1, 3, 10_000)) if x_TxC.size else 0):
+      odd = (np.nan, np.inf, -np.inf, 3e38, -1e300, 1e-320, 1e30)
+      where = rng.randrange(len(x_TxC)), rng.randrange(channels)
+      x_TxC[where] = rng.choice(odd)
+    file = io.BytesIO()
+    with np.errstate(over="ignore"):
+      soundfile.write(file, x_TxC, rate, format=form, subtype=subtype)
+    return self.load(rng, suffix, file.getvalue())
+
+
+class Ffmpeg(Audio):
+  """Damaged files that ffmpeg decodes, and playlists that name other files."""
+
+  def __init__(self, tmp):
+    self.tmp, self.files = tmp, []
+    (tmp / "a.wav").write_bytes(encoded("WAV", None, 44_100, 2))
+    for suffix in ("m4a", "aac", "wma", "mp4"):
+      path = tmp / f"b.{suffix}"
+      command = ["ffmpeg", "-v", "error", "-i", tmp / "a.wav", path]
+      subprocess.run(command, check=True)
+      self.files.append((suffix, path.read_bytes()))
+      check_samples(audio.load(path))
+    playlist = f"ffconcat version 1.0\nfile '{tmp}/a.wav'\n".encode()
+    self.files.append(("m4a", playlist))
+    self.files.append(("m4a", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a\n"))
+    self.files.append(("wma", b"v=0\r\nm=audio 9 RTP/AVP 0\r\n"))
+
+  def load(self, rng, suffix, content):
+    name = rng.choice(("a", *ODD_NAMES[:3], "-i x", "a:b", "%03d"))
+    path = self.tmp / f"{name}.{suffix}"
+    path.write_bytes(content)
+    return Case(lambda: check_samples(audio.load(path)), f".{suffix}")
+
+
+def odd_file(rng, path, content):
+  """Puts something at `path` that is not, or hardly, an audio file."""
+  kind = rng.randrange(12)
+  if kind == 0:
+    os.mkfifo(path)
+  elif kind == 1:
+    with socket.socket(socket.AF_UNIX) as s:
+      here = os.getcwd()
+      os.chdir(path.parent)  # a socket's path must be short
+      s.bind("socket")
+      os.chdir(here)
+    os.rename(path.parent / "socket", path)
+  elif kind == 2:
+    path.symlink_to(path)
+  elif kind == 3:
+    path.symlink_to(rng.choice(("/dev/zero", "/dev/null", "/dev/stdin")))
+  elif kind == 4:
+    path.symlink_to(rng.choice(("/etc/passwd", "nowhere", "..", "/", ".")))
+  elif kind == 5:
+    path.mkdir()
+  elif kind == 6:
+    path.touch()
+  elif kind == 7:
+    path.write_bytes(content)
+    path.chmod(0)
+  elif kind == 8:
+    path.mkdir()
+    path.chmod(0)
+  elif kind == 9:
+    path.symlink_to("loop2")
+    (path.parent / "loop2").unlink(missing_ok=True)
+    (path.parent / "loop2").symlink_to(path.name)
+  elif kind == 10:
+    path.write_bytes(mutate(rng, content))
+  else:
+    path.write_bytes(content)
+
+
+def odd_name(rng):
+  """A name of a file, which the disk takes; some are no valid UTF-8."""
+  name = rng.choice((*ODD_NAMES, "a", "b", os.fsdecode(b"\xff\xfe"), "\\xff"))
+  return name[:60] + str(rng.randrange(9))
+
+
+def clear(path):
+  """Removes a directory whatever is in it."""
+  if path.exists():
+    subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL)
+    shutil.rmtree(path)
+  path.mkdir()
+  return path
+
+
+class Files:
+  """Names and kinds of files, read by a user who is not root."""
+
+  def __init__(self, tmp):
+    self.tmp, self.content = tmp, encoded("WAV")
+
+  def case(self, rng):
+    folder = clear(self.tmp / "files")
+    suffix = rng.choice((".wav", ".ogg", ".mp3", ".m4a", ""))
+    path = folder / (odd_name(rng) + suffix)
+    names = ["/files/"]
+    if rng.random() < 0.8:
+      odd_file(rng, path, self.content)
+    else:
+      path = rng.choice(("", "\0.wav", "\ud800.wav", "x" * 5000, "/", "."))
+      names = [": not found", ": not a file"]
+    return Case(lambda: self.load(path), *names)
+
+  def load(self, path):
+    """As a user whom the disk refuses what it must: root may read it all."""
+    user = os.geteuid()
+    if user == 0:
+      os.seteuid(NOBODY)
+    try:
+      check_samples(audio.load(path))
+    finally:
+      os.seteuid(user)
+
+
+class Folder:
+  """Trees of odd files and odd names, and odd roots, planned; few decoded."""
+
+  PREPARED = 0.04
+
+  def __init__(self, tmp):
+    # Here rather than in an input, whose time is limited.
+    global configs, datasets, folder, prepare
+    from vicreg_jax import config as configs
+    from vicreg_jax import datasets, prepare
+    from vicreg_jax.datasets import folder
+
+    self.tmp, self.content = tmp, encoded("WAV")
+
+  def section(self, root, **changes):
+    section = configs.base_prepare().data
+    section.update(
+      path=str(root), dir=str(self.tmp / "prepared"), crop=2000, **changes
+    )
+    return section
+
+  def case(self, rng):
+    root = clear(self.tmp / "music")
+    clear(self.tmp / "prepared")
+    for _ in range(rng.choice((0, 3, 12))):
+      parts = [odd_name(rng) for _ in range(rng.choice((0, 1, 1, 2)))]
+      if rng.random() < 0.3:
+        parts.insert(0, rng.choice(("train", "Valid", "test", "TRAIN")))
+      path = root.joinpath(*parts, odd_name(rng) + ".wav")
+      try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        odd_file(rng, path, self.content)
+      except OSError:  # something else is there by now
+        continue
+    if rng.random() < 0.2:
+      root = rng.choice(
+        ("~nobody_here/x", "\0", "x" * 5000, "/dev/zero", f"{root}/../loop")
+      )
+    elif rng.random() < 0.3:
+      (root / "a.wav").write_bytes(self.content)
+    labels = rng.choice(("auto", "auto", "none", "folders"))
+    section = self.section(root, labels=labels, name="folder")
+    if rng.random() > self.PREPARED:
+      return Case(
+        lambda: check_plan(folder.Folder.source(section)), "data.path"
+      )
+
+    def decode():
+      data = datasets.prepare(section)
+      assert data.num_clips["train"] and data.summary()
+      assert os.path.getsize(prepare.figure(data)) > 1000
+
+    return Case(decode, "data.path", "music", about="prepared")
+
+
+def check_plan(plan):
+  clips = [c for clips in plan.splits.values() for c in clips]
+  assert len({c.id for c in clips}) == len(clips)
+  assert set(plan.splits) <= {"train", "valid", "test"}
+  for clip in clips:
+    assert clip.labels.shape == (len(plan.labels),)
+    clip.id.encode()
+  json.dumps([plan.identity, dict(plan.skipped), plan.labels]).encode()
+
+
+class Labels(Folder):
+  """Tables of a folder's labels."""
+
+  def __init__(self, tmp):
+    super().__init__(tmp)
+    self.root = tmp / "labelled"
+    for name in ("a.wav", "b.wav", "s/ü ,2.wav"):
+      path = self.root / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(self.content)
+    self.csv = self.root / "labels.csv"
+
+  def case(self, rng):
+    names = ["a.wav", "b.wav", "s/ü ,2.wav"]
+    if rng.random() < 0.5:
+      rows = [["path", "rock", "jazz"]] + [[n, "1", "0"] for n in names]
+    else:
+      rows = [[name, "rock", "x"][: rng.choice((2, 3))] for name in names]
+    clear_path(self.csv)
+    self.csv.write_bytes(mutate_table(rng, rows))
+    if rng.random() < 0.02:
+      clear_path(self.csv)
+      odd_file(rng, self.csv, self.content)
+    section = self.section(self.root, labels="csv")
+    return Case(lambda: check_plan(folder.Folder.source(section)), "labels.csv")
+
+
+def clear_path(path):
+  if path.is_dir() and not path.is_symlink():
+    path.rmdir()
+  else:
+    path.unlink(missing_ok=True)
+
+
+class Fma(Folder):
+  """FMA's table of tracks, as a file or in its archive."""
+
+  def __init__(self, tmp):
+    super().__init__(tmp)
+    from vicreg_jax.datasets import fma
+
+    self.builder, self.root = fma.Fma, tmp / "fma"
+    (self.root / "fma_medium").mkdir(parents=True)
+    (self.root / "fma_metadata").mkdir()
+
+  def case(self, rng):
+    rows = [
+      ["", "album", "set", "set", "track"],
+      ["", "title", "split", "subset", "genre_top"],
+      ["track_id", "", "", "", ""],
+      ["2", "A,\nB", "training", "small", "Pop"],
+      ["5", 'Née "Ü"', "validation", "medium", "Folk"],
+      ["140", "", "test", "small", "Pop"],
+    ]
+    content = mutate_table(rng, rows)
+    path = self.root / "fma_metadata.zip"
+    clear_path(path)
+    if rng.random() < 0.2:
+      method = rng.choice((zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED))
+      with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("fma_metadata/tracks.csv", content)
+      path.write_bytes(mutate(rng, path.read_bytes()))
+    else:
+      (self.root / "fma_metadata/tracks.csv").write_bytes(content)
+    section = self.section(self.root)
+    return Case(
+      lambda: check_plan(self.builder.source(section)),
+      "tracks.csv",
+      "fma_metadata.zip",
+    )
+
+
+class Mtat(Folder):
+  """MagnaTagATune's table of annotations."""
+
+  def __init__(self, tmp):
+    super().__init__(tmp)
+    from vicreg_jax.datasets import magnatagatune
+
+    self.builder, self.root = magnatagatune.Magnatagatune, tmp / "mtat"
+    (self.root / "0").mkdir(parents=True)
+
+  def case(self, rng):
+    rows = [["clip_id", "rock", "jazz", "slow", "mp3_path"]]
+    rows += [
+      [str(i), *rng.choices("01", k=3), f"{i}/band-{i}-0-29.mp3"]
+      for i in range(6)
+    ]
+    quoting = rng.choice((csv.QUOTE_ALL, csv.QUOTE_MINIMAL))
+    content = mutate_table(rng, rows, delimiter="\t", quoting=quoting)
+    (self.root / "annotations_final.csv").write_bytes(content)
+    section = self.section(self.root)
+    return Case(
+      lambda: check_plan(self.builder.source(section)), "annotations_final.csv"
+    )
+
+
+class Zip(Folder):
+  """Archives with damage or odd members, whole or in parts; every clip read."""
+
+  def __init__(self, tmp):
+    super().__init__(tmp)
+    from vicreg_jax.datasets import archives
+
+    self.archives = archives
+    self.mp3, self.wav = encoded("MP3"), encoded("WAV")
+
+  def case(self, rng):
+    names = ("0/a.mp3", "0/b.wav", "../x.mp3", "/etc/x.mp3", "0/a.mp3", "0/")
+    names += ("C:\\x.mp3", "0/../1/x.mp3", "0/\n.mp3", "mp3/0/c.wav")
+    file = io.BytesIO()
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    methods += (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    with zipfile.ZipFile(file, "w") as archive:
+      for name in rng.sample(names, rng.randrange(1, len(names))):
+        member = zipfile.ZipInfo(name)
+        member.compress_type = rng.choice(methods)
+        if rng.random() < 0.1:
+          member.external_attr = 0o120777 << 16  # a symbolic link
+        content = rng.choice((self.mp3, self.wav, b"", bytes(300_000)))
+        archive.writestr(member, content)
+    content = file.getvalue()
+    if rng.random() < 0.8:
+      content = bytearray(content)
+      for _ in range(rng.choice((1, 3))):
+        at = content.find(rng.choice((b"PK\1\2", b"PK\5\6", b"PK\3\4")))
+        if at >= 0 and rng.random() < 0.7:
+          at += rng.randrange(46)
+          odd = rng.choice(NUMBERS) % 2**32
+          content[at : at + 4] = struct.pack("<I", odd)
+        else:
+          content = bytearray(mutate(rng, content))
+    cut = rng.randrange(len(content) + 1)
+    parts = rng.choice(([content], [content[:cut], content[cut:]]))
+    paths = []
+    for i, part in enumerate(parts):
+      paths.append(str(self.tmp / f"a.zip.{i}"))
+      pathlib.Path(paths[-1]).write_bytes(part)
+    return Case(lambda: self.read(paths), "a.zip.0")
+
+  def read(self, paths):
+    self.archives._members.cache_clear()
+    files = self.archives.Zip.open(paths, ("", "mp3"))
+    assert not any(".." in name.split("/") for name in self.members(files))
+    for name in self.members(files):
+      try:
+        check_samples(files.load(name, RATE))
+      except audio.AudioError as error:
+        assert main._ours(error) and str(error).isprintable()
+
+  def members(self, files):
+    return self.archives._members(files)[1]
+
+
+class Tar(Zip):
+  """Archives with damage, bombs, or members that lead elsewhere."""
+
+  def case(self, rng):
+    from vicreg_jax.datasets import gtzan
+
+    room = clear(self.tmp / "tar")
+    (room / "target").mkdir()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+      for _ in range(rng.randrange(1, 8)):
+        name = rng.choice(
+          ("genres/blues/blues.00000.au", "genres/jazz/jazz.00001.wav",
+           "genres/blues/blues.00000.au", "./genres/pop/pop.00002.au",
+           "../blues/blues.00001.au", "/genres/blues/blues.00001.au",
+           "genres/blues/../../x.au", "genres/blues", "genres", "x" * 300)
+        )  # fmt: skip
+        member = tarfile.TarInfo(name)
+        member.type = rng.choice(
+          (tarfile.REGTYPE,) * 6
+          + (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
+          + (tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CONTTYPE, b"?")
+        )
+        member.linkname = rng.choice(
+          ("/etc/passwd", "../..", "genres/blues/blues.00000.au", "")
+        )
+        member.uid, member.mode = 0, rng.choice((0o644, 0o4777, 0))
+        content = rng.choice((self.wav, b"", b"x" * 600))
+        member.size = len(content) if member.isreg() else 0
+        tar.addfile(member, io.BytesIO(content))
+    content = file.getvalue()
+    if rng.random() < 0.5:
+      content = bytearray(content)
+      at = rng.randrange(512)
+      content[at : at + 8] = rng.choice((rng.randbytes(8), b"77777777"))
+      if rng.random() < 0.5:  # a size of many gigabytes, with its checksum
+        content[124:136] = b"\x80" + (1 << 40).to_bytes(11, "big")
+        content[148:156] = b" " * 8
+        content[148:156] = b"%06o\0 " % sum(content[:512])
+    if rng.random() < 0.7:
+      content = gzip.compress(content, mtime=0)
+    if rng.random() < 0.4:
+      content = mutate(rng, content)
+    path = room / "a.tar.gz"
+    path.write_bytes(content)
+    target = room / "target" / "genres"
+
+    def extract():
+      try:
+        self.archives.extract_tar(path, target, gtzan._MEMBER)
+      finally:
+        left = {p for p in room.rglob("*") if not p.is_relative_to(target)}
+        assert left == {path, room / "target"}
+        kept = [p for p in target.rglob("*") if not p.is_dir()]
+        assert all(p.is_file() and not p.is_symlink() for p in kept)
+
+    return Case(extract, "a.tar.gz")
+
+
+class Flags:
+  """`--config.key=value` as the command line takes it, then `validate`."""
+
+  CONFIGS = ("quickstart", "vicreg_fma", "probe", "embed", "prepare", "folder")
+
+  def __init__(self, tmp):
+    global configs
+    from vicreg_jax import config as configs
+
+    os.chdir(ROOT)
+    self.keys = {}
+    for name in self.CONFIGS:
+      config = self.parse([f"--config=configs/{name}.py"])
+      self.keys[name] = list(flat(config.to_dict()))
+
+  def parse(self, argv):
+    from absl import flags
+
+    flags.FLAGS.unparse_flags()
+    for name in list(flags.FLAGS):
+      if name.startswith("config."):
+        delattr(flags.FLAGS, name)
+    sys.argv = ["main", *argv]  # the flag of ml_collections looks there
+    main._parse(sys.argv)
+    return main.CONFIG.value
+
+  def case(self, rng):
+    name = rng.choice(self.CONFIGS)
+    key = rng.choice(self.keys[name])
+    if rng.random() < 0.15:
+      at = rng.randrange(len(key) + 1)
+      odd = ("", ".", "[0]", "[x]", " ", "x", "\n", "(", "..", "é")
+      key = key[:at] + rng.choice(odd) + key[rng.choice((at, at + 1)) :]
+    value = rng.choice(ODD_VALUES)
+    flag = rng.choice((f"--config.{key}={value}",) * 9 + (f"--config.{key}",))
+    argv = [f"--config=configs/{name}.py", flag]
+    if name in ("probe", "embed") and "checkpoint" not in key:
+      argv.append("--config.checkpoint=runs/x")
+
+    def run():
+      try:
+        config = self.parse(argv)
+      except SystemExit as error:
+        assert str(error).startswith("error: "), error
+        raise ValueError(str(error)) from error
+      configs.validate(config)
+
+    about = f"{argv[0]} {flag[:200]!r}"
+    return Case(run, key, key.rpartition(".")[2], "config.", about=about)
+
+
+def flat(tree, prefix=""):
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from flat(value, f"{prefix}{key}.")
+    yield f"{prefix}{key}"
+
+
+class Checkpoint:
+  """A tiny run whose files are damaged, read as probing reads it."""
+
+  def __init__(self, tmp):
+    global configs, embed, jax, mesh
+    import jax
+    from conftest import shrink
+
+    from vicreg_jax import checkpoint, embed, mesh, pretrain, steps
+    from vicreg_jax import config as configs
+
+    config = shrink(configs.base_pretrain(), str(tmp))
+    tx = steps.make_optimizer(config, configs.durations(config, 16))
+    self.devices = mesh.make_mesh()
+    state = pretrain._first_state(config, tx, self.devices, None, 0)
+    self.run = tmp / "run"
+    with checkpoint.Checkpoints(str(self.run), 1) as saved:
+      saved.save(state, 7)
+    (self.run / "config.json").write_text(config.to_json(indent=2))
+    self.want = jax.tree.leaves(self.load())
+    self.files = sorted(
+      p for p in self.run.rglob("*") if p.is_file() and "/rest/" not in str(p)
+    )
+
+  def load(self):
+    return embed.load(str(self.run), -1, self.devices)._variables
+
+  def check(self, variables):
+    """What is given is what was saved, to the bit."""
+    for got, want in zip(jax.tree.leaves(variables), self.want, strict=True):
+      np.testing.assert_array_equal(got, want)
+
+  def choose(self, rng):
+    return rng.choice([p for p in self.files if p.name != "config.json"])
+
+  def damage(self, rng, path, content):
+    if rng.random() < 0.15:
+      path.unlink()
+      if rng.random() < 0.5:
+        path.mkdir()
+    else:
+      path.write_bytes(mutate(rng, content))
+
+  def case(self, rng):
+    path = self.choose(rng)
+    content = path.read_bytes()
+    self.damage(rng, path, content)
+
+    def run():
+      try:
+        self.check(self.load())
+      finally:
+        clear_path(path)
+        path.write_bytes(content)
+
+    about = str(path.relative_to(self.run))
+    return Case(run, str(self.run), "checkpoint", about=about)
+
+
+class Config(Checkpoint):
+  """The config.json of a run, read as probing reads it."""
+
+  def choose(self, rng):
+    return self.run / "config.json"
+
+  def check(self, variables):
+    """A config of another model has other shapes, which is an error."""
+    assert len(jax.tree.leaves(variables)) == len(self.want)
+
+  def damage(self, rng, path, content):
+    if rng.random() < 0.3:
+      return super().damage(rng, path, content)
+    tree = json.loads(content)
+    key = rng.choice([k for k in flat(tree)])
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+      node = node[parent]
+    if rng.random() < 0.2:
+      del node[last]
+    else:
+      node[last] = rng.choice(
+        (None, -1, 0, 10**30, 1e300, float("nan"), float("inf"), "", "x", [],
+         {}, [[]], True, "vicreg", [1, "a"], 0.5, "\0", 2**31)
+      )  # fmt: skip
+    path.write_text(json.dumps(tree))
+
+
+# name: (target, inputs in CI)
+TARGETS = {
+  "audio": (Audio, 800),
+  "header": (Header, 400),
+  "samples": (Samples, 80),
+  "ffmpeg": (Ffmpeg, 25),
+  "files": (Files, 100),
+  "folder": (Folder, 100),
+  "labels": (Labels, 300),
+  "fma": (Fma, 200),
+  "mtat": (Mtat, 200),
+  "zip": (Zip, 200),
+  "tar": (Tar, 200),
+  "flags": (Flags, 300),
+  "config": (Config, 60),
+  "checkpoint": (Checkpoint, 80),
+}
+
+
+# --- the worker ---
+
+
+def outcome(case):
+  """("result" | "error" | "wrong", what happened) of one input."""
+  try:
+    case.run()
+  except ValueError as error:
+    text = main._line(error)
+    ours = main._ours(error) or isinstance(error.__cause__, SystemExit)
+    unclear = (
+      "raised outside the package" * (not ours)
+      or "not one printable line" * (not text.isprintable())
+      or "too long" * (len(text) > LONGEST_ERROR)
+      or "names neither file nor key" * (not any(n in text for n in case.names))
+    )
+    if not unclear:
+      return "error", text
+    return "wrong", f"{unclear}: {text[:300]}{where(error)}"
+  except BaseException as error:
+    return "wrong", f"{type(error).__name__}: {str(error)[:300]}{where(error)}"
+  return "result", ""
+
+
+def where(error):
+  """The innermost calls."""
+  frames = traceback.extract_tb(error.__traceback__)[-4:]
+  return "".join(f"\n  {f.filename}:{f.lineno} {f.line}" for f in frames)
+
+
+def limit_memory():
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+  limit = pages * resource.getpagesize() + MEMORY
+  hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+  resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def work():
+  """Runs the inputs that stdin names; answers each with a line of JSON."""
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)  # libraries print
+  tmp = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[2]))
+  tmp.chmod(0o755)
+  targets = {}
+  for line in sys.stdin:
+    name, seed, index = line.split()
+    if name not in targets:
+      cpu = cpu_seconds()
+      hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+      resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+      (tmp / name).mkdir()
+      targets[name] = TARGETS[name][0](tmp / name)
+      limit_memory()
+      peak = peak_mb()
+    rng = random.Random(f"{name} {seed} {index}")
+    case = targets[name].case(rng)
+    kind, text = outcome(case)
+    answer = dict(kind=kind, text=text, about=case.about)
+    answer |= dict(cpu=cpu_seconds() - cpu, mb=peak_mb() - peak)
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def cpu_seconds():
+  who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+  usage = [resource.getrusage(w) for w in who]
+  return sum(u.ru_utime + u.ru_stime for u in usage)
+
+
+def peak_mb():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Worker:
+  """A process that runs inputs, and is replaced when one ends or stops it."""
+
+  def __init__(self, tmp):
+    self.tmp, self.process, self.targets = str(tmp), None, set()
+
+  def start(self):
+    self.targets = set()
+    env = {"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "2"}
+    self.process = subprocess.Popen(
+      [sys.executable, __file__, "--worker", self.tmp],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      env=os.environ | env | {"PYTHONPATH": str(ROOT)},
+    )
+
+  def stop(self):
+    if self.process:
+      self.process.kill()
+      self.process.communicate()
+      self.process = None
+
+  def run(self, name, seed, index):
+    """The answer; its kind may also be "crash" or "hang"."""
+    if self.process is None:
+      self.start()
+    limit = SECONDS if name in self.targets else START_SECONDS
+    self.targets.add(name)
+    self.process.stdin.write(f"{name} {seed} {index}\n".encode())
+    self.process.stdin.flush()
+    with selectors.DefaultSelector() as selector:
+      selector.register(self.process.stdout, selectors.EVENT_READ)
+      ready = selector.select(limit)
+    line = self.process.stdout.readline() if ready else b""
+    if line:
+      return json.loads(line)
+    code = self.process.wait() if ready else None
+    self.stop()
+    kind, text = ("crash", f"exit code {code}") if ready else ("hang", "")
+    return dict(kind=kind, text=text, about="", cpu=0.0, mb=0.0)
+
+
+def fuzz(worker, name, seed, numbers):
+  """(figures, failures) of some inputs of a target."""
+  counts, failures, cpu, mb = collections.Counter(), [], 0.0, 0.0
+  for index in numbers:
+    answer = worker.run(name, seed, index)
+    counts[answer["kind"]] += 1
+    cpu, mb = max(cpu, answer["cpu"]), max(mb, answer["mb"])
+    if answer["kind"] not in ("result", "error"):
+      again = f"--targets={name} --seed={seed} --number={index}"
+      what = f"{answer['kind']} {answer['about']}\n{answer['text']}"
+      failures.append(f"{again}: {what}")
+  figures = f"{name:<11}{len(numbers):>7}" + "".join(
+    f"{counts[k]:>9}" for k in ("result", "error", "wrong", "crash", "hang")
+  )
+  return figures + f"{cpu:>8.1f}{mb:>8.0f}", failures
+
+
+HEADER = (
+  f"{'bad input':<11}{'inputs':>7}{'results':>9}{'errors':>9}{'wrong':>9}"
+  f"{'crashes':>9}{'hangs':>9}{'CPU s':>8}{'MB more':>8}"
+)
+
+
+@contextlib.contextmanager
+def room():
+  """A directory that other users may look into."""
+  with tempfile.TemporaryDirectory() as tmp:
+    os.chmod(tmp, 0o755)
+    yield tmp
+
+
+# --- the test ---
+
+
+@pytest.fixture(scope="module")
+def worker():
+  with room() as tmp:
+    worker = Worker(tmp)
+    yield worker
+    worker.stop()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bad_input_ends_well(worker, name, record_property):
+  if name == "ffmpeg" and not shutil.which("ffmpeg"):
+    pytest.skip("ffmpeg not installed")
+  figures, failures = fuzz(worker, name, 0, range(TARGETS[name][1]))
+  record_property("fuzz", figures)  # conftest.py prints them at the end
+  assert not failures, "\n\n".join([f"{len(failures)} failed", *failures[:5]])
+
+
+def command():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--inputs", type=int, help="of all targets together")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--targets", default=",".join(TARGETS))
+  parser.add_argument("--number", type=int, help="this input alone")
+  args = parser.parse_args()
+  names = args.targets.split(",")
+  usual = sum(TARGETS[name][1] for name in names)
+  print(HEADER, flush=True)
+  failed = 0
+  with room() as tmp:
+    worker = Worker(tmp)
+    for name in names:
+      count = TARGETS[name][1]
+      if args.inputs:
+        count = round(count * args.inputs / usual)
+      numbers = range(count) if args.number is None else [args.number]
+      figures, failures = fuzz(worker, name, args.seed, numbers)
+      print(figures, flush=True)
+      for failure in failures:
+        print(failure)
+      failed += len(failures)
+    worker.stop()
+  sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+  work() if sys.argv[1:2] == ["--worker"] else command()
