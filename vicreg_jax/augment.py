@@ -446,15 +446,16 @@ def reverb(x_T, room_size, reverberance, damping, sample_rate):
   and applied by one FFT of N >= T samples. With r^N = 3,000, what wraps round
   arrives 70 dB down, and float32 errors, which grow by as much, stay there
   too.
+
+  On the circle the M = N / 2 points are (2k + 1/2) pi / M. There z^-M = -i r^-M
+  at all of them, so that the second half of the (real) signal goes into the
+  imaginary part of a complex FFT of M points.
   """
   x_T, length = _view(x_T)
   rate = sample_rate / 44_100
-  # Bins in rows of 256, so that z^D is an outer product of few exponentials.
-  size = max(512, 1 << (length - 1).bit_length())
-  bins = size // 2 + 1
-  columns = 256
-  rows = -(-bins // columns)
-  log_radius = math.log(_DECAY) / size
+  rows, columns = _rows_and_columns(length)
+  half = rows * columns
+  log_radius = math.log(_DECAY) / (2 * half)
 
   room, wetness, damp = (
     tf.cast(p, tf.float32) / 100 for p in (room_size, reverberance, damping)
@@ -464,47 +465,78 @@ def reverb(x_T, room_size, reverberance, damping, sample_rate):
   )
   damp = 0.3 * damp + 0.2
   delays_8 = tf.cast(
-    (0.9 * room + 0.1) * rate * tf.constant(_COMBS, tf.float32) + 0.5, tf.int32
+    (0.9 * room + 0.1) * rate * tf.constant(_COMBS, tf.float32) + 0.5, tf.int64
   )
 
-  def power(bin_M):
-    """z^D of each comb at the bins' points of the circle, [8, M]."""
-    # Exact turns in integers: bin * D would not fit float32.
-    turn_8xM = tf.math.floormod(delays_8[:, None] * bin_M, size)
-    angle_8xM = tf.cast(turn_8xM, tf.float32) * (2 * math.pi / size)
+  def power(quarters_M):
+    """z^D of each comb at points of so many quarters of a step, [8, M]."""
+    # Exact turns in integers: the products would not fit float32.
+    turn_8xM = tf.math.floormod(delays_8[:, None] * quarters_M, 4 * half)
+    angle_8xM = tf.cast(turn_8xM, tf.float32) * (math.pi / (2 * half))
     return tf.complex(tf.cos(angle_8xM), tf.sin(angle_8xM))
 
-  low_8xC = power(tf.range(columns))
-  high_8xR = power(tf.range(rows) * columns)
+  # Point k = row + rows * column, as `_fft` leaves them, so that z^D is an
+  # outer product of few exponentials.
+  low_8xR = power(4 * np.arange(rows) + 1)
+  high_8xC = power(4 * rows * np.arange(columns))
   growth_8 = tf.exp(tf.cast(delays_8, tf.float32) * log_radius)
-  high_8xR *= tf.cast(growth_8, tf.complex64)[:, None]
+  low_8xR *= tf.cast(growth_8, tf.complex64)[:, None]
 
-  z = np.exp(log_radius + 2j * np.pi * np.arange(rows * columns) / size)
+  k_RxC = np.arange(rows)[:, None] + rows * np.arange(columns)
+  z_RxC = np.exp(log_radius + 1j * np.pi * (2 * k_RxC + 0.5) / half)
   damped = tf.cast(1 - damp, tf.complex64) / (
-    1 - tf.cast(damp, tf.complex64) * (1 / z).astype(np.complex64)
+    1 - tf.cast(damp, tf.complex64) * (1 / z_RxC).astype(np.complex64)
   )
-  loop = tf.reshape(tf.cast(feedback, tf.complex64) * damped, [rows, columns])
-  # The sum of the combs' 1 / (z^D - loop) as one fraction, pair by pair: one
-  # division, and no add_n, which sums in another order in a graph than eagerly
-  # (graph rewriting turns a long chain of + into add_n, too).
-  terms = [high_8xR[i, :, None] * low_8xC[i] - loop for i in range(len(_COMBS))]
-  fractions = [(a + b, a * b) for a, b in zip(terms[::2], terms[1::2])]
-  while len(fractions) > 1:
-    fractions = [
-      (n1 * d2 + n2 * d1, d1 * d2)
-      for (n1, d1), (n2, d2) in zip(fractions[::2], fractions[1::2])
-    ]
-  wet = fractions[0][0] / fractions[0][1]
-  fixed = np.full(bins, _WET, np.complex128)
+  loop = tf.cast(feedback, tf.complex64) * damped
+  # The sum of the combs' 1 / (z^D - loop), pairs as one fraction. The second
+  # half is negated and subtracted: graph rewriting turns sums of three and more
+  # into add_n, which adds in another order than eager code.
+  z_D = [low_8xR[i, :, None] * high_8xC[i] for i in range(len(_COMBS))]
+  terms = [z - loop for z in z_D[:4]] + [loop - z for z in z_D[4:]]
+  pairs = [(a + b) / (a * b) for a, b in zip(terms[::2], terms[1::2])]
+  wet = (pairs[0] + pairs[1]) - (pairs[2] + pairs[3])
+  fixed = np.full(z_RxC.shape, _WET, np.complex128)
   for samples in _ALLPASSES:
-    echo = z[:bins] ** -int(rate * samples + 0.5)
+    echo = z_RxC ** -int(rate * samples + 0.5)
     fixed *= (1.5 * echo - 1) / (1 - 0.5 * echo)
-  wet = tf.reshape(wet, [-1])[:bins] * fixed.astype(np.complex64)
+  wet *= fixed.astype(np.complex64)
 
-  shrink = np.exp(-log_radius * np.arange(length)).astype(np.float32)
-  spectrum = tf.signal.rfft(x_T * shrink, [size])
-  y = tf.signal.irfft(spectrum * wet, [size])[:length]
-  return x_T + y * (1 / shrink)
+  n_M = np.arange(half)
+  into_M = np.exp(-(log_radius + 0.5j * np.pi / half) * n_M)
+  second = math.exp(-log_radius * half)  # r^-M
+  x_2M = tf.pad(x_T, [[0, 2 * half - length]])
+  z_M = tf.complex(x_2M[:half], x_2M[half:] * -second)
+  z_M *= into_M.astype(np.complex64)
+  y_RxC = _inverse_fft(_fft(tf.reshape(z_M, [rows, columns])) * wet)
+  y_M = tf.reshape(y_RxC, [-1]) * (1 / into_M).astype(np.complex64)
+  y = tf.concat([tf.math.real(y_M), tf.math.imag(y_M) * (-1 / second)], 0)
+  return x_T + y[:length]
+
+
+def _rows_and_columns(length):
+  """Sizes whose product is at least half of `length`, both good for an FFT."""
+  rows = 1 << max(4, round(math.log2(length / 2) / 2))
+  return rows, 16 * -(-length // (2 * rows * 16))
+
+
+def _twiddles(rows, columns):
+  turns_CxR = np.outer(np.arange(columns), np.arange(rows)) / (rows * columns)
+  return np.exp(-2j * np.pi * turns_CxR).astype(np.complex64)
+
+
+def _fft(z_RxC):
+  """DFT of the flattened array; bin k = row + R * column of the result.
+
+  Many short transforms after another: half the time of a long one.
+  """
+  z_CxR = tf.signal.fft(tf.transpose(z_RxC)) * _twiddles(*z_RxC.shape)
+  return tf.signal.fft(tf.transpose(z_CxR))
+
+
+def _inverse_fft(z_RxC):
+  """The inverse of `_fft`."""
+  z_CxR = tf.transpose(tf.signal.ifft(z_RxC))
+  return tf.transpose(tf.signal.ifft(z_CxR * _twiddles(*z_RxC.shape).conj()))
 
 
 # --- the chain ---------------------------------------------------------------
