@@ -14,8 +14,9 @@ LAYERS = [
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed"},
-  {"bench", "pretrain", "prepare", "probe"},
-  {"main"},
+  {"pretrain", "prepare", "probe"},
+  {"benchmarks", "main"},
+  {"bench"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 

@@ -13,6 +13,7 @@ from vicreg_jax import optim
 
 try:
   import torch
+
   from vicreg_jax.benchmarks.torch_twin import VicregReleaseLars
 except ImportError:
   torch = None

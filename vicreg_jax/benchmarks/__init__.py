@@ -1,1 +1,4 @@
-"""The benchmarks of `python -m vicreg_jax.bench`, by name."""
+"""One benchmark a module: `add_arguments(parser)` and `run(args)`.
+
+`python -m vicreg_jax.bench` is their door. A docstring says what is measured.
+"""

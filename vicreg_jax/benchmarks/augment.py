@@ -37,7 +37,7 @@ _PIECES = 8
 def add_arguments(parser):
   """The benchmark's own flags."""
   parser.add_argument("--views", type=int, default=200, help="in each round")
-  parser.add_argument("--crop", type=int, default=CROP, help="samples of a view")
+  parser.add_argument("--crop", type=int, default=CROP, help="samples a view")
 
 
 def run(args) -> timing.Report:
@@ -148,7 +148,7 @@ def _sox(stack, name, views_NxT, draws):
   views_NxT.tofile(path)
   length = views_NxT.shape[1]
   command = ["sox", "-V1", "-D", "--single-threaded"]
-  command += [*"-t f32 -c 1 -r".split(), str(RATE), path]
+  command += [*["-t", "f32", "-c", "1", "-r"], str(RATE), path]
   command += ["-t", "f32", os.devnull]
 
   def chains(rows):

@@ -28,12 +28,17 @@ def add_arguments(parser):
   """The benchmark's own flags."""
   parser.add_argument("--batch", type=int, default=16, help="clips a step")
   parser.add_argument("--width", type=float, default=1.0, help="of the encoder")
+  parser.add_argument(
+    "--loss", choices=("vicreg", "nt_xent"), help="one of the two recipes"
+  )
 
 
 def run(args) -> timing.Report:
-  """Both recipes."""
+  """Both recipes, or one."""
   results, notes = {}, []
   for base in (configs.base_pretrain(), configs.base_clmr()):
+    if args.loss not in (None, base.loss.name):
+      continue
     base.update(dtype="float32", batch_size=args.batch)
     base.model.width = args.width
     base.optim.warmup_epochs = 0.0

@@ -172,7 +172,9 @@ class Trainer:
     loss: of the views' embeddings; None for `vicreg_loss` or `nt_xent_loss`.
   """
 
-  def __init__(self, config, state, learning_rate, *, compiled=False, loss=None):
+  def __init__(
+    self, config, state, learning_rate, *, compiled=False, loss=None
+  ):
     model = config.model
     widths, last_kernel = models.VARIANTS[model.variant]
     self._encoder = SampleCNN(
