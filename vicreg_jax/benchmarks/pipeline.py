@@ -9,7 +9,6 @@ encoder on all cores, and the share of its time that waits for data.
 set of tiny clips; only the shuffle's window may tell them apart.
 """
 
-import functools
 import itertools
 import json
 import os
@@ -116,15 +115,23 @@ def _tiny(directory, clips):
 def _worker(job, cores, config, **options) -> dict:
   """Runs a job of this module in a process that may use the given cores."""
   task = {"job": job, "config": config.to_dict(), "options": options}
-  result = subprocess.run(
-    [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline", json.dumps(task)],
-    preexec_fn=functools.partial(os.sched_setaffinity, 0, cores),
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    stdout=subprocess.PIPE,
-    check=True,
-    text=True,
-  )
-  return json.loads(result.stdout.splitlines()[-1])
+  command = [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline"]
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, cores)  # of this thread, for its child to inherit
+  try:
+    worker = subprocess.Popen(
+      [*command, json.dumps(task)],
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+  finally:
+    os.sched_setaffinity(0, before)
+  with worker:
+    lines = worker.stdout.read().splitlines()
+  if worker.returncode:
+    raise subprocess.CalledProcessError(worker.returncode, command)
+  return json.loads(lines[-1])
 
 
 # --- in the worker -----------------------------------------------------------
@@ -161,7 +168,7 @@ def _stream(config, repeats):
   }
 
 
-def _ops(prepared, config, clips):
+def _ops(prepared, config, clips, see=lambda x_VxT: None):
   """Runs the augmentations of the first epoch's views, held in memory."""
   import tensorflow as tf
 
@@ -180,7 +187,7 @@ def _ops(prepared, config, clips):
   chain = config.augment.to_dict()
 
   def views(x_VxT, number):
-    return [
+    return tuple(
       augment.augment(
         x_VxT[v],
         augment.example_seed(config.seed, epoch, number, v),
@@ -188,14 +195,16 @@ def _ops(prepared, config, clips):
         config.data.sample_rate,
       )
       for v in range(configs.VIEWS)
-    ]
+    )
 
   examples = tf.data.Dataset.from_tensor_slices((x_NxVxT, number_N))
-  examples = examples.map(views, num_parallel_calls=tf.data.AUTOTUNE)
+  examples = examples.map(
+    views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
 
   def run_views():
-    for _ in examples:
-      pass
+    for x_V in examples:
+      see(x_V)
 
   return run_views
 
