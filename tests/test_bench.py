@@ -215,6 +215,8 @@ def test_tpu_says_which_side_holds_up():
   assert result["bottleneck"] == "device"
   assert result["hours"] == result["device_hours"]
   assert tpu.combine(estimate, 36.0)["bottleneck"] == "host"
+  too_large = {"global_batch": 9_000, "fits": False}
+  assert tpu.combine(too_large, 3.6) == {"fits": False}
 
 
 def test_errors(tmp_path, capsys):

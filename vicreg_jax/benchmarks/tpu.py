@@ -29,7 +29,7 @@ CAVEAT = (
 def add_arguments(parser):
   """The benchmark's own flags."""
   parser.add_argument("--configs", type=pathlib.Path, default="configs")
-  parser.add_argument("--topology", default="v3:2x2")
+  parser.add_argument("--topology", default="v3-8")
   parser.add_argument("--clips", type=int, default=64, help="read by the host")
 
 
@@ -49,7 +49,12 @@ def run(args) -> timing.Report:
 
 
 def combine(estimate: dict, cpu_ms_per_view: float) -> dict:
-  """Hours of 1,000 epochs by aot's estimate and the host's CPU time a view."""
+  """Hours of 1,000 epochs by aot's estimate and the host's CPU time a view.
+
+  Of a step that does not fit into the devices' memory there is no estimate.
+  """
+  if "optimal_seconds" not in estimate:
+    return {"fits": False}
   clips = CLIPS // estimate["global_batch"] * estimate["global_batch"] * EPOCHS
   device = clips / estimate["clips_per_second"] / 3600
   host_s = clips * configs.VIEWS * cpu_ms_per_view / 1e3
