@@ -374,8 +374,7 @@ def pitch_shift(x_T, semitones):
   to 1,536 / ratio samples by an inverse FFT of that size, and grains are laid
   down at the hop at which they were taken, so time is kept; a hop is a third
   of a squeezed grain, the most that squared Hann windows allow. What a grain
-  needs
-  is a rotation per bin that continues the previous one at the shifted
+  needs is a rotation per bin that continues the previous one at the shifted
   frequency: the phase a bin advances over `ratio` hops of input, read off a
   second analysis taken that much earlier (Puckette 1995, "Phase-locked
   vocoder"), which needs no unwrapping. As there, a bin takes its rotation from
@@ -527,7 +526,7 @@ def _twiddles(rows, columns):
 def _fft(z_RxC):
   """DFT of the flattened array; bin k = row + R * column of the result.
 
-  Many short transforms after another: half the time of a long one.
+  Many short transforms, twice, in half the time of a long one.
   """
   z_CxR = tf.signal.fft(tf.transpose(z_RxC)) * _twiddles(*z_RxC.shape)
   return tf.signal.fft(tf.transpose(z_CxR))
