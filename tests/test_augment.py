@@ -610,3 +610,39 @@ def test_validate_refuses_unknown_and_missing_keys():
 def test_a_view_must_be_mono_of_known_length():
   with pytest.raises(ValueError, match="one channel"):
     A.pitch_shift(np.zeros((2, T), np.float32), 1.0)
+
+
+# --- fast forms against plain ones -------------------------------------------
+
+
+def test_pitch_parts_are_the_plain_operations():
+  x = white(20, length=40 * A._ROW * 12 + A._GRAIN)
+  for hop in (10, 12, 21):
+    grains = A._frames(tf.constant(x), 5, 16, hop)
+    plain = tf.signal.frame(x[5:], A._GRAIN, hop * A._ROW)[:16]
+    np.testing.assert_array_equal(grains, plain)
+  steps = white(21, 1.0, 24 * 7).reshape(24, 7)
+  np.testing.assert_allclose(
+    A._sum_before(tf.constant(steps)),
+    np.cumsum(steps, 0) - steps,
+    atol=1e-5,
+  )
+  grains = white(22, length=16 * 4 * 96).reshape(16, 4 * 96)
+  plain = tf.signal.overlap_and_add(tf.constant(grains), 96)
+  y = A._overlap_add(tf.constant(grains), tf.constant(96))
+  np.testing.assert_allclose(y, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 700, T, 99_000])
+def test_fft_in_two_stages_is_the_plain_one(length):
+  rows, columns = A._rows_and_columns(length)
+  assert length <= 2 * rows * columns <= max(512, 1.15 * length + 64 * rows)
+  rng = np.random.default_rng(length)
+  z = rng.normal(size=(rows, columns, 2)).astype(np.float32).view(np.complex64)
+  z = z[..., 0]
+  spectrum = A._fft(tf.constant(z))
+  plain = np.fft.fft(z.astype(np.complex128).ravel())
+  # Bin k = row + rows * column.
+  plain = plain.reshape(columns, rows).T
+  np.testing.assert_allclose(spectrum, plain, atol=2e-6 * np.abs(plain).max())
+  np.testing.assert_allclose(A._inverse_fft(spectrum), z, atol=1e-5)

@@ -15,8 +15,9 @@ LAYERS = [
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed"},
-  {"aot", "bench", "pretrain", "prepare", "probe"},
-  {"main"},
+  {"aot", "pretrain", "prepare", "probe"},
+  {"benchmarks", "main"},
+  {"bench"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 

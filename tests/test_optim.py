@@ -13,7 +13,8 @@ from vicreg_jax import optim
 
 try:
   import torch
-  from torch_twin import VicregReleaseLars
+
+  from vicreg_jax.benchmarks.torch_twin import VicregReleaseLars
 except ImportError:
   torch = None
 needs_torch = pytest.mark.skipif(torch is None, reason="without PyTorch")

@@ -51,7 +51,7 @@ def train_views(
   per_epoch = num_train_clips(prepared, config) // config.batch_size
   epoch, step = divmod(start_step, per_epoch)
   clips = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
-    lambda e: _epoch(prepared, config, config.train_splits, e).take(
+    lambda e: raw_crops(prepared, config, config.train_splits, e).take(
       per_epoch * config.batch_size
     )
   )
@@ -73,7 +73,7 @@ def valid_views(
 
   The losses are defined on whole batches, so a short last one is dropped.
   """
-  clips = _epoch(prepared, config, (split,), tf.constant(-1, tf.int64))
+  clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
   batches = _batches(_views(clips, config), batch_size, drop_remainder=True)
   return _read_or_explain(prepared, batches)
 
@@ -153,8 +153,12 @@ def labels(prepared: base.Prepared, split: str) -> Labels:
   return Labels(ids, np.stack(rows))
 
 
-def _epoch(prepared, config, splits, epoch) -> tf.data.Dataset:
+def raw_crops(prepared, config, splits, epoch) -> tf.data.Dataset:
   """The clips of one epoch, in its order, cut to the views' raw crops.
+
+  Elements are (bytes of each view's crop [V], the clip's number, the epoch):
+  with `augment.example_seed(config.seed, epoch, number, view)`, all that the
+  views are made of.
 
   Crops are shuffled rather than whole clips: they are a tenth of the size.
   """

@@ -1,9 +1,15 @@
-"""SampleCNN and projectors in PyTorch, written from the thesis's table 2.1
-and the layers' descriptions, to compare ours with."""
+"""The study in PyTorch, to compare ours with: its numbers and its speed.
+
+Written from the thesis's table 2.1, the layers' descriptions, and the releases
+of VICReg and CLMR. Needs PyTorch; nothing that trains imports it.
+"""
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from vicreg_jax import models
 
 
 class SampleCNN(nn.Module):
@@ -118,3 +124,103 @@ def _set(tensor, array):
   assert tensor.shape == array.shape, (tensor.shape, array.shape)
   with torch.no_grad():
     tensor.copy_(array)
+
+
+def vicreg_loss(z1_BxD, z2_BxD, loss):
+  """Loss of the VICReg release; `loss` is the config's section."""
+  d = z1_BxD.shape[1]
+  invariance = F.mse_loss(z1_BxD, z2_BxD)
+  variance = covariance = 0.0
+  for z_BxD in (z1_BxD, z2_BxD):
+    z_BxD = z_BxD - z_BxD.mean(0)
+    std_D = torch.sqrt(z_BxD.var(0) + loss.eps)
+    variance += F.relu(loss.gamma - std_D).mean() / 2
+    cov_DxD = z_BxD.T @ z_BxD / (len(z_BxD) - 1)
+    off_diagonal = cov_DxD.flatten()[:-1].view(d - 1, d + 1)[:, 1:]
+    covariance += off_diagonal.pow(2).sum() / d
+  return (
+    loss.sim_coeff * invariance
+    + loss.std_coeff * variance
+    + loss.cov_coeff * covariance
+  )
+
+
+def nt_xent_loss(z1_BxD, z2_BxD, loss):
+  """Cross entropy of each of the 2B views against all others (CLMR)."""
+  n = len(z1_BxD)
+  u_AxD = F.normalize(torch.cat([z1_BxD, z2_BxD]), dim=1)
+  logits_AxA = u_AxD @ u_AxD.T / loss.temperature
+  logits_AxA = logits_AxA.masked_fill(
+    torch.eye(2 * n, dtype=torch.bool), -torch.inf
+  )
+  return F.cross_entropy(logits_AxA, torch.arange(2 * n).roll(n))
+
+
+def set_threads(number):
+  """So many threads for PyTorch's operations."""
+  torch.set_num_threads(number)
+
+
+class Trainer:
+  """Our train step in PyTorch, at a constant learning rate.
+
+  Args:
+    config: of a pretraining in float32.
+    state: our TrainState, whose weights it starts from.
+    learning_rate: of every step.
+    compiled: forward pass and loss by torch.compile (and so the gradients).
+    loss: of the views' embeddings; None for `vicreg_loss` or `nt_xent_loss`.
+  """
+
+  def __init__(
+    self, config, state, learning_rate, *, compiled=False, loss=None
+  ):
+    model = config.model
+    widths, last_kernel = models.VARIANTS[model.variant]
+    self._encoder = SampleCNN(
+      round(models.STEM_CHANNELS * model.width),
+      [round(c * model.width) for c in widths[: model.blocks]],
+      model.representation_size,
+      last_kernel,
+    )
+    self._projector = projector(
+      model.representation_size, model.projector, model.projector_batch_norm
+    )
+    for name, copy, twin in (
+      ("encoder", copy_encoder, self._encoder),
+      ("projector", copy_projector, self._projector),
+    ):
+      variables = {"params": state.params[name]}
+      copy(variables | {"batch_stats": state.batch_stats[name]}, twin)
+    parameters = [*self._encoder.parameters(), *self._projector.parameters()]
+    o = config.optim
+    if o.name == "adam":
+      self._optimizer = torch.optim.Adam(
+        parameters, learning_rate, (o.b1, o.b2), weight_decay=o.weight_decay
+      )
+    else:
+      self._optimizer = VicregReleaseLars(
+        parameters, learning_rate, o.weight_decay, o.momentum,
+        o.trust_coefficient,
+      )  # fmt: skip
+    plain = vicreg_loss if config.loss.name == "vicreg" else nt_xent_loss
+    self._loss = loss or (lambda z1, z2: plain(z1, z2, config.loss))
+    forward = self._forward
+    self._objective = torch.compile(forward) if compiled else forward
+
+  def _forward(self, x1_BxT, x2_BxT):
+    z1_BxD, z2_BxD = (
+      self._projector(self._encoder(x_BxT)) for x_BxT in (x1_BxT, x2_BxT)
+    )
+    return self._loss(z1_BxD, z2_BxD)
+
+  def __call__(self, views_BxVxT) -> float:
+    """One step on a NumPy batch; the loss before it."""
+    x1_BxT, x2_BxT = (
+      torch.from_numpy(np.ascontiguousarray(views_BxVxT[:, v])) for v in (0, 1)
+    )
+    loss = self._objective(x1_BxT, x2_BxT)
+    self._optimizer.zero_grad()
+    loss.backward()
+    self._optimizer.step()
+    return loss.item()

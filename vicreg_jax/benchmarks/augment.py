@@ -1,0 +1,255 @@
+"""The augmentations' CPU time on one core, each alone and the default chain.
+
+Milliseconds of CPU time a view, inside a tf.data map with one thread as
+training runs them, against the same effects, with the same coins and the same
+parameters, in
+
+sox             one process for all views, an effects chain each; the time of
+                empty chains (start, reading, writing) is taken off. White
+                noise at 80 dB, which one view in a hundred gets, it goes
+                without.
+pedalboard      its own effects on a view in memory; filters are of first
+                order, and the noise is left out as well
+audiomentations what it has of them: neither echo nor Freeverb, so no chain
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from vicreg_jax import augment
+from vicreg_jax.benchmarks import timing
+from vicreg_jax.datasets import synthetic
+
+OURS, CHAIN, NOTHING = "vicreg_jax", "chain", "nothing"
+OPS = ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")
+RATE, CROP = 22_050, 59_049
+_PIECES = 8
+
+
+def add_arguments(parser):
+  """The benchmark's own flags."""
+  parser.add_argument("--views", type=int, default=200, help="in each round")
+  parser.add_argument("--crop", type=int, default=CROP, help="samples a view")
+
+
+def run(args) -> timing.Report:
+  """Every op alone, the default chain, and the chain with all coins "no"."""
+  views_NxT = make_views(args.views, args.crop)
+  results, notes = {}, []
+  for name in (CHAIN, *OPS, NOTHING):
+    report = compare(name, views_NxT, args.repeats)
+    for peer, figures in report.results.items():
+      results[f"{name}: {peer}"] = figures
+    notes += [note for note in report.notes if note not in notes]
+  return timing.Report(results, notes)
+
+
+def make_views(count: int, crop: int) -> np.ndarray:
+  """`views_NxT` of synthetic music."""
+  pieces = [
+    synthetic.render(synthetic.compose(0, i), crop, RATE)
+    for i in range(min(count, _PIECES))
+  ]
+  return np.stack([pieces[i % len(pieces)] for i in range(count)])
+
+
+def only(name: str) -> dict:
+  """The default augmentations; with an op's name that alone, always on."""
+  config = augment.default_config()
+  for op in config:
+    if name == NOTHING:
+      config[op]["p"] = 1e-9  # 0 would leave the coins out
+    elif name != CHAIN:
+      config[op]["p"] = float(op == name)
+  return config
+
+
+def draws_of(config: dict, count: int) -> list[dict]:
+  """What happens to each view, as plain numbers: {op: {parameter: value}}."""
+  draws = []
+  for i in range(count):
+    row = augment.draw(augment.example_seed(0, 0, i, 0), config)
+    row = tf.nest.map_structure(lambda t: t.numpy().item(), row)
+    draws.append({op: d for op, d in row.items() if d["on"]})
+  return draws
+
+
+def compare(name: str, views_NxT, repeats: int) -> timing.Report:
+  """`name` is an op, `CHAIN` or `NOTHING`."""
+  config, notes = only(name), []
+  draws = draws_of(config, len(views_NxT))
+  with contextlib.ExitStack() as stack:
+    runs = {OURS: _ours(views_NxT, config)}
+    if name != NOTHING:
+      for peer, make in (
+        ("sox", functools.partial(_sox, stack)),
+        ("pedalboard", _pedalboard),
+        ("audiomentations", _audiomentations),
+      ):
+        try:
+          runs |= make(name, views_NxT, draws)
+        except ImportError as error:
+          notes.append(f"{peer} is left out: {error}")
+    for run_views in runs.values():  # compiles, fills caches
+      run_views()
+    times = timing.take_turns(runs, repeats)
+  seconds = {peer: [t.cpu for t in taken] for peer, taken in times.items()}
+  if "sox" in seconds:
+    empty = seconds.pop("sox, empty chains")
+    seconds["sox"] = [
+      max(full - none, 0.0) for full, none in zip(seconds["sox"], empty)
+    ]
+  results = {}
+  for peer, taken in seconds.items():
+    milliseconds = [1e3 * s / len(views_NxT) for s in taken]
+    results[peer] = {"cpu_ms_per_view": timing.spread(milliseconds)}
+    if peer != OURS:
+      results[peer]["speedup_of_ours"] = timing.speedup(seconds[OURS], taken)
+  return timing.Report(results, notes)
+
+
+def _ours(views_NxT, config):
+  def view(i, x_T):
+    seed = augment.example_seed(0, 0, i, 0)
+    return augment.augment(x_T, seed, config, RATE)
+
+  views = tf.data.Dataset.from_tensor_slices(views_NxT).enumerate().map(view)
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = 1
+  options.threading.max_intra_op_parallelism = 1
+  # Nothing is computed ahead, in another's turn.
+  options.experimental_optimization.inject_prefetch = False
+  options.autotune.enabled = False
+  # A graph is built once, as in training.
+  iterator = iter(views.repeat().with_options(options))
+
+  def run_views():
+    for _ in itertools.islice(iterator, len(views_NxT)):
+      pass
+
+  return run_views
+
+
+def _sox(stack, name, views_NxT, draws):
+  if not shutil.which("sox"):
+    raise ImportError("no program `sox` (apt-get install sox)")
+  if name == "noise":
+    return {}
+  directory = stack.enter_context(tempfile.TemporaryDirectory())
+  path = os.path.join(directory, "views.f32")
+  views_NxT.tofile(path)
+  length = views_NxT.shape[1]
+  command = ["sox", "-V1", "-D", "--single-threaded"]
+  command += [*["-t", "f32", "-c", "1", "-r"], str(RATE), path]
+  command += ["-t", "f32", os.devnull]
+
+  def chains(rows):
+    effects = []
+    for i, row in enumerate(rows):
+      effects += [":"] * (i > 0) + ["trim", "0", f"{length}s"]
+      effects += sox_effects(row)
+    return effects
+
+  def run_views(effects):
+    subprocess.run(command + effects, check=True, stderr=subprocess.DEVNULL)
+
+  full, empty = chains(draws), chains([{}] * len(draws))
+  return {
+    "sox": lambda: run_views(full),
+    "sox, empty chains": lambda: run_views(empty),
+  }
+
+
+def sox_effects(draws: dict) -> list[str]:
+  """The effects of sox that do what was drawn for one view, but noise."""
+  effects = []
+  for op, d in draws.items():
+    if op == "polarity":
+      effects += ["vol", "-1"]
+    elif op == "gain":
+      effects += ["vol", f"{d['db']}dB"]
+    elif op == "filter":
+      # Windowed sincs as long as ours.
+      high = d["highpass"]
+      hertz = d["highpass_hz"] if high else d["lowpass_hz"]
+      taps = 2 * int(4 * RATE / hertz) + 1
+      band = str(hertz) if high else f"-{hertz}"
+      effects += ["sinc", "-n", str(taps), band]
+    elif op == "delay":
+      effects += ["echo", "1", "1", str(d["ms"]), "0.5"]
+    elif op == "pitch":
+      effects += ["pitch", str(100 * d["semitones"])]
+    elif op == "reverb":
+      keys = ("reverberance", "damping", "room_size")
+      effects += ["reverb", *(str(d[key]) for key in keys), "0"]
+  return effects
+
+
+def _pedalboard(name, views_NxT, draws):
+  import pedalboard as p
+
+  if name == "noise":
+    return {}
+
+  def effects(draws):
+    for op, d in draws.items():
+      if op == "polarity":
+        yield p.Invert()
+      elif op == "gain":
+        yield p.Gain(d["db"])
+      elif op == "filter" and d["highpass"]:
+        yield p.HighpassFilter(d["highpass_hz"])
+      elif op == "filter":
+        yield p.LowpassFilter(d["lowpass_hz"])
+      elif op == "delay":
+        yield p.Delay(d["ms"] / 1e3, feedback=0.0, mix=1 / 3)
+      elif op == "pitch":
+        yield p.PitchShift(d["semitones"])
+      elif op == "reverb":
+        yield p.Reverb(d["room_size"] / 100, d["damping"] / 100)
+
+  def run_views():
+    for x_T, row in zip(views_NxT, draws):
+      p.Pedalboard(list(effects(row)))(x_T, RATE)
+
+  return {"pedalboard": run_views}
+
+
+def _audiomentations(name, views_NxT, draws):
+  import audiomentations as a
+
+  if name in (CHAIN, "delay", "reverb"):
+    return {}
+
+  def effect(op, d):
+    if op == "polarity":
+      return a.PolarityInversion(p=1.0)
+    if op == "noise":
+      return a.AddGaussianSNR(min_snr_db=80.0, max_snr_db=80.0, p=1.0)
+    if op == "gain":
+      return a.Gain(min_gain_db=d["db"], max_gain_db=d["db"], p=1.0)
+    if op == "pitch":
+      semitones = d["semitones"]
+      return a.PitchShift(
+        min_semitones=semitones, max_semitones=semitones, p=1.0
+      )
+    if d["highpass"]:
+      hertz = d["highpass_hz"]
+      return a.HighPassFilter(hertz, hertz, p=1.0)
+    return a.LowPassFilter(d["lowpass_hz"], d["lowpass_hz"], p=1.0)
+
+  chosen = [effect(name, row[name]) for row in draws]
+
+  def run_views():
+    for x_T, apply in zip(views_NxT, chosen):
+      apply(x_T, RATE)
+
+  return {"audiomentations": run_views}
