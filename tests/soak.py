@@ -97,13 +97,13 @@ class _Forked:
   def _run(flags, log, devices):
     from absl import app
 
-    from vicreg_jax import main
+    from vicreg_jax import cli, main
 
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ.update(_env(devices))
-    app.run(main.main, ["soak", *flags], flags_parser=main._parse)
+    app.run(main.main, ["soak", *flags], flags_parser=cli.parse)
 
 
 def _flags(config, workdir):

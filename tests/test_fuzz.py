@@ -35,7 +35,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import audio, main
+from vicreg_jax import audio, cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 22_050
@@ -609,7 +609,7 @@ class Zip(Folder):
       try:
         check_samples(files.load(name, RATE))
       except audio.AudioError as error:
-        assert main._ours(error) and str(error).isprintable()
+        assert cli.ours(error) and str(error).isprintable()
 
   def members(self, files):
     return self.archives._members(files)[1]
@@ -697,8 +697,8 @@ class Flags:
       if name.startswith("config."):
         delattr(flags.FLAGS, name)
     sys.argv = ["main", *argv]  # the flag of ml_collections looks there
-    main._parse(sys.argv)
-    return main.CONFIG.value
+    cli.parse(sys.argv)
+    return cli.load_config()
 
   def case(self, rng):
     name = rng.choice(self.CONFIGS)
@@ -847,8 +847,8 @@ def outcome(case):
   try:
     case.run()
   except ValueError as error:
-    text = main._line(error)
-    ours = main._ours(error) or isinstance(error.__cause__, SystemExit)
+    text = cli.line(error)
+    ours = cli.ours(error) or isinstance(error.__cause__, SystemExit)
     unclear = (
       "raised outside the package" * (not ours)
       or "not one printable line" * (not text.isprintable())

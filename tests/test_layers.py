@@ -10,7 +10,7 @@ import vicreg_jax
 LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
-  | {"command", "plots", "writer"},
+  | {"cli", "plots", "writer"},
   {"config", "datasets"},
   {"input_pipeline", "steps"},
   {"checkpoint"},

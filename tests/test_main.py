@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from vicreg_jax import cli, input_pipeline, main, mesh, pretrain, steps
 from vicreg_jax import config as configs
-from vicreg_jax import input_pipeline, main, mesh, pretrain, steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -170,7 +170,7 @@ def error_of(config, workdir):
   """The one line that a person sees."""
   with pytest.raises(ValueError) as caught:
     main.run(config, str(workdir))
-  assert main._ours(caught.value)
+  assert cli.ours(caught.value)
   assert "\n" not in str(caught.value)
   return str(caught.value)
 

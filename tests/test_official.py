@@ -32,7 +32,7 @@ import tensorflow as tf
 from conftest import shrink
 from etils.epath import backend, gpath, register
 
-from vicreg_jax import audio, datasets, main
+from vicreg_jax import audio, cli, datasets, main
 from vicreg_jax import config as configs
 from vicreg_jax.datasets import archives, base, fma, gtzan, magnatagatune
 
@@ -105,7 +105,7 @@ def error_of(section):
   with pytest.raises(ValueError) as caught:
     datasets.prepare(section)
   assert "\n" not in str(caught.value)
-  assert main._ours(caught.value)
+  assert cli.ours(caught.value)
   return str(caught.value)
 
 

@@ -26,7 +26,7 @@ from absl import app, flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from vicreg_jax import checkpoint, command, embed, mesh, steps
+from vicreg_jax import checkpoint, cli, embed, mesh, steps
 from vicreg_jax import config as configs
 
 TOPOLOGY = flags.DEFINE_string(
@@ -328,12 +328,12 @@ def _main(argv):
   jax.config.update("jax_platforms", "cpu")  # libtpu is for compiling alone
   # JAX cannot read programs for devices that are not there.
   jax.config.update("jax_enable_compilation_cache", False)
-  with command.errors():
-    result = run(command.load_config())
+  with cli.errors():
+    result = run(cli.load_config())
     if JSON.value:
       pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(_main, flags_parser=command.parse)
+  app.run(_main, flags_parser=cli.parse)

@@ -6,7 +6,6 @@ your own: only run configs that you trust.
 
 import os
 import pathlib
-import re
 import signal
 import sys
 
@@ -14,7 +13,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
+from vicreg_jax import cli
+
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for the results; runs/<config> if not given."
 )
@@ -28,8 +28,6 @@ HOSTS = (
 )
 # EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
 EXIT_INTERRUPTED = 75
-_LONGEST_ERROR = 1200  # characters
-DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str):
@@ -81,81 +79,21 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
-  try:
-    config = CONFIG.value
-    _ = config.job  # what stands for a file that failed to load says so here
-  except OSError as e:
-    _no_config(e)
+  config = cli.load_config()
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   workdir = os.path.expanduser(WORKDIR.value or f"runs/{name.stem}")
   # Training saves when it is told to stop. Elsewhere nothing is lost either:
   # what was half-written is removed on the way out, and made again.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    _join_hosts()
-    run(config, workdir)
+    with cli.errors():
+      _join_hosts()
+      run(config, workdir)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  except ValueError as e:
-    if DEBUG.value or not _ours(e):
-      raise
-    sys.exit(f"error: {_line(e)}")
-
-
-def _parse(argv):
-  """Parses the flags; what is wrong with them is said in one line."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as e:
-    sys.exit(f"error: {_line(e)}")
-  except (AttributeError, KeyError) as e:
-    # ml_collections reports an unknown key as a missing attribute, followed
-    # by a suggestion if a known key is near.
-    words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
-    for flag in argv[1:]:
-      keys = re.findall(r"\w+", flag.split("=")[0])[1:]
-      if flag.startswith("--config.") and not words.isdisjoint(keys):
-        near = re.search(r"mean \W*(\w+)", str(e))
-        sys.exit(
-          f"error: {flag}: this config has no such key"
-          + (f" (did you mean {near[1]}?)" if near else "")
-          + "; vicreg_jax/config.py lists all keys"
-        )
-    raise
-  except ValueError as e:
-    what, syntax, _ = str(e).partition(": SyntaxError")
-    if not (what.startswith("Could not parse") and syntax):
-      raise  # by the config's own code
-    sys.exit(
-      f"error: {_line(what)} as a key; vicreg_jax/config.py lists all keys"
-    )
-  except OSError as e:
-    _no_config(e)
-
-
-def _no_config(error):
-  """There is no such file, or it is not a config."""
-  sys.exit(f"error: --config: {' '.join(str(error).split())}")
-
-
-def _line(error) -> str:
-  """An error as one line: what it quotes may be long, and hold line ends."""
-  text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
-  half = _LONGEST_ERROR // 2
-  short = len(text) <= _LONGEST_ERROR
-  return text if short else f"{text[:half]} ... {text[-half:]}"
-
-
-def _ours(error) -> bool:
-  """Whether this package raised it, for the user to read."""
-  last = error.__traceback__
-  while last.tb_next:
-    last = last.tb_next
-  here = os.path.dirname(os.path.abspath(__file__))
-  return os.path.abspath(last.tb_frame.f_code.co_filename).startswith(here)
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=cli.parse)

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
+_LONGEST_ERROR = 1200  # characters
 
 
 def parse(argv):
@@ -20,13 +21,13 @@ def parse(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:
-    sys.exit(f"error: {e}")
+    sys.exit(f"error: {line(e)}")
   except (AttributeError, KeyError) as e:
     # ml_collections reports an unknown key as a missing attribute, followed
     # by a suggestion if a known key is near.
     words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
     for flag in argv[1:]:
-      keys = flag.split("=")[0].split(".")[1:]
+      keys = re.findall(r"\w+", flag.split("=")[0])[1:]
       if flag.startswith("--config.") and not words.isdisjoint(keys):
         near = re.search(r"mean \W*(\w+)", str(e))
         sys.exit(
@@ -35,6 +36,13 @@ def parse(argv):
           + "; vicreg_jax/config.py lists all keys"
         )
     raise
+  except ValueError as e:
+    what, syntax, _ = str(e).partition(": SyntaxError")
+    if not (what.startswith("Could not parse") and syntax):
+      raise  # by the config's own code
+    sys.exit(
+      f"error: {line(what)} as a key; vicreg_jax/config.py lists all keys"
+    )
   except OSError as e:
     _no_config(e)
 
@@ -55,9 +63,9 @@ def errors():
   try:
     yield
   except ValueError as e:
-    if DEBUG.value or not _ours(e):
+    if DEBUG.value or not ours(e):
       raise
-    sys.exit(f"error: {e}")
+    sys.exit(f"error: {line(e)}")
 
 
 def _no_config(error):
@@ -65,7 +73,15 @@ def _no_config(error):
   sys.exit(f"error: --config: {' '.join(str(error).split())}")
 
 
-def _ours(error) -> bool:
+def line(error) -> str:
+  """An error as one line: what it quotes may be long, and hold line ends."""
+  text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+  half = _LONGEST_ERROR // 2
+  short = len(text) <= _LONGEST_ERROR
+  return text if short else f"{text[:half]} ... {text[-half:]}"
+
+
+def ours(error) -> bool:
   """Whether this package raised it, for the user to read."""
   last = error.__traceback__
   while last.tb_next:
