@@ -359,7 +359,7 @@ def test_setup_installs_on_every_worker(pod):
       "-m pip install --quiet --user uv",
       "-m uv venv --quiet --allow-existing --python 3.12 vicreg_venv",
       f"-m uv pip install --quiet --python {home}/vicreg_venv/bin/python"
-      " -e ./vicreg_jax[tpu]",
+      " -e ./vicreg_jax[tpu,gcs]",
     ]
   (copied,) = pod.calls("compute", "tpus", "tpu-vm", "scp")
   assert "--worker=all" in copied and set(WHERE) <= set(copied)
