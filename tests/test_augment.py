@@ -371,9 +371,11 @@ def test_chain_equals_its_ops_in_order():
     y = A.add_noise(y, A.op_seed(seed, "noise"), 80.0)
     y = A.gain(y, d["gain"]["db"])
     if d["filter"]["highpass"]:
-      y = A.highpass(y, d["filter"]["highpass_hz"], SR)
+      lowest = c["filter"]["highpass_hz"][0]
+      y = A.highpass(y, d["filter"]["highpass_hz"], SR, lowest)
     else:
-      y = A.lowpass(y, d["filter"]["lowpass_hz"], SR)
+      lowest = c["filter"]["lowpass_hz"][0]
+      y = A.lowpass(y, d["filter"]["lowpass_hz"], SR, lowest)
     y = A.delay(y, d["delay"]["ms"], 0.5, SR)
     y = A.pitch_shift(y, d["pitch"]["semitones"])
     r = d["reverb"]
@@ -646,3 +648,12 @@ def test_fft_in_two_stages_is_the_plain_one(length):
   plain = plain.reshape(columns, rows).T
   np.testing.assert_allclose(spectrum, plain, atol=2e-6 * np.abs(plain).max())
   np.testing.assert_allclose(A._inverse_fft(spectrum), z, atol=1e-5)
+
+
+def test_filter_in_short_blocks_is_the_one_in_long_blocks():
+  x = white(23)
+  for cutoff, lowest in ((200.0, 197.0), (1_200.0, 200.0), (2_200.0, 2_200.0)):
+    for op in (A.lowpass, A.highpass):
+      long = op(x, tf.constant(cutoff), SR)
+      short = op(x, tf.constant(cutoff), SR, lowest)
+      np.testing.assert_allclose(short, long, atol=1e-6)

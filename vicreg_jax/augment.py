@@ -33,7 +33,8 @@ _COLUMNS = 4  # a coin and at most three parameters
 
 _FILTER_ZEROS = 8
 _FILTER_HALF = 1024  # longest half kernel
-_FILTER_BLOCK = 8192
+# Half kernels that a block is for, and its samples: short blocks fit the cache.
+_FILTER_BLOCKS = ((64, 2048), (448, 4096), (_FILTER_HALF, 8192))
 
 _GRAIN = 1536  # 70 ms at 22,050 Hz; sox's `pitch` uses 82 ms segments
 _ROW = 32  # hops are multiples of it
@@ -278,24 +279,33 @@ def gain(x_T, db):
   return _view(x_T)[0] * tf.pow(10.0, tf.cast(db, tf.float32) / 20)
 
 
-def lowpass(x_T, cutoff_hz, sample_rate):
+def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   """Windowed-sinc low-pass; -6 dB at `cutoff_hz`, linear phase, no delay.
 
   The filter of julius.lowpass_filter, which CLMR's release (v2021) applies:
   sinc x Hann, 8 zero crossings in all, unit sum, edges replicated. The lowest
   cut-off is 4 / 1024 of the sample rate (86 Hz at 22,050 Hz).
+
+  Where `cutoff_hz` is a tensor, `lowest_hz` is a number that it is never
+  below: the higher, the less there is to compute.
   """
   x_T, length = _view(x_T)
+  lowest = _lowest_cutoff(sample_rate)
   if not tf.is_tensor(cutoff_hz):
-    lowest = _lowest_cutoff(sample_rate)
     if not lowest <= cutoff_hz <= sample_rate / 2:
       raise ValueError(
         f"cutoff_hz is {cutoff_hz!r}; it must be from {lowest:g} to "
         f"{sample_rate / 2:g} Hz."
       )
+    lowest_hz = cutoff_hz
+  longest = _FILTER_ZEROS / 2 * sample_rate / (lowest_hz or lowest)
+  # Rounding may lengthen the kernel by one.
+  widest, block = next(
+    (row for row in _FILTER_BLOCKS if row[0] > longest), _FILTER_BLOCKS[-1]
+  )
   cutoff = tf.cast(cutoff_hz, tf.float32) / sample_rate
   half = tf.floor(_FILTER_ZEROS / 2 / cutoff)
-  n = tf.range(-_FILTER_HALF, _FILTER_HALF + 1, dtype=tf.float32)
+  n = tf.range(-widest, widest + 1, dtype=tf.float32)
   angle = 2 * math.pi * cutoff * n
   sinc = tf.where(n == 0, 1.0, tf.sin(angle) / tf.where(n == 0, 1.0, angle))
   hann = 0.5 + 0.5 * tf.cos(math.pi * n / half)
@@ -304,20 +314,19 @@ def lowpass(x_T, cutoff_hz, sample_rate):
   kernel /= tf.reduce_sum(kernel)
 
   # Overlap-save: blocks that fit the cache beat one long transform.
-  valid = _FILTER_BLOCK - 2 * _FILTER_HALF
-  edge = tf.ones([_FILTER_HALF])
+  edge = tf.ones([widest])
   padded = tf.concat([x_T[:1] * edge, x_T, x_T[-1:] * edge], 0)
-  blocks = tf.signal.frame(padded, _FILTER_BLOCK, valid, pad_end=True)
+  blocks = tf.signal.frame(padded, block, block - 2 * widest, pad_end=True)
   spectrum = tf.signal.rfft(blocks)
-  spectrum *= tf.signal.rfft(kernel, [_FILTER_BLOCK])
-  y = tf.signal.irfft(spectrum, [_FILTER_BLOCK])[:, 2 * _FILTER_HALF :]
+  spectrum *= tf.signal.rfft(kernel, [block])
+  y = tf.signal.irfft(spectrum, [block])[:, 2 * widest :]
   return tf.reshape(y, [-1])[:length]
 
 
-def highpass(x_T, cutoff_hz, sample_rate):
+def highpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   """`x_T` minus its `lowpass`, as in julius.highpass_filter."""
   x_T, _ = _view(x_T)
-  return x_T - lowpass(x_T, cutoff_hz, sample_rate)
+  return x_T - lowpass(x_T, cutoff_hz, sample_rate, lowest_hz)
 
 
 def delay(x_T, delay_ms, factor, sample_rate):
@@ -560,8 +569,12 @@ def augment(x_T, seed, config, sample_rate):
     "gain": lambda x, d: gain(x, d["db"]),
     "filter": lambda x, d: tf.cond(
       d["highpass"],
-      lambda: highpass(x, d["highpass_hz"], sample_rate),
-      lambda: lowpass(x, d["lowpass_hz"], sample_rate),
+      lambda: highpass(
+        x, d["highpass_hz"], sample_rate, config["filter"]["highpass_hz"][0]
+      ),
+      lambda: lowpass(
+        x, d["lowpass_hz"], sample_rate, config["filter"]["lowpass_hz"][0]
+      ),
     ),
     "delay": lambda x, d: delay(
       x, d["ms"], config["delay"]["factor"], sample_rate
