@@ -92,8 +92,8 @@ def start(tmp_path, workdir, name, devices, *flags, **env):
   notes = tmp_path / name
   notes.mkdir(exist_ok=True)
   return subprocess.Popen(
-    [sys.executable, "-m", "vicreg_jax.main", *flags]
-    + [f"--config={tmp_path}/hooked.py", f"--workdir={workdir}"],
+    [sys.executable, "-m", "vicreg_jax.main", f"--workdir={workdir}"]
+    + [f"--config={tmp_path}/hooked.py", *flags],
     cwd=HERE.parent,
     env=os.environ
     | {

@@ -1,7 +1,8 @@
 """Train state, and the one jitted, sharded train step.
 
 `dtype` (bfloat16 on TPU) is what convolutions and dense layers multiply in, and
-the type of the activations between them and of the embeddings. Whatever it is,
+the type of the activations between them and of the embeddings. (The stem
+multiplies samples and kernel of that type, but in float32.) Whatever it is,
 these are float32:
 
 - parameters, their gradients and the optimizer's state;
