@@ -30,7 +30,7 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 TIMING = ("train/clips_per_second",)
 START, STEP, SAVE, PROBE = PHASES = ("start", "step", "save", "probe")
-PATIENCE = 300  # seconds that one life may take
+PATIENCE = 900  # seconds that one life may take, also on a busy machine
 SAVE_EVERY = 2  # within an epoch of 3 steps
 
 CONFIG = """
