@@ -22,7 +22,7 @@ case $verb in
     # apt, whose lock a fresh machine holds while it updates itself.
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --allow-existing --python "$2" vicreg_venv
-    python3 -m uv pip install --quiet --python "$python" -e './vicreg_jax[tpu,gcs]'
+    python3 -m uv pip install -q --python "$python" -e './vicreg_jax[tpu,gcs]'
     ;;
   start)
     if ! flock --wait 0.5 9; then

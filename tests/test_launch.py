@@ -358,7 +358,7 @@ def test_setup_installs_on_every_worker(pod):
     assert (pod.directory / f"installed.{worker}").read_text().splitlines() == [
       "-m pip install --quiet --user uv",
       "-m uv venv --quiet --allow-existing --python 3.12 vicreg_venv",
-      f"-m uv pip install --quiet --python {home}/vicreg_venv/bin/python"
+      f"-m uv pip install -q --python {home}/vicreg_venv/bin/python"
       " -e ./vicreg_jax[tpu,gcs]",
     ]
   (copied,) = pod.calls("compute", "tpus", "tpu-vm", "scp")

@@ -35,7 +35,7 @@ def run_main(*flags):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=300,  # also on a busy machine
   )
 
 
@@ -91,11 +91,12 @@ def test_flags_of_the_readme_exist():
   assert len(commands) >= 4
   for command in commands:
     flags = dict(
-      flag.removeprefix("--").split("=", 1) for flag in shlex.split(command)
+      flag.removeprefix("--").partition("=")[::2]
+      for flag in shlex.split(command)
     )
     config = load(ROOT / flags.pop("config")).get_config()
     for name in flags:
-      if name != "workdir":
+      if name not in ("workdir", "multihost"):
         node = config
         for key in name.removeprefix("config.").split("."):
           node = node[key]  # KeyError: no such key
@@ -236,7 +237,7 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
   (tmp_path / "config.json").write_text(quickstart.to_json())
   assert "there is no checkpoint" in error_of(config, tmp_path)
   (tmp_path / "checkpoints" / "7").mkdir(parents=True)
-  assert "7: the encoder cannot be restored" in error_of(config, tmp_path)
+  assert "7 is damaged: manifest.json is missing" in error_of(config, tmp_path)
   config.step = 8
   assert "step=8: " in error_of(config, tmp_path)
 
