@@ -3,7 +3,8 @@
     python -m vicreg_jax.main --config=configs/vicreg_fma.py \
         --workdir=runs/vicreg_fma
 
-Expected time: the thesis took 24 h on a TPU v3-8; not measured here yet.
+Expected time: the thesis took 24 h on a TPU v3-8. Not measured here; the TPU's
+compiler estimates 0.6 h (python -m vicreg_jax.aot, see BUILD_NOTES.md).
 Expected result, probed on MagnaTagATune by configs/probe_mtat.py (thesis table
 B.1, batch 768): ROC-AUC 87.21, PR-AUC 32.56 linear; 88.37 and 34.03 two-layer.
 """

@@ -131,6 +131,16 @@ def test_flops_are_those_of_the_layers(result):
   assert result["flops"] == pytest.approx(expected, rel=0.35)
 
 
+def test_a_chip_without_an_estimate_has_none():
+  """The compiler's sum is negative where it knows no times, as for v4."""
+  result = aot.estimate(vicreg(64, 16), "v4-8", 1000)
+  assert result["fits"] and result["flops"] > 0
+  assert result.get("optimal_seconds", 1) > 0
+  assert ("hours" in result) == ("optimal_seconds" in result)
+  told = aot.table(result) + aot.line(16, result)
+  assert (told.count(aot.NO_ESTIMATE) == 2) == ("hours" not in result)
+
+
 def test_hlo_is_read():
   text = """
   %a.1 = (f32[2,3]{1,0:T(8,128)}, bf16[4]{0}) all-reduce(%x, %y), channel_id=1

@@ -49,6 +49,7 @@ SETTINGS = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 GIB = 2**30
+NO_ESTIMATE = "the compiler has none for this chip"
 # Training clips of the published data sets, as the configs train on them.
 PUBLISHED_CLIPS = {"fma": 25_000, "gtzan": 930, "magnatagatune": 18_709}
 
@@ -176,16 +177,20 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
   )
   text = program.as_text()
   cycles = re.findall(r'"estimated_cycles":"(\d+)"', text)
-  return about | {
+  about |= {
     "fits": peak <= about["hbm_bytes"],
     "peak_bytes": peak,
-    "optimal_seconds": seconds,
     "scheduled_cycles": sum(map(int, cycles)),
     "flops": cost["flops"],
     "bytes_accessed": cost["bytes accessed"],
+    "collectives": collectives(text),
+  }
+  if seconds <= 0:  # for some chips the compiler adds up marks of "unknown"
+    return about
+  return about | {
+    "optimal_seconds": seconds,
     "clips_per_second": batch / seconds,
     "share_of_peak": cost["flops"] / seconds / (chip.peak_tflops * 1e12),
-    "collectives": collectives(text),
   }
 
 
@@ -249,9 +254,14 @@ def table(result: dict) -> str:
     rows += [
       ("optimal_seconds a step", f"{result['optimal_seconds']:.4f}"),
       ("clips a second", f"{result['clips_per_second']:,.0f}"),
+      ("share of the bf16 peak", f"{result['share_of_peak']:.1%}"),
+    ]
+  elif "flops" in result:
+    rows.append(("optimal_seconds a step", NO_ESTIMATE))
+  if "flops" in result:
+    rows += [
       ("TFLOP a device and step", f"{result['flops'] / 1e12:.3f}"),
       ("GB moved a device and step", f"{result['bytes_accessed'] / 1e9:.1f}"),
-      ("share of the bf16 peak", f"{result['share_of_peak']:.1%}"),
       ("scheduler's cycles", f"{result['scheduled_cycles'] / 1e6:.0f} million"),
     ]
     rows += [
@@ -268,10 +278,10 @@ def table(result: dict) -> str:
 def line(value, result: dict) -> str:
   """A line of a sweep."""
   text = f"{value!s:>8}  {result['peak_bytes'] / GIB:6.2f} GiB  "
+  text += f"{'fits' if result['fits'] else 'DOES NOT FIT':<13}"
   if "optimal_seconds" not in result:
-    return text + "does not fit"
+    return text + (NO_ESTIMATE if "flops" in result else "")
   return text + (
-    f"{'fits' if result['fits'] else 'DOES NOT FIT':<13}"
     f"{result['optimal_seconds']:.4f} s  {result['clips_per_second']:9,.0f}"
     f" clips/s  {result['hours']:6.2f} h"
   )

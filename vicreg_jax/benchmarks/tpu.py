@@ -51,10 +51,11 @@ def run(args) -> timing.Report:
 def combine(estimate: dict, cpu_ms_per_view: float) -> dict:
   """Hours of 1,000 epochs by aot's estimate and the host's CPU time a view.
 
-  Of a step that does not fit into the devices' memory there is no estimate.
+  There is none of a step that does not fit into the devices' memory, nor for
+  chips that the compiler knows no times of.
   """
   if "optimal_seconds" not in estimate:
-    return {"fits": False}
+    return {"fits": bool(estimate["fits"])}
   clips = CLIPS // estimate["global_batch"] * estimate["global_batch"] * EPOCHS
   device = clips / estimate["clips_per_second"] / 3600
   host_s = clips * configs.VIEWS * cpu_ms_per_view / 1e3
