@@ -11,6 +11,7 @@ import sys
 
 import jax
 import pytest
+from absl import flags
 
 pytest.importorskip("libtpu")
 
@@ -209,21 +210,30 @@ def test_a_sweep_prints_a_line_each(tmp_path):
   assert float(rows[0][-2]) == pytest.approx(hours, abs=0.03)
 
 
-@pytest.mark.parametrize(
-  "arguments, message",
-  [
-    (["--topology=v9-8"], "--topology=v9-8: .*v3-8"),
-    (["--config.batch_size=12"], "batch_size is 12, which 8 devices"),
-    (["--config.data.name=folder"], "--clips is not set"),
-    (["--sweep=batch_size"], "--sweep=batch_size: write"),
-  ],
-)
-def test_errors_are_one_line(arguments, message, tmp_path):
-  done = aot_command(*arguments, tmp_path=tmp_path)
+def test_an_error_is_one_line(tmp_path):
+  done = aot_command("--json=nowhere/out.json", tmp_path=tmp_path)
   assert done.returncode == 1
   (error,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
-  assert re.search(message, error)
+  assert re.search("--json=nowhere/out.json: .*/nowhere is no dir", error)
   assert "Traceback" not in done.stderr
+
+
+def test_errors_name_flag_and_remedy():
+  with pytest.raises(ValueError, match=r"--topology=v9-8: .*v3-8"):
+    aot.devices_of("v9-8")
+  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
+    aot.estimate(vicreg(512, 12), "v3-8", 1000)
+  with pytest.raises(ValueError, match=r"--sweep=batch_size: write"):
+    aot._sweep(vicreg(512), "v3-8", "batch_size")
+  config = vicreg(512)
+  flags.FLAGS.mark_as_parsed()
+  config.data.name = "fma"
+  assert aot._clips(config) == 25_000
+  for key, value in (("subset", "small"), ("name", "folder")):
+    changed = config.copy_and_resolve_references()
+    changed.data[key] = value
+    with pytest.raises(ValueError, match=r"--clips is not set.*--clips=25000"):
+      aot._clips(changed)
 
 
 @pytest.mark.parametrize(

@@ -247,14 +247,14 @@ def small_disk(path):
       subprocess.run(["umount", "-l", str(path)], check=True)
   else:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    free = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # noqa: E731
+
+    def limit(size):
+      resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
     try:
-      yield (
-        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard)),
-        free,
-      )
+      yield lambda: limit(1), lambda: limit(soft)
     finally:
-      free()
+      limit(soft)
 
 
 FULL = r"(No space left on device|File too large)"

@@ -204,6 +204,33 @@ def test_fast_layers_are_exact_also_in_gradients(layer, train):
     )
 
 
+def test_a_scale_of_zero_can_grow_again():
+  """Its gradient is the slope towards positive scales."""
+  with jax.enable_x64(True):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 9, 3)))
+    kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 2)))
+
+    def objective(scale):
+      y, _ = models.Block().apply(
+        {
+          "params": {"scale": scale, "bias": jnp.ones(2)},
+          "batch_stats": {"mean": jnp.zeros(2), "var": jnp.ones(2)},
+        },
+        x,
+        kernel,
+        jnp.zeros(2),
+        train=True,
+        mutable=["batch_stats"],
+      )
+      return y.sum()
+
+    (slope, _), zero = jax.grad(objective)(jnp.zeros(2)), jnp.zeros(2)
+    step = 1e-6
+    measured = (objective(zero.at[0].set(step)) - objective(zero)) / step
+    assert measured > 1
+    np.testing.assert_allclose(slope, measured, rtol=1e-4)
+
+
 def test_ties_give_their_gradient_to_the_first_as_pytorch():
   torch = pytest.importorskip("torch")
   x = np.random.default_rng(0).integers(0, 3, size=(4, 30, 5))

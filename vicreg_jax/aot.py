@@ -288,13 +288,26 @@ def line(value, result: dict) -> str:
 
 
 def _clips(config):
-  clips = CLIPS.value or PUBLISHED_CLIPS.get(config.data.name)
+  data, usual = config.data, configs.base_prepare().data
+  variants = ("subset", "split_set", "convention")
+  clips = CLIPS.value
+  if not clips and all(data[key] == usual[key] for key in variants):
+    clips = PUBLISHED_CLIPS.get(data.name)
   if not clips:
     raise ValueError(
-      f"--clips is not set, and data.name={config.data.name!r} has no published"
-      " size: give the number of training clips, --clips=25000 for example"
+      f"--clips is not set, and this variant of data.name={data.name!r} has no"
+      " known size: give the number of training clips, --clips=25000"
     )
   return clips
+
+
+def _check_writable(path):
+  """Now rather than after minutes of compiling."""
+  directory = os.path.dirname(os.path.abspath(path))
+  if not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
+    raise ValueError(
+      f"--json={path}: {directory} is no directory that can be written to"
+    )
 
 
 def _sweep(config, topology, sweep) -> list[dict]:
@@ -339,6 +352,8 @@ def _main(argv):
   # JAX cannot read programs for devices that are not there.
   jax.config.update("jax_enable_compilation_cache", False)
   with cli.errors():
+    if JSON.value:
+      _check_writable(JSON.value)
     result = run(cli.load_config())
     if JSON.value:
       pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")

@@ -20,6 +20,9 @@ VARIANTS = {
 STEM_CHANNELS = 128
 POOL = 3
 
+# A TPU multiplies float32 in bfloat16 unless told otherwise.
+_EXACT = dict(precision=jax.lax.Precision.HIGHEST)
+
 # He et al. 2015, uniform, as CLMR initialises its convolutions.
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 # PyTorch's default for Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -215,9 +218,6 @@ class Stem(_Norm):
     return nn.relu(y).astype(x_NxTxP.dtype).reshape(*x_NxTxP.shape[:2], -1)
 
 
-_EXACT = dict(precision=jax.lax.Precision.HIGHEST)
-
-
 def _moments(x_NxTxP, views):
   """Mean [V, P] and covariance [V, P, P] of frames, by view."""
   x_BxVxTxP = _by_view(x_NxTxP, views)
@@ -250,7 +250,7 @@ class Block(_Norm):
       "SAME",
       dimension_numbers=("NWC", "WIO", "NWC"),
     )
-    scale_E = jnp.abs(scale_E)
+    scale_E = scale_E * sign_E  # |scale|, with a gradient at 0 too
     if train:
       y, mean_VxE, var_VxE = norm_relu_pool(
         u, scale_E, bias_E, views, self.epsilon
