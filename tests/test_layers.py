@@ -14,7 +14,7 @@ LAYERS = [
   {"config", "datasets"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
-  {"embed"},
+  {"embed", "loop"},
   {"aot", "pretrain", "prepare", "probe"},
   {"benchmarks", "main"},
   {"bench"},
