@@ -10,8 +10,8 @@ import vicreg_jax
 LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
-  | {"cli", "plots", "writer"},
-  {"config", "datasets"},
+  | {"cli", "plots", "thesis", "writer"},
+  {"config", "datasets", "suite_plots"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed", "loop"},
