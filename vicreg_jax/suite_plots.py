@@ -262,7 +262,9 @@ def loss_terms(runs, out_stem, *, stamp=""):
         label=_name(label, each),
         color=_shade(place, len(series)),
         marker=MARKERS[place % len(MARKERS)],
-        **_sparse(len(epochs), place),
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        **_sparse(len(epochs), place) | {"markersize": 5},
       )
     plots.log_if_wide(
       ax, [v for each in series.values() for v in each[panel][1]]
