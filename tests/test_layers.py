@@ -11,13 +11,13 @@ LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"cli", "plots", "thesis", "writer"},
-  {"config", "datasets", "suite_plots"},
+  {"config", "datasets", "study", "suite_plots"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed", "loop"},
   {"aot", "pretrain", "prepare", "probe"},
   {"benchmarks", "main"},
-  {"bench"},
+  {"bench", "suite"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 
