@@ -11,7 +11,7 @@ LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"cli", "plots", "writer"},
-  {"config", "datasets"},
+  {"config", "datasets", "scores"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed"},
@@ -69,6 +69,7 @@ def test_no_config_key_is_dead():
     configs.base_probe,
     configs.base_embed,
     configs.base_prepare,
+    configs.base_supervised,
   ):
     for key in keys(base().to_dict()):
       assert re.search(rf'\.{key}\b|"{key}"', text), key

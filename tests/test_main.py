@@ -230,7 +230,7 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
   assert f"{tmp_path}/nowhere: not the workdir" in error_of(config, tmp_path)
   (tmp_path / "config.json").write_text('{"job": "probe"}')
   config.checkpoint = str(tmp_path)
-  assert "not a pretraining's" in error_of(config, tmp_path)
+  assert "not a training's" in error_of(config, tmp_path)
   (tmp_path / "config.json").write_text('{"job": ')
   assert "config.json cannot be read" in error_of(config, tmp_path)
   quickstart = load(ROOT / "configs/quickstart.py").get_config()

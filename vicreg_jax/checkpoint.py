@@ -1,7 +1,8 @@
 """Saving and restoring runs, with Orbax.
 
 A checkpoint has two items: `encoder` (parameters and BatchNorm statistics),
-which is all that probing needs, and `rest` (projector, optimizer state, step).
+which is all that probing needs, and `rest` (projector or head, optimizer state,
+step).
 Orbax makes a save all or nothing, but reads flipped bytes of an array without
 a word, so beside the items there is a manifest: each file's size and CRC-32.
 It is written before Orbax commits, so a checkpoint without one is not whole.
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.steps import TrainState
 
@@ -39,30 +41,24 @@ _CHUNK = 1 << 24  # bytes
 
 
 def _items(state: TrainState) -> dict:
-  def part(name):
-    return {
-      "params": state.params[name],
-      "batch_stats": state.batch_stats[name],
-    }
-
-  return {
-    "encoder": part("encoder"),
-    "rest": {
-      "projector": part("projector"),
-      "opt_state": state.opt_state,
-      "step": state.step,
-    },
+  parts = {
+    name: {"params": params, "batch_stats": state.batch_stats[name]}
+    for name, params in state.params.items()
   }
+  encoder = parts.pop("encoder")
+  rest = {**parts, "opt_state": state.opt_state, "step": state.step}
+  return {"encoder": encoder, "rest": rest}
 
 
 def _state(items: dict) -> TrainState:
-  encoder, rest = items["encoder"], items["rest"]
-  both = {"encoder": encoder, "projector": rest["projector"]}
+  rest = dict(items["rest"])
+  step, opt_state = rest.pop("step"), rest.pop("opt_state")
+  parts = {"encoder": items["encoder"], **rest}
   return TrainState(
-    step=rest["step"],
-    params={k: v["params"] for k, v in both.items()},
-    batch_stats={k: v["batch_stats"] for k, v in both.items()},
-    opt_state=rest["opt_state"],
+    step=step,
+    params={k: v["params"] for k, v in parts.items()},
+    batch_stats={k: v["batch_stats"] for k, v in parts.items()},
+    opt_state=opt_state,
   )
 
 
@@ -190,13 +186,13 @@ def save_config(config, workdir: str):
   """Writes the config.json of a job that trains no encoder.
 
   Raises:
-    ValueError: `workdir` is that of a pretraining, or cannot be written to.
+    ValueError: `workdir` is that of a training, or cannot be written to.
   """
   path = epath.Path(workdir) / "config.json"
   with _explain(path):
-    if files.exists(path) and _read_json(path).get("job") == "pretrain":
+    if files.exists(path) and _read_json(path).get("job") in configs.TRAINING:
       raise ValueError(
-        f"--workdir={workdir} is that of a pretraining: give this job another"
+        f"--workdir={workdir} is that of a training: give this job another"
       )
     if mesh.is_first_host():
       files.write(path, f"{config.to_json(indent=2)}\n".encode())
@@ -226,10 +222,10 @@ def _explain(path):
 
 
 def load_config(run: str) -> dict:
-  """The config of the pretraining run in workdir `run`.
+  """The config of the training run in workdir `run`.
 
   Raises:
-    ValueError: the directory is not the workdir of a pretraining run.
+    ValueError: it is not the workdir of a run that trains an encoder.
   """
   path = files.absolute(run)
   if path.name == DIRECTORY:
@@ -238,14 +234,14 @@ def load_config(run: str) -> dict:
     config = json.loads(files.read(path / "config.json"))
   except (OSError, ValueError) as e:
     raise ValueError(
-      f"checkpoint={run}: not the workdir of a pretraining run, its"
+      f"checkpoint={run}: not the workdir of a training run, its"
       f" config.json cannot be read ({_first_line(e)}); name the --workdir"
-      " that pretraining was given"
+      " that the training was given"
     ) from e
-  if not isinstance(config, dict) or config.get("job") != "pretrain":
+  if not isinstance(config, dict) or config.get("job") not in configs.TRAINING:
     raise ValueError(
-      f"checkpoint={run}: config.json is not a pretraining's; name the"
-      " --workdir that pretraining was given"
+      f"checkpoint={run}: config.json is not a training's; name the"
+      " --workdir that the training was given"
     )
   return config
 
@@ -265,7 +261,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   if not steps:
     raise ValueError(
       f"checkpoint={run}: there is no checkpoint in {path}; name the --workdir"
-      " of a pretraining run that has saved one"
+      " of a training run that has saved one"
     )
   if step not in (-1, *steps):
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")

@@ -35,7 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: str):
   from vicreg_jax import config as configs
 
   configs.validate(config)
-  from vicreg_jax import embed, mesh, prepare, pretrain, probe
+  from vicreg_jax import embed, mesh, prepare, pretrain, probe, scores
 
   first = mesh.is_first_host()
   if config.job == "prepare":
@@ -57,7 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str):
     from_run = workdir if config.job == "pretrain" else None
     results = probe.run(config, workdir, from_run)
     if first:
-      print(probe.table(results))
+      print(scores.table(results))
       if config.probe.untrained:
         print("figure:", probe.figure(workdir))
 
