@@ -15,8 +15,17 @@ import pytest
 from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
 
+from vicreg_jax import (
+  checkpoint,
+  embed,
+  files,
+  loop,
+  main,
+  plots,
+  pretrain,
+  probe,
+)
 from vicreg_jax import config as configs
-from vicreg_jax import embed, files, main, plots, pretrain, probe
 from vicreg_jax.writer import Writer
 
 
@@ -113,7 +122,7 @@ def test_a_run_in_a_bucket_equals_one_on_a_disk(
   small.probe.max_epochs = 1
   small.data.crop, small.model.blocks = 27, 2
   there, here = "gs://bucket/a/run", str(tmp_path / "run")
-  record = pretrain._Loop._record
+  record = loop._Loop._record
 
   def crash(self, step, scalars):
     record(self, step, scalars)
@@ -121,10 +130,10 @@ def test_a_run_in_a_bucket_equals_one_on_a_disk(
       raise RuntimeError
 
   # A crash between checkpoints; what the bucket then has is what is copied.
-  monkeypatch.setattr(pretrain._Loop, "_record", crash)
+  monkeypatch.setattr(loop._Loop, "_record", crash)
   with pytest.raises(RuntimeError):
     pretrain.run(small, there)
-  monkeypatch.setattr(pretrain._Loop, "_record", record)
+  monkeypatch.setattr(loop._Loop, "_record", record)
   main.run(small, there)
   main.run(small, here)
   assert lines_of(there) == lines_of(here)
@@ -162,14 +171,14 @@ def test_lines_are_in_the_bucket_before_the_checkpoint(
 ):
   """A machine that is lost with the checkpoint saved has lost no line."""
   small.checkpoint.every_epochs = 1.0
-  save = pretrain.checkpoint.Checkpoints.save
+  save = checkpoint.Checkpoints.save
   seen = []
 
   def watched(self, state, step):
     seen.append([r["step"] for r in lines_of("gs://bucket/run")])
     save(self, state, step)
 
-  monkeypatch.setattr(pretrain.checkpoint.Checkpoints, "save", watched)
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", watched)
   pretrain.run(small, "gs://bucket/run")
   assert seen == [[1, 2, 3, 3], [1, 2, 3, 3, 4, 5, 5]]  # with validation's
 
@@ -192,7 +201,7 @@ def test_a_line_comes_to_the_bucket_within_a_minute(bucket, monkeypatch):
 def test_checkpoints_in_a_bucket_need_googles_client(bucket, monkeypatch):
   monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
   with pytest.raises(ValueError, match=r"pip install 'vicreg_jax\[gcs\]'"):
-    pretrain.checkpoint.Checkpoints("gs://bucket/run", 1)
+    checkpoint.Checkpoints("gs://bucket/run", 1)
 
 
 def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):
@@ -205,6 +214,6 @@ def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):
   with pytest.raises(ValueError, match=r"gs://b/w/config.json: 403 Forbidden"):
     Writer("gs://b/w", total_steps=1).run_header({})
   with pytest.raises(ValueError, match=r"gs://b/w.*403 Forbidden"):
-    pretrain.checkpoint.load_config("gs://b/w")
+    checkpoint.load_config("gs://b/w")
   with pytest.raises(ValueError, match=r"gs://b/w/metrics.jsonl.*403 Forbidd"):
     plots.loss_terms("gs://b/w/metrics.jsonl", str(tmp_path / "x.png"))

@@ -740,13 +740,13 @@ class Checkpoint:
     import jax
     from conftest import shrink
 
-    from vicreg_jax import checkpoint, embed, mesh, pretrain, steps
+    from vicreg_jax import checkpoint, embed, loop, mesh, steps
     from vicreg_jax import config as configs
 
     config = shrink(configs.base_pretrain(), str(tmp))
     tx = steps.make_optimizer(config, configs.durations(config, 16))
     self.devices = mesh.make_mesh()
-    state = pretrain._first_state(config, tx, self.devices, None, 0)
+    state = loop.first_state(lambda: steps.init_state(config, tx), self.devices)
     self.run = tmp / "run"
     with checkpoint.Checkpoints(str(self.run), 1) as saved:
       saved.save(state, 7)

@@ -31,7 +31,7 @@ class NoTorch:  # which tensorboardX would load, for seconds
 sys.meta_path.insert(0, NoTorch())
 import numpy as np
 from conftest import shrink
-from vicreg_jax import config, files, input_pipeline, pretrain
+from vicreg_jax import config, files, input_pipeline, loop, pretrain
 from vicreg_jax.datasets import base
 
 notes = pathlib.Path(os.environ["NOTES"])
@@ -68,8 +68,8 @@ def record(self, step, scalars):
       time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 
-original_record = pretrain._Loop._record
-pretrain._Loop._record = record
+original_record = loop._Loop._record
+loop._Loop._record = record
 
 def get_config():
   c = shrink(config.base_pretrain(), os.environ["DATA"])

@@ -248,11 +248,12 @@ def test_many_record_files_are_read_in_another_order_each_epoch(
 
 
 def test_validation_views_are_the_same_every_time(small, prepared):
-  first, again = (
-    list(pipeline.valid_views(prepared, small, "valid", 4)) for _ in range(2)
-  )
+  views = pipeline.ValidViews(prepared, small, "valid", 4)
+  first, again = list(views), list(views)
+  anew = list(pipeline.ValidViews(prepared, small, "valid", 4))
   assert [len(b) for b in first] == [4, 4]  # of nine clips
   np.testing.assert_array_equal(first, again)
+  np.testing.assert_array_equal(first, anew)
 
 
 def test_segments_count_every_clip_once(prepared):

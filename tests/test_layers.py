@@ -10,12 +10,12 @@ import vicreg_jax
 LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
-  | {"cli", "plots", "writer"},
-  {"config", "datasets", "scores"},
+  | {"cli", "plots", "thesis", "writer"},
+  {"config", "datasets", "scores", "suite_plots"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
-  {"embed"},
-  {"aot", "pretrain", "prepare", "probe"},
+  {"embed", "loop"},
+  {"aot", "pretrain", "prepare", "probe", "supervised"},
   {"benchmarks", "main"},
   {"bench"},
 ]

@@ -1,5 +1,6 @@
 """The command line: configs, the README's commands, and bad input."""
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import cli, input_pipeline, main, mesh, pretrain, steps
+from vicreg_jax import cli, input_pipeline, loop, main, mesh, steps
 from vicreg_jax import config as configs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -316,7 +317,9 @@ def test_full_width_encoders_train(data_dir, tmp_path):
     )
     tx = steps.make_optimizer(config, d)
     devices = mesh.make_mesh()
-    state = pretrain._first_state(config, tx, devices, None, 0)
+    state = loop.first_state(
+      functools.partial(steps.init_state, config, tx), devices
+    )
     step = steps.jit_train_step(config, tx, devices)
     views = input_pipeline.train_views(prepared, config)
     before = np.asarray(state.params["encoder"]["last_conv"]["kernel"])

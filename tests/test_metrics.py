@@ -150,6 +150,39 @@ def test_effective_rank_of_known_spectra():
   assert metrics.effective_rank(np.zeros((9, 5))) == 0
 
 
+def test_the_spectrum_is_that_of_a_decomposition():
+  """Against LAPACK's SVD, of wide and tall matrices, of full rank and not."""
+  rng = np.random.default_rng(3)
+  for n, d, rank in ((30, 70, 30), (70, 30, 30), (40, 60, 7), (60, 40, 1)):
+    z_NxD = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d)) + 0.5
+    rank = min(rank + 1, n, d)  # the mean adds one
+    want = np.linalg.svd(z_NxD, compute_uv=False)
+    got = metrics.singular_values(z_NxD)
+    assert got.shape == (min(n, d),)
+    np.testing.assert_allclose(got[:rank], want[:rank], rtol=1e-7)
+    np.testing.assert_array_equal(got[rank:], 0)
+
+
+def test_a_collapse_is_told_by_its_figures():
+  """Eight dimensions that are copies of two, and one that is constant."""
+  rng = np.random.default_rng(4)
+  a_Nx2 = rng.normal(size=(3_000, 2)) * [1.0, 3.0]
+  z_NxD = np.concatenate([a_Nx2, -a_Nx2, 2 * a_Nx2, a_Nx2], axis=1)
+  found = metrics.collapse(np.pad(z_NxD, ((0, 0), (0, 1))))
+  np.testing.assert_array_equal(found.arrays["singular"][2:], 0)
+  # Singular values of about sqrt(7 N) and 3 sqrt(7 N): shares 1/4 and 3/4.
+  p = np.array([0.25, 0.75])
+  rank = np.exp(-(p * np.log(p)).sum())
+  assert found.scalars["effective_rank"] == pytest.approx(rank, rel=0.02)
+  assert found.scalars["std_min"] == 0
+  std_D = np.abs(np.array([1, 3, -1, -3, 2, 6, 1, 3, 0]))
+  np.testing.assert_allclose(found.arrays["std"], std_D, rtol=0.05)
+  assert found.scalars["std"] == pytest.approx(std_D.mean(), rel=0.05)
+  # Each of the eight has three others with correlation 1 and four with 0.
+  correlation = found.scalars["mean_abs_correlation"]
+  assert correlation == pytest.approx(3 / 7, abs=0.03)
+
+
 def test_std_and_correlation():
   rng = np.random.default_rng(1)
   a_N = rng.normal(size=4_000)
@@ -161,6 +194,11 @@ def test_std_and_correlation():
   assert got == pytest.approx(want, rel=1e-9)
   assert got == pytest.approx(1 / 3, abs=0.03)
   assert np.isnan(metrics.mean_abs_correlation(np.ones((9, 5))))
+  # More dimensions than a block holds, of few clips.
+  z_NxD = rng.normal(size=(12, 1_500)) + 3
+  correlation_DxD = np.corrcoef(z_NxD, rowvar=False)
+  want = np.abs(correlation_DxD[~np.eye(1_500, dtype=bool)]).mean()
+  assert metrics.mean_abs_correlation(z_NxD) == pytest.approx(want, rel=1e-5)
   # Standard deviations (unbiased) of 0, 2 and of 0, 4: sqrt(2), 2 sqrt(2).
   assert metrics.embedding_std([[0, 4], [2, 0]]) == pytest.approx(1.5 * 2**0.5)
   assert metrics.embedding_std(np.full((4, 3), 7.0)) == 0

@@ -18,7 +18,7 @@ RATE = [s / 100 for s in STEPS]
 def saved(monkeypatch):
   """The figures given to be saved, in place of files."""
   figures = []
-  monkeypatch.setattr(plots, "_save", lambda figure, _: figures.append(figure))
+  monkeypatch.setattr(plots, "save", lambda figure, _: figures.append(figure))
   return figures
 
 

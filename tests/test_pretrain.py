@@ -13,7 +13,15 @@ import pytest
 from test_checkpoint import FULL, small_disk
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets, embed, input_pipeline, mesh, pretrain
+from vicreg_jax import (
+  datasets,
+  embed,
+  input_pipeline,
+  loop,
+  mesh,
+  pretrain,
+  steps,
+)
 
 HERE = pathlib.Path(__file__).parent
 TIMING = ("train/clips_per_second",)
@@ -24,6 +32,11 @@ def lines_of(workdir):
   text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
   rows = [json.loads(line) for line in text.splitlines()]
   return [{k: v for k, v in r.items() if k not in TIMING} for r in rows]
+
+
+def header_of(config, prepared):
+  clips = input_pipeline.num_train_clips(prepared, config)
+  return pretrain._header(config, prepared, configs.durations(config, clips))
 
 
 def assert_same(a, b):
@@ -89,19 +102,19 @@ def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):
     pass
 
   # A crash after step 4, of which the checkpoint of step 3 survives.
-  record = pretrain._Loop._record
+  record = loop._Loop._record
 
   def crash(self, step, scalars):
     record(self, step, scalars)
     if step == 4:
       raise Stop
 
-  pretrain._Loop._record = crash
+  loop._Loop._record = crash
   try:
     with pytest.raises(Stop):
       pretrain.run(small, str(tmp_path))
   finally:
-    pretrain._Loop._record = record
+    loop._Loop._record = record
   assert lines_of(tmp_path)[-1]["step"] == 4
   state = pretrain.run(small, str(tmp_path))
   assert_same(state, expected)
@@ -124,7 +137,7 @@ def test_harmless_changes_are_let_through(small, unbroken):
   small.log_every_steps = 7
   small.checkpoint.every_epochs = 2.0
   prepared = datasets.prepare(small.data)
-  pretrain._check_same(small, prepared, str(unbroken[1]))
+  loop._check_same(small, header_of(small, prepared), str(unbroken[1]))
 
 
 def test_the_length_may_change_if_the_schedule_does_not_need_it(
@@ -135,14 +148,14 @@ def test_the_length_may_change_if_the_schedule_does_not_need_it(
   with pytest.raises(
     ValueError, match=r"\(steps: 5 -> 9\). The cosine .* over"
   ):
-    pretrain._check_same(small, prepared, str(unbroken[1]))
+    loop._check_same(small, header_of(small, prepared), str(unbroken[1]))
   (tmp_path / "checkpoints" / "5").mkdir(parents=True)
   small.optim.schedule = "constant"
-  header = pretrain._header(small, prepared)
+  header = header_of(small, prepared)
   (tmp_path / "config.json").write_text(json.dumps(header))
   small.steps, small.epochs = 0, 30
   small.data.path = "/elsewhere"
-  pretrain._check_same(small, prepared, str(tmp_path))
+  loop._check_same(small, header_of(small, prepared), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -227,14 +240,14 @@ else:
 
 def at_step(monkeypatch, number, what):
   """Does something in a run once a step is recorded."""
-  record = pretrain._Loop._record
+  record = loop._Loop._record
 
   def also(self, step, scalars):
     if step == number:
       what()
     record(self, step, scalars)
 
-  monkeypatch.setattr(pretrain._Loop, "_record", also)
+  monkeypatch.setattr(loop._Loop, "_record", also)
 
 
 def test_a_disk_that_fills_stops_the_run_which_then_continues(
@@ -387,3 +400,84 @@ def get_config():
   (step,) = os.listdir(tmp_path / "checkpoints")
   assert f"saved step {step} of 100000" in errors
   assert lines_of(tmp_path)[-1]["step"] == int(step)
+
+
+def diagnosed(small, **valid):
+  small.eval_every_epochs = 0.0
+  small.diagnostics.update(every_epochs=1.0, clips=6)
+  small.valid_data.update(**valid)
+  return small
+
+
+def test_diagnostics_are_of_the_held_out_clips(small, prepared, tmp_path):
+  """Against representations computed here from the checkpoint."""
+  small = diagnosed(small)
+  state = pretrain.run(small, str(tmp_path))
+  rows = [r for r in lines_of(tmp_path) if "embedding/std" in r]
+  assert [r["step"] for r in rows] == [3, 5]  # each epoch, and the end
+  assert not any("validation/loss" in r for r in rows)
+
+  views = next(iter(input_pipeline.ValidViews(prepared, small, "valid", 8)))
+  encoder = steps.make_encoder(small.model, "float32")
+  projector = steps.make_projector(small.model, "float32")
+
+  def variables(part):
+    both = {"params": state.params, "batch_stats": state.batch_stats}
+    return {k: v[part] for k, v in both.items()}
+
+  y_NxD = encoder.apply(variables("encoder"), views[:6, 0])
+  z_NxE = projector.apply(variables("projector"), y_NxD)
+  arrays = np.load(tmp_path / "diagnostics" / "5.npz")
+  for name, x in (("representation", y_NxD), ("embedding", z_NxE)):
+    x = np.asarray(x, np.float64)
+    singular = np.linalg.svd(x, compute_uv=False)
+    np.testing.assert_allclose(
+      arrays[f"{name}_singular"], singular, atol=1e-5 * singular[0]
+    )
+    np.testing.assert_allclose(
+      arrays[f"{name}_std"], x.std(0, ddof=1), rtol=1e-3, atol=1e-6
+    )
+    mean = x.std(0, ddof=1).mean()
+    assert rows[-1][f"{name}/std"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_clips_to_validate_on_may_be_of_another_set(small, tmp_path):
+  small.train_splits = ("train", "valid", "test")
+  with pytest.raises(ValueError, match="name another data set with valid_data"):
+    configs.validate(diagnosed(small))
+  small = diagnosed(small, name="synthetic", seed=1)
+  configs.validate(small)
+  other = pretrain.valid_data(small)
+  assert (other.name, other.seed, other.crop) == ("synthetic", 1, 243)
+  small.steps = 2
+  small.eval_every_epochs = 1.0
+  pretrain.run(small, str(tmp_path / "other"))
+  own = diagnosed(small, name="", seed=0)
+  own.eval_every_epochs = 1.0
+  own.train_splits = ("train", "valid", "test")
+  pretrain.run(own, str(tmp_path / "own"))
+  other, own = (lines_of(tmp_path / name) for name in ("other", "own"))
+  assert [r for r in other if "train/loss" in r] == [
+    r for r in own if "train/loss" in r
+  ]
+  key = "validation/loss"
+  assert other[-1][key] != own[-1][key]  # other clips
+
+
+def test_marked_epochs_are_saved_and_stay(small, tmp_path):
+  small.steps = 9  # three epochs
+  small.checkpoint.update(every_epochs=0.4, keep=1, keep_at_epochs=(1, 7 / 3))
+  pretrain.run(small, str(tmp_path))
+  kept = sorted(os.listdir(tmp_path / "checkpoints"))
+  assert kept == ["3", "7", "9"]
+  # Also where the run is opened again.
+  pretrain.run(small, str(tmp_path))
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == kept
+  devices = mesh.make_mesh()
+  assert embed.load(str(tmp_path), -1, devices, epoch=1.0).step == 3
+  assert embed.load(str(tmp_path), -1, devices).step == 9
+  with pytest.raises(ValueError, match=r"step=6: .* has \[3, 7, 9\]"):
+    embed.load(str(tmp_path), -1, devices, epoch=2.0)
+  small.checkpoint.keep_at_epochs = (1, 4)
+  with pytest.raises(ValueError, match=r"keep_at_epochs is \(1, 4\).*after 3"):
+    pretrain.run(small, str(tmp_path))

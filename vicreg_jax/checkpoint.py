@@ -21,12 +21,16 @@ import socket
 import sys
 import traceback
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import (
+  preservation_policy as policy,
+)
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
@@ -71,22 +75,25 @@ class Checkpoints:
   Args:
     workdir: of the run.
     keep: how many checkpoints stay.
+    keep_at: steps whose checkpoints stay besides.
 
   Raises:
     ValueError: there are checkpoints and all of them are damaged, which changes
       nothing; or, here and in every method, the disk refuses.
   """
 
-  def __init__(self, workdir: str, keep: int):
+  def __init__(self, workdir: str, keep: int, keep_at: Sequence[int] = ()):
     self._path = _directory(workdir)
     _check_client(self._path)
     self._saving = None
-    self._latest = _agree(lambda: _tidy(self._path, keep))
+    self._latest = _agree(lambda: _tidy(self._path, keep, keep_at))
     with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
         options=ocp.CheckpointManagerOptions(
-          max_to_keep=keep,
+          preservation_policy=policy.AnyPreservationPolicy(
+            [policy.LatestN(keep), policy.CustomSteps(keep_at)]
+          ),
           create=True,
           cleanup_tmp_directories=True,  # what killed runs have left
           async_options=ocp.AsyncOptions(
@@ -324,8 +331,10 @@ def _steps(path) -> list[int]:
   return sorted(metadata.step for metadata in found)
 
 
-def _tidy(path, keep) -> int | None:
-  """Leaves the newest `keep` whole checkpoints; the newest one's step.
+def _tidy(path, keep, keep_at) -> int | None:
+  """Leaves the newest `keep` whole checkpoints, and those of steps `keep_at`.
+
+  Returns the newest one's step.
 
   Damaged ones are renamed. Older ones are there if a run was killed before it
   had deleted them; they may lack files.
@@ -339,7 +348,7 @@ def _tidy(path, keep) -> int | None:
       names = (f"{step}.damaged{n or ''}" for n in itertools.count())
       free = next(path / name for name in names if not (path / name).exists())
       (path / str(step)).rename(free)
-    for step in set(steps) - set(whole) - set(damaged):
+    for step in set(steps) - set(whole) - set(damaged) - set(keep_at):
       (path / str(step)).rmtree()
   return whole[0]
 

@@ -84,6 +84,9 @@ def base_pretrain() -> ml_collections.ConfigDict:
       steps=0,  # > 0: so many steps, whatever epochs says
       dtype="bfloat16",
       data=_data_with_crop(),
+      # Clips to validate on: split "valid" of another data set, for which
+      # name, path and seed stand in for those of `data`; "": of `data` itself.
+      valid_data=dict(name="", path="", seed=0),
       train_splits=("train",),  # splits to train on
       shuffle_buffer=2048,  # clips; a larger set is shuffled by a window
       augment=augment.default_config(),
@@ -121,7 +124,11 @@ def base_pretrain() -> ml_collections.ConfigDict:
       ),
       log_every_steps=50,
       eval_every_epochs=20.0,  # validation loss, figure A.1; 0: never
-      checkpoint=dict(every_epochs=5.0, keep=3),
+      # Effective rank, spectrum and correlations of representations and
+      # embeddings of so many clips to validate on (section 5.1); 0: never.
+      diagnostics=dict(every_epochs=0.0, clips=2048),
+      # keep_at_epochs: epochs that are saved, and stay, besides.
+      checkpoint=dict(every_epochs=5.0, keep=3, keep_at_epochs=()),
       probe_after=False,  # probe the encoder on the same data set
       probe=_probe(),
     )
@@ -149,9 +156,9 @@ def base_supervised() -> ml_collections.ConfigDict:
   BUILD_NOTES.md says what it does otherwise.
   """
   config = base_pretrain()
-  for key in ("train_splits", "augment", "loss", "eval_every_epochs"):
+  for key in ("train_splits", "augment", "loss", "probe_after", "probe"):
     del config[key]
-  for key in ("probe_after", "probe"):
+  for key in ("valid_data", "eval_every_epochs", "diagnostics"):
     del config[key]
   for key in ("projector", "projector_batch_norm"):
     del config.model[key]
@@ -176,6 +183,7 @@ def base_probe() -> ml_collections.ConfigDict:
       seed=0,
       checkpoint="",  # workdir of the pretraining
       step=-1,  # which checkpoint; -1: the newest
+      epoch=-1.0,  # which checkpoint, by epoch; -1: by step
       data=_data(),
       probe=_probe(),
     )
@@ -190,6 +198,7 @@ def base_embed() -> ml_collections.ConfigDict:
       seed=0,
       checkpoint="",  # workdir of the pretraining
       step=-1,
+      epoch=-1.0,
       batch_size=64,  # crops a step of the encoder
       data=_data(),
     )
@@ -209,11 +218,18 @@ class Durations:
   total: int
   warmup: int
   eval_every: int  # 0: never
+  diagnose_every: int  # 0: never
   checkpoint_every: int
+  keep_at: tuple[int, ...]  # steps that are saved besides, and stay
+
+  def save_due(self, step: int) -> bool:
+    """Whether the state of a step is saved; the last one always is."""
+    every = step % self.checkpoint_every == 0
+    return every or step in self.keep_at or step == self.total
 
 
 def durations(config, num_clips: int) -> Durations:
-  """Steps of a pretraining run on `num_clips` training clips.
+  """Steps of a run that trains an encoder on `num_clips` clips.
 
   A short last batch is dropped, so an epoch is num_clips // batch_size steps.
   """
@@ -223,7 +239,7 @@ def durations(config, num_clips: int) -> Durations:
       f"batch_size is {config.batch_size}, the training split has"
       f" {num_clips} clips: set batch_size to at most {num_clips}"
     )
-  total = config.steps or max(1, round(config.epochs * per_epoch))
+  total = config.steps or epoch_to_step(config.epochs, per_epoch)
   if total > _LARGEST_INT:
     raise ValueError(
       f"epochs is {config.epochs}, {total:.3g} steps; use fewer epochs, or set"
@@ -233,13 +249,31 @@ def durations(config, num_clips: int) -> Durations:
   def steps(epochs):
     return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
 
+  by_views = config.job == "pretrain"  # with labels: after every epoch
   return Durations(
     per_epoch=per_epoch,
     total=total,
     warmup=min(steps(config.optim.warmup_epochs), total - 1),
-    eval_every=steps(config.eval_every_epochs),
+    eval_every=steps(config.eval_every_epochs) if by_views else per_epoch,
+    diagnose_every=steps(config.diagnostics.every_epochs) if by_views else 0,
     checkpoint_every=steps(config.checkpoint.every_epochs) or total,
+    keep_at=_keep_at(config.checkpoint.keep_at_epochs, per_epoch, total),
   )
+
+
+def _keep_at(epochs, per_epoch, total):
+  steps = tuple(epoch_to_step(epoch, per_epoch) for epoch in epochs)
+  if max(steps, default=0) > total:
+    raise ValueError(
+      f"checkpoint.keep_at_epochs is {tuple(epochs)}, the run ends after"
+      f" {total / per_epoch:g}: name epochs up to that"
+    )
+  return steps
+
+
+def epoch_to_step(epoch: float, per_epoch: int) -> int:
+  """The step at which so many epochs are over."""
+  return max(1, round(epoch * per_epoch))
 
 
 def _one_of(key, value, allowed):
@@ -294,7 +328,8 @@ def _fault(value, like):
   if isinstance(like, tuple):
     if not isinstance(value, (tuple, list)):
       return f"a list such as {like}"
-    faults = [fault for v in value if (fault := _fault(v, like[0]))]
+    example = like[0] if like else 0.0
+    faults = [fault for v in value if (fault := _fault(v, example))]
     return f"a list, each of them {faults[0]}" if faults else ""
   whole = isinstance(like, int)
   number = isinstance(value, int if whole else (int, float))
@@ -352,6 +387,11 @@ def validate(config):
     raise ValueError(
       "checkpoint is not set: name the workdir of a pretraining run with"
       " --config.checkpoint=DIR"
+    )
+  if config.job in ("probe", "embed") and config.step >= 0 <= config.epoch:
+    raise ValueError(
+      f"step is {config.step} and epoch is {config.epoch}: set one of them, and"
+      " leave the other at -1"
     )
   if "probe" in base:
     _validate_probe(config.probe)
@@ -434,6 +474,8 @@ def _validate_training(config):
   _above("log_every_steps", config.log_every_steps)
   _above("checkpoint.keep", config.checkpoint.keep)
   _at_least("checkpoint.every_epochs", config.checkpoint.every_epochs, 0)
+  for epoch in config.checkpoint.keep_at_epochs:
+    _above("checkpoint.keep_at_epochs", epoch)
 
 
 def _validate_optim(optim):
@@ -461,11 +503,16 @@ def _validate_pretrain(config):
       f"train_splits is {tuple(config.train_splits)}; name one or more of"
       f" {', '.join(SPLITS)}, each once"
     )
-  if "valid" in config.train_splits and config.eval_every_epochs:
+  evaluated = config.eval_every_epochs or config.diagnostics.every_epochs
+  other = config.valid_data
+  own = not other.name or all(other[k] == config.data[k] for k in other)
+  if "valid" in config.train_splits and evaluated and own:
     raise ValueError(
       'train_splits has "valid", so its loss would not be held out: set'
-      " eval_every_epochs=0 or leave it out"
+      " eval_every_epochs=0 and diagnostics.every_epochs=0, leave it out, or"
+      " name another data set with valid_data.name"
     )
+  _at_least("valid_data.seed", config.valid_data.seed, 0)
   widths = config.model.projector
   if not widths or min(widths) < 1 or max(widths) > _LARGEST_WIDTH:
     raise ValueError(
@@ -479,6 +526,8 @@ def _validate_pretrain(config):
   _above("loss.eps", loss.eps)
   _above("loss.temperature", loss.temperature)
   _at_least("eval_every_epochs", config.eval_every_epochs, 0)
+  _at_least("diagnostics.every_epochs", config.diagnostics.every_epochs, 0)
+  _at_least("diagnostics.clips", config.diagnostics.clips, 2)
   augment.validate(config.augment.to_dict(), config.data.sample_rate)
 
 

@@ -112,9 +112,16 @@ def jit_encode(config, devices: Mesh) -> Callable:
   )
 
 
-def load(run: str, step: int, devices: Mesh) -> Encoder:
-  """The encoder that the pretraining in workdir `run` saved at `step`."""
+def load(
+  run: str, step: int, devices: Mesh, *, epoch: float = -1.0
+) -> Encoder:
+  """The encoder that the training in workdir `run` saved.
+
+  At `step` (-1 is the newest), or after `epoch` where that is not negative.
+  """
   config = checkpoint.load_config(run)
+  if epoch >= 0:
+    step = _step_of(config, epoch, run)
   try:
     configs.validate_encoder(ml_collections.ConfigDict(config))
   except ValueError as e:
@@ -125,6 +132,16 @@ def load(run: str, step: int, devices: Mesh) -> Encoder:
     run, step, abstract_encoder(config, devices)
   )
   return Encoder(config, variables, step, devices)
+
+
+def _step_of(config: dict, epoch: float, run: str) -> int:
+  per_epoch = config.get("steps_per_epoch")
+  if not isinstance(per_epoch, int):
+    raise ValueError(
+      f"epoch={epoch:g}: config.json of checkpoint={run} does not say how many"
+      " steps_per_epoch there were; give the step instead"
+    )
+  return configs.epoch_to_step(epoch, per_epoch)
 
 
 def untrained(
@@ -198,7 +215,9 @@ def run(config, workdir: str) -> str:
   `<split>_ids` [N]; `<split>_labels` [N, K]; and the names in `labels`.
   """
   devices = mesh.make_mesh()
-  encoder = load(config.checkpoint, config.step, devices)
+  encoder = load(
+    config.checkpoint, config.step, devices, epoch=config.epoch
+  )
   prepared = data_for(encoder, config.data)
   checkpoint.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}

@@ -133,16 +133,24 @@ def _without_end(
   return clips
 
 
-def valid_views(
-  prepared: base.Prepared, config, split: str, batch_size: int
-) -> Iterator[np.ndarray]:
-  """One pass of `views_BxVxT` over a split, the same views every time.
+class ValidViews:
+  """Iterates over `views_BxVxT` of a split, the same views every time.
 
-  The losses are defined on whole batches, so a short last one is dropped.
+  The graph is built once: that takes seconds, and a run evaluates often. The
+  losses are defined on whole batches, so a short last one is dropped.
   """
-  clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
-  batches = _batches(_views(clips, config), batch_size, drop_remainder=True)
-  return _read_or_explain(prepared, batches)
+
+  def __init__(
+    self, prepared: base.Prepared, config, split: str, batch_size: int
+  ):
+    clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
+    self._prepared = prepared
+    self._batches = _batches(
+      _views(clips, config), batch_size, drop_remainder=True
+    )
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    return _read_or_explain(self._prepared, self._batches)
 
 
 def crops(
@@ -191,8 +199,7 @@ def segments(
     .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   )
   rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-  batches = _options(rows).as_numpy_iterator()
-  for x_BxT, clip_B in _read_or_explain(prepared, batches):
+  for x_BxT, clip_B in _read_or_explain(prepared, _options(rows)):
     n = len(clip_B)
     pad = batch_size - n
     yield Segments(
@@ -213,8 +220,7 @@ def labels(prepared: base.Prepared, split: str) -> Labels:
   """Ids and labels of every clip, in the order `crops` and `segments` use."""
   ids, rows = [], []
   keys = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
-  keys = _read_or_explain(prepared, keys.as_numpy_iterator())
-  for clip_id, row in keys:
+  for clip_id, row in _read_or_explain(prepared, keys):
     ids.append(clip_id.decode())
     rows.append(row)
   return Labels(ids, np.stack(rows))
@@ -303,7 +309,7 @@ def _views(clips, config) -> tf.data.Dataset:
 
 def _batches(examples, batch_size, drop_remainder):
   examples = examples.batch(batch_size, drop_remainder=drop_remainder)
-  return _options(examples.prefetch(tf.data.AUTOTUNE)).as_numpy_iterator()
+  return _options(examples.prefetch(tf.data.AUTOTUNE))
 
 
 def _options(examples):
@@ -313,10 +319,10 @@ def _options(examples):
   return examples.with_options(options)
 
 
-def _read_or_explain(prepared, batches):
-  """Yields `batches`; where reading fails, names the file and the remedy."""
+def _read_or_explain(prepared, dataset):
+  """Yields NumPy elements; where reading fails, names file and remedy."""
   try:
-    yield from batches
+    yield from dataset.as_numpy_iterator()
   except tf.errors.OpError as e:
     raise ValueError(
       f"{_damaged_file(prepared) or f'{prepared.path} ({e.message})'} cannot be"

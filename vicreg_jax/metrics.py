@@ -4,8 +4,12 @@ Labels are 0 or 1, of N clips by K tags (or one-hot classes). Metrics are in
 percent, as in the thesis's tables.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import sklearn.metrics
+
+_BLOCK = 1024  # rows of a correlation matrix at a time
 
 
 def tagging_metrics(labels_NxK, scores_NxK):
@@ -115,13 +119,55 @@ def mean_over_clip(scores_MxK, clip_index_M, num_clips):
   return sum_NxK / count_N[:, None]
 
 
+class Collapse(NamedTuple):
+  """What tells whether dimensions have collapsed.
+
+  `scalars`: "effective_rank", "std" (mean over dimensions), "std_min" (that of
+  the dimension that varies least), "mean_abs_correlation". `arrays`:
+  "singular" [min(N, D)], the largest first, and "std" [D].
+  """
+
+  scalars: dict[str, float]
+  arrays: dict[str, np.ndarray]
+
+
+def collapse(z_NxD) -> Collapse:
+  """Spectrum, spread and redundancy of the representations of N clips."""
+  singular, std_D = singular_values(z_NxD), _std(z_NxD)
+  scalars = {
+    "effective_rank": _effective_rank(singular),
+    "std": float(std_D.mean()),
+    "std_min": float(std_D.min()),
+    "mean_abs_correlation": mean_abs_correlation(z_NxD),
+  }
+  arrays = {"singular": singular.astype(np.float32), "std": std_D}
+  return Collapse(scalars, arrays)
+
+
+def singular_values(z_NxD) -> np.ndarray:
+  """Singular values [min(N, D)] of z, not centred, the largest first; float64.
+
+  Roots of the eigenvalues of the smaller Gram matrix, which takes a tenth of
+  the time of a decomposition of z. What lies below 1e-7 of the largest, where
+  float32 has no digits, is 0.
+  """
+  z_NxD = np.asarray(z_NxD, np.float64)
+  tall = z_NxD.shape[0] > z_NxD.shape[1]
+  gram = z_NxD.T @ z_NxD if tall else z_NxD @ z_NxD.T
+  singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+  return np.where(singular > 1e-7 * singular[:1], singular, 0)
+
+
 def effective_rank(z_NxD):
   """RankMe: exp of the entropy of the singular values, between 1 and min(N, D).
 
   Of the embeddings as they are, not centred (Garrido et al. 2023, eq. 1); all
   zeros give 0.
   """
-  singular = np.linalg.svd(np.asarray(z_NxD, np.float64), compute_uv=False)
+  return _effective_rank(singular_values(z_NxD))
+
+
+def _effective_rank(singular):
   singular = singular[singular > 0]
   if singular.size == 0:
     return 0.0
@@ -131,7 +177,11 @@ def effective_rank(z_NxD):
 
 def embedding_std(z_NxD):
   """Mean over dimensions of the standard deviation over clips (unbiased)."""
-  return float(np.asarray(z_NxD, np.float64).std(axis=0, ddof=1).mean())
+  return float(_std(z_NxD).mean())
+
+
+def _std(z_NxD):
+  return np.asarray(z_NxD, np.float64).std(axis=0, ddof=1)
 
 
 def mean_abs_correlation(z_NxD):
@@ -145,8 +195,14 @@ def mean_abs_correlation(z_NxD):
   d = z_NxD.shape[1]
   if d < 2:
     return float("nan")
-  correlation_DxD = np.abs(np.corrcoef(z_NxD, rowvar=False))
-  return float((correlation_DxD.sum() - d) / (d * (d - 1)))
+  z_NxD = z_NxD - z_NxD.mean(axis=0)
+  # Float32 is enough for a mean, and halves time and memory.
+  unit_NxD = (z_NxD / np.linalg.norm(z_NxD, axis=0)).astype(np.float32)
+  total = sum(
+    np.abs(unit_NxD[:, i : i + _BLOCK].T @ unit_NxD).sum(dtype=np.float64)
+    for i in range(0, d, _BLOCK)
+  )
+  return float((total - d) / (d * (d - 1)))
 
 
 def _check(labels_NxK, scores_NxK):

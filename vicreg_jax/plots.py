@@ -1,4 +1,7 @@
-"""Figures of a run, from the files it left. Matplotlib, without a display."""
+"""Figures of a run, from the files it left. Matplotlib, without a display.
+
+Below them stands what `suite_plots` draws with too.
+"""
 
 import io
 import json
@@ -41,7 +44,7 @@ def loss_terms(metrics_jsonl_path, out_png):
   Raises:
     ValueError: if the file is missing, faulty or holds none of these metrics.
   """
-  lines = _read(metrics_jsonl_path)
+  lines = read_metrics(metrics_jsonl_path)
   panels = [
     (term, series)
     for term in (*TERMS, LEARNING_RATE)
@@ -52,7 +55,7 @@ def loss_terms(metrics_jsonl_path, out_png):
       f"{metrics_jsonl_path} has no loss to plot: it holds "
       f"{sorted({k for line in lines for k in line})}, of {TERMS} none."
     )
-  figure, axes = _subplots(
+  figure, axes = subplots(
     nrows=len(panels),
     figsize=(6.5, sum(_height(term) for term, _ in panels) + 0.6),
     sharex=True,
@@ -64,13 +67,8 @@ def loss_terms(metrics_jsonl_path, out_png):
       # A point that has no neighbour draws no line: mark the sparse ones.
       size = 3 if len(steps) <= 50 else 0
       ax.plot(steps, values, label=label, markersize=size, **style)
-    finite = [v for *_, vs in series for v in vs if math.isfinite(v)]
-    # The rate is read on a linear axis, as is what spans less than a decade.
-    if term != LEARNING_RATE and finite and 0 < 10 * min(finite) < max(finite):
-      ax.set_yscale("log", subs=range(2, 10))
-      ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
-      ax.yaxis.set_major_formatter("{x:g}")
-      ax.yaxis.set_minor_formatter("")
+    if term != LEARNING_RATE:  # which is read on a linear axis
+      log_if_wide(ax, [v for *_, values in series for v in values])
     ax.set_ylabel(term.replace("_", "\n"))
     ax.grid(alpha=0.3)
   axes[-1, 0].set_xlabel("step")
@@ -80,7 +78,7 @@ def loss_terms(metrics_jsonl_path, out_png):
     handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
   if len(handles) > 1:
     axes[0, 0].legend(handles.values(), handles.keys(), frameon=False)
-  _save(figure, out_png)
+  save(figure, out_png)
 
 
 def per_tag_auc(rows, out_png):
@@ -106,7 +104,7 @@ def per_tag_auc(rows, out_png):
     )
   defined.sort(key=lambda row: row["trained"])
   places = range(len(defined))
-  figure, ax = _subplots(figsize=(6.5, 1.1 + 0.19 * len(defined)))
+  figure, ax = subplots(figsize=(6.5, 1.1 + 0.19 * len(defined)))
   ax.barh(
     [p + 0.2 for p in places],
     [row["trained"] for row in defined],
@@ -134,7 +132,7 @@ def per_tag_auc(rows, out_png):
   if left_out:
     ax.set_title(f"tags left out, AUC undefined: {left_out}", fontsize=9)
   figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-  _save(figure, out_png)
+  save(figure, out_png)
 
 
 def clips(seconds, dbfs, labels, label_counts, out_png):
@@ -150,7 +148,7 @@ def clips(seconds, dbfs, labels, label_counts, out_png):
   total = [sum(counts) for counts in zip(*label_counts.values())]
   shown = sorted(range(len(labels)), key=lambda k: total[k])[-_MOST_LABELS:]
   height = 0.8 + 0.19 * len(shown)
-  figure, axes = _subplots(
+  figure, axes = subplots(
     nrows=3 if shown else 2,
     figsize=(6.5, 4.4 + height * bool(shown)),
     height_ratios=[2, 2, height][: 3 if shown else 2],
@@ -190,15 +188,18 @@ def clips(seconds, dbfs, labels, label_counts, out_png):
     axes[2].set_xlabel("clips with the label")
     axes[2].grid(axis="x", alpha=0.3)
     axes[2].set_axisbelow(True)
-  _save(figure, out_png)
+  save(figure, out_png)
 
 
 def _height(term):
   return 0.9 if term == LEARNING_RATE else 1.5
 
 
-def _read(path):
-  """The objects of a metrics.jsonl; of a running job, without a torn end."""
+def read_metrics(path):
+  """The objects of a metrics.jsonl; of a running job, without a torn end.
+
+  Raises ValueError if the file is missing or faulty.
+  """
   try:
     *texts, _ = files.read(path).decode().split("\n")
     return [json.loads(text) for text in texts]
@@ -222,7 +223,18 @@ def _series(lines, term):
   return found
 
 
-def _subplots(**options):
+def log_if_wide(ax, values):
+  """Makes the y axis logarithmic if its values are positive over a decade."""
+  finite = [v for v in values if math.isfinite(v)]
+  if finite and 0 < 10 * min(finite) < max(finite):
+    ax.set_yscale("log", subs=range(2, 10))
+    ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+
+
+def subplots(**options):
+  """A figure and its axes, as pyplot's `subplots` of the same options."""
   # Imported here: only figures should pay for it. A Figure of its own needs
   # neither pyplot's global state nor a display.
   from matplotlib.figure import Figure
@@ -234,13 +246,24 @@ def _subplots(**options):
   )
 
 
-def _save(figure, out_png):
+def save(figure, path):
+  """Writes PATH.png or PATH.svg; the same figure gives the same bytes.
+
+  Raises ValueError if it cannot be written.
+  """
+  import matplotlib
+
+  options = {"format": "png", "dpi": 200}
+  if str(path).endswith(".svg"):
+    options = {"format": "svg", "metadata": {"Date": None}}
   try:
     content = io.BytesIO()
-    figure.savefig(content, dpi=200, format="png")
-    files.write(out_png, content.getvalue())
+    # Without a salt the ids of an SVG are random.
+    with matplotlib.rc_context({"svg.hashsalt": "vicreg_jax"}):
+      figure.savefig(content, **options)
+    files.write(path, content.getvalue())
   except OSError as error:
     raise ValueError(
-      f"Cannot write the figure {out_png}: {error.strerror or error}. Free "
+      f"Cannot write the figure {path}: {error.strerror or error}. Free "
       "disk space there, or give a directory that you may write to."
     ) from error

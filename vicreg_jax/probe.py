@@ -55,7 +55,8 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   """The `probe` job: writes `probe.json` and per-tag scores as CSV.
 
   Args:
-    config: `seed`, `data` and `probe`; `checkpoint` and `step` unless given.
+    config: `seed`, `data` and `probe`; `checkpoint`, `step` and
+      `epoch` unless given.
     workdir: where the results go.
     checkpoint: workdir of the pretraining, instead of the config's.
 
@@ -64,8 +65,12 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     heads of the untrained encoder.
   """
   devices = mesh.make_mesh()
-  step = -1 if checkpoint else config.step
-  encoder = embed.load(checkpoint or config.checkpoint, step, devices)
+  if checkpoint:
+    encoder = embed.load(checkpoint, -1, devices)
+  else:
+    encoder = embed.load(
+      config.checkpoint, config.step, devices, epoch=config.epoch
+    )
   prepared = embed.data_for(encoder, config.data)
   prepared.check_probeable()
   if checkpoint is None:

@@ -174,18 +174,24 @@ def _apply(module, params, batch_stats, x, train, views=configs.VIEWS):
   return y, updated.get("batch_stats", {})
 
 
-def _forward(config, params, batch_stats, views_BxVxT, train):
+def _outputs(config, params, batch_stats, views_BxVxT, train):
+  """Representations, embeddings (views side by side), and the statistics."""
   encoder = make_encoder(config.model, config.dtype)
   projector = make_projector(config.model, config.dtype)
   x_NxT = views_BxVxT.reshape(-1, views_BxVxT.shape[-1])
   y_NxD, encoder_stats = _apply(
     encoder, params["encoder"], batch_stats["encoder"], x_NxT, train
   )
-  z_NxD, projector_stats = _apply(
+  z_NxE, projector_stats = _apply(
     projector, params["projector"], batch_stats["projector"], y_NxD, train
   )
-  loss, terms = loss_of(config, z_NxD)
   stats = {"encoder": encoder_stats, "projector": projector_stats}
+  return y_NxD, z_NxE, stats
+
+
+def _forward(config, params, batch_stats, views_BxVxT, train):
+  _, z_NxE, stats = _outputs(config, params, batch_stats, views_BxVxT, train)
+  loss, terms = loss_of(config, z_NxE)
   return loss, (terms, stats)
 
 
@@ -263,6 +269,18 @@ def eval_step(config, state: TrainState, views_BxVxT) -> dict[str, jax.Array]:
   return {"loss": loss, **terms}
 
 
+def represent(config, state: TrainState, views_BxVxT):
+  """Representations y_BxD and embeddings z_BxE of the first views, float32.
+
+  In evaluation mode, with BatchNorm's running statistics.
+  """
+  y_NxD, z_NxE, _ = _outputs(
+    config, state.params, state.batch_stats, views_BxVxT, False
+  )
+  first = slice(None, None, configs.VIEWS)
+  return y_NxD[first], z_NxE[first].astype(jnp.float32)
+
+
 def jit_train_step(config, tx, devices: Mesh) -> Callable:
   """`train_step(state, views)` compiled for a mesh; the state is donated."""
   whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
@@ -290,6 +308,16 @@ def jit_eval_step(config, devices: Mesh) -> Callable:
   whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
   return jax.jit(
     lambda state, views: eval_step(config, state, views),
+    in_shardings=(whole, split),
+    out_shardings=whole,
+  )
+
+
+def jit_represent(config, devices: Mesh) -> Callable:
+  """`represent(state, views)` compiled for a mesh; whole on every device."""
+  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
+  return jax.jit(
+    lambda state, views: represent(config, state, views),
     in_shardings=(whole, split),
     out_shardings=whole,
   )

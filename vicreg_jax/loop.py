@@ -1,0 +1,322 @@
+"""The training loop of the jobs that train: resume, signals, log, checkpoints.
+
+A job describes what it trains (`Training`); `run` takes it to its end, from the
+newest checkpoint if there is one. A resumed run equals an unbroken one.
+"""
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from vicreg_jax import checkpoint, mesh, steps
+from vicreg_jax import config as configs
+from vicreg_jax import writer as writer_lib
+
+# Keys, or how they start, that may change between a run and its continuation.
+# Where data come from is free: "prepared" says which they are.
+HARMLESS = (
+  "checkpoint",
+  "data.beam",
+  "data.dir",
+  "data.download",
+  "data.path",
+  "diagnostics",
+  "eval_every_epochs",
+  "log_every_steps",
+  "probe",
+  "steps_per_epoch",
+  "valid_data",
+)
+LENGTH = ("epochs", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What a job trains.
+
+  Attributes:
+    header: what config.json holds. A run goes on only where it is the same.
+    summary: printed at the start.
+    durations: in steps.
+    schedule: learning rate by step, for the log.
+    init: the state before the first step; is traced.
+    train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
+      "loss", "grad_norm" and "param_norm" must be finite.
+    batches: this host's part of the batches from a step on, without end.
+    evaluate: `(state, step) -> {name: number}` for the log, where it is due;
+      empty if there is nothing to say. None: there is nothing to evaluate.
+    eval_due: the steps at which to evaluate; the last is always one.
+  """
+
+  header: dict
+  summary: str
+  durations: configs.Durations
+  schedule: optax.Schedule
+  init: Callable[[], steps.TrainState]
+  train_step: Callable
+  batches: Callable[[int], Iterator[Any]]
+  evaluate: Callable[[steps.TrainState, int], dict[str, float]] | None
+  eval_due: Callable[[int], bool]
+
+
+class _Signals:
+  """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
+
+  def __init__(self, devices):
+    self.name = None
+    self._on_any_host = mesh.any_host(devices)
+    self._heard = False
+
+  def __enter__(self):
+    self._before = {
+      s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    return self
+
+  def _note(self, number, frame):
+    if self.name:
+      raise KeyboardInterrupt
+    self.name = signal.Signals(number).name
+
+  def stop(self) -> bool:
+    """Whether to stop after this step: on all hosts, or on none.
+
+    Signals reach hosts at different steps, or only some of them. So at each
+    step the devices combine what the hosts have heard, and all act on it one
+    step later, when it is there without waiting.
+    """
+    if jax.process_count() == 1:
+      return bool(self.name)
+    before, self._heard = self._heard, self._on_any_host(bool(self.name))
+    return bool(before)
+
+  def stopped(self) -> bool:
+    """Whether any host has heard a signal; waits for all to ask."""
+    if jax.process_count() == 1:
+      return bool(self.name)
+    return bool(self._on_any_host(bool(self.name)))
+
+  def __exit__(self, *unused):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def run(
+  config, workdir: str, training: Training, devices: Mesh
+) -> steps.TrainState:
+  """Trains to the end, from the newest checkpoint in `workdir` if any.
+
+  Args:
+    config: of the job: `checkpoint`, `log_every_steps`, `batch_size`.
+    workdir: gets config.json, metrics.jsonl, tb/ and checkpoints/.
+    training: what to train.
+    devices: the mesh.
+
+  Raises:
+    ValueError: the workdir is of another run, or the loss is not finite.
+    KeyboardInterrupt: SIGINT or SIGTERM came; the run was saved.
+  """
+  _check_same(config, training.header, workdir)
+  durations = training.durations
+  keep = config.checkpoint.keep
+  with (
+    _Signals(devices) as signals,
+    checkpoint.alone(workdir),
+    _writer(workdir, durations) as log,
+    checkpoint.Checkpoints(workdir, keep, durations.keep_at) as saved,
+  ):
+    log.note(training.summary)
+    log.run_header(training.header)
+    start = saved.latest() or 0
+    _check_hosts(training.header, start, workdir)
+    if start:
+      log.note(f"continuing from step {start}")
+    log.truncate_after(start)
+    state = first_state(training.init, devices, saved, start)
+    loop = _Loop(config, training, devices, saved, log)
+    state = loop.run(state, start, signals)
+  if signals.stopped():
+    name = signals.name or "a signal to another host"
+    print(
+      f"{name}: saved step {int(state.step)} of {durations.total}",
+      file=sys.stderr,
+    )
+    raise KeyboardInterrupt
+  return state
+
+
+def _writer(workdir, durations):
+  """What is written once is written by the first host."""
+  if mesh.is_first_host():
+    return writer_lib.Writer(workdir, total_steps=durations.total)
+  return writer_lib.Silent()
+
+
+def first_state(init, devices, saved=None, start=0) -> steps.TrainState:
+  """The state at step `start`, restored unless that is 0, on all devices."""
+  whole = mesh.replicated(devices)
+  shapes = jax.eval_shape(init)
+  if start:
+    return saved.restore(start, checkpoint.abstract(shapes, whole))
+  return jax.jit(init, out_shardings=jax.tree.map(lambda _: whole, shapes))()
+
+
+class _Loop:
+  """Evaluate, save, next batch, step; scalars are fetched a step late.
+
+  Both placing a batch on the devices and a step return before they are done,
+  and the host waits for a step only when the batch after it has been placed and
+  the step after it dispatched. So reading, augmenting and transferring overlap
+  with computing, and the devices always have a next step to begin; a batch kept
+  further ahead would gain nothing and hold more memory. Only where a step is
+  saved or evaluated do the devices run dry.
+  """
+
+  def __init__(self, config, training, devices, saved, log):
+    self._config = config
+    self._training = training
+    self._durations = training.durations
+    self._devices = devices
+    self._saved = saved
+    self._log = log
+
+  def run(self, state, start, signals) -> steps.TrainState:
+    total = self._durations.total
+    batches = self._training.batches(start)
+    pending, self._clock = None, (start, time.perf_counter())
+    for step in range(start + 1, total + 1):
+      batch = jax.tree.map(
+        lambda rows: mesh.global_batch(self._devices, rows), next(batches)
+      )
+      state, scalars = self._training.train_step(state, batch)
+      stop = signals.stop()
+      if pending:
+        self._record(*pending)
+      pending = step, scalars
+      save = stop or self._durations.save_due(step)
+      if save or self._eval_due(step):
+        self._record(*pending)
+        pending = None
+        if self._eval_due(step):
+          self._evaluate(state, step)
+      if save:
+        self._log.flush()  # a run that resumes here finds its lines
+        self._saved.save(state, step)
+      if stop:
+        break
+    return state
+
+  def _eval_due(self, step):
+    if self._training.evaluate is None:
+      return False
+    return step == self._durations.total or self._training.eval_due(step)
+
+  def _evaluate(self, state, step):
+    values = self._training.evaluate(state, step)
+    if values:
+      self._log.write(step, values)
+
+  def _record(self, step, scalars):
+    """Waits for a step; logs it if it is due."""
+    loss = float(scalars["loss"])
+    self._log.progress(step, f"loss {loss:.4g}")
+    every, total = self._config.log_every_steps, self._durations.total
+    # The gradient and the parameters too: they may fail a step before the loss
+    # does, and would be saved.
+    norms = float(scalars["grad_norm"]) + float(scalars["param_norm"])
+    if not math.isfinite(loss + norms):
+      terms = {k: float(v) for k, v in scalars.items()}
+      raise ValueError(
+        f"step {step}: the loss, its gradient or the parameters are not finite"
+        f" ({terms}). The checkpoints before it are kept. A lower"
+        " optim.learning_rate, a longer optim.warmup_epochs or dtype=float32"
+        " usually helps"
+      )
+    if step % every and step not in (1, total):
+      return
+    before, then = self._clock
+    now = time.perf_counter()
+    rate = (step - before) * self._config.batch_size / (now - then)
+    self._clock = step, now
+    values = {k: float(v) for k, v in scalars.items()}
+    values["learning_rate"] = float(self._training.schedule(step - 1))
+    values["epoch"] = step / self._durations.per_epoch
+    values["clips_per_second"] = rate
+    self._log.write(step, values, prefix="train")
+
+
+def _check_same(config, header, workdir):
+  """Refuses to continue a run of another config or other data."""
+  saved = epath.Path(workdir) / checkpoint.DIRECTORY
+  if not (saved.is_dir() and any(saved.iterdir())):
+    return
+  before = _flat(checkpoint.load_config(workdir))
+  now = _flat(_plain(header))
+  free = HARMLESS
+  if config.optim.schedule == "constant":
+    free += LENGTH
+  keys = [
+    k
+    for k in sorted(before.keys() | now.keys())
+    if before.get(k) != now.get(k) and not k.startswith(free)
+  ]
+  if keys:
+    listed = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys)
+    why = (
+      ". The cosine schedule is laid out over the whole run, so its length"
+      " cannot change"
+    )
+    raise ValueError(
+      f"--workdir={workdir} holds a run of another config ({listed})"
+      + why * any(k in LENGTH for k in keys)
+      + ": use the config it was started with, or another --workdir"
+    )
+
+
+def _check_hosts(header, start, workdir):
+  """Refuses hosts that are not of one run, on all of them alike."""
+  if jax.process_count() == 1:
+    return
+  mesh.wait_for_hosts()  # the first one has written config.json
+  try:
+    same = checkpoint.load_config(workdir) == _plain(header)
+  except ValueError:
+    same = False
+  same_H, start_H = mesh.gather(same, start).T
+  if not same_H.all():
+    raise ValueError(
+      f"hosts {np.flatnonzero(same_H == 0).tolist()} do not find their own"
+      f" config in --workdir={workdir}: all hosts need the same flags, the same"
+      " prepared data and a workdir that they share, such as gs://BUCKET/RUN"
+    )
+  if len(set(start_H)) > 1:
+    raise ValueError(
+      f"the hosts see different checkpoints in --workdir={workdir} (steps"
+      f" {start_H.tolist()}): give a workdir that they share"
+    )
+
+
+def _plain(header):
+  """As config.json gives it back."""
+  return json.loads(json.dumps(header))
+
+
+def _flat(tree, prefix=""):
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat

@@ -1,0 +1,638 @@
+"""The thesis's figures, from the result rows of many runs.
+
+A row is a dict: "labels", what tells it from the others ({"method": "VICReg",
+"epochs": 300}); "scores", {"linear": {"roc_auc": percent, ...}, "mlp": ...}, or
+None for a run that failed; and, if there are, "thesis" (scores as published)
+and "spread" (standard deviations over seeds), both in the form of scores. A
+missing value is a gap.
+
+Every function writes OUT_STEM.png and OUT_STEM.svg, as wide as a page's text,
+with `stamp` in small print below, and raises ValueError if it has nothing to
+draw. Methods differ by colour and marker, heads by solid and dashed lines.
+"""
+
+import functools
+import itertools
+import math
+import textwrap
+
+import numpy as np
+
+from vicreg_jax import plots
+
+WIDTH = 6.5  # inches
+HEADS = {"linear": "linear", "mlp": "two-layer"}
+METRICS = {
+  "roc_auc": "ROC-AUC (%)",
+  "pr_auc": "PR-AUC (%)",
+  "roc_auc_clip": "ROC-AUC over clips (%)",
+  "pr_auc_clip": "PR-AUC over clips (%)",
+  "accuracy": "accuracy (%)",
+}
+METHOD_STYLES = {
+  "CLMR": {"color": plots.RED, "marker": "o"},
+  "VICReg": {"color": plots.BLUE, "marker": "s"},
+}
+# For all else: Okabe and Ito's other colours.
+OTHER_STYLES = (
+  {"color": "#009E73", "marker": "^"},
+  {"color": "#CC79A7", "marker": "D"},
+  {"color": "#E69F00", "marker": "v"},
+  {"color": "#56B4E9", "marker": "P"},
+  {"color": "#000000", "marker": "X"},
+)
+MARKERS = "os^Dv<>PX"
+# (metric, panel title) of `collapse`; each under representation/ and embedding/
+COLLAPSE = (
+  ("effective_rank", "(a) effective rank (RankMe)"),
+  ("std", "(b) mean standard deviation of the dimensions"),
+  ("mean_abs_correlation", "(c) mean absolute correlation"),
+)
+_DASHES = (0, (4, 1.6))
+_RC = {
+  "axes.axisbelow": True,
+  "axes.grid": True,
+  "axes.linewidth": 0.7,
+  "axes.titlesize": 8,
+  "errorbar.capsize": 2,
+  "font.size": 8,
+  "grid.alpha": 0.3,
+  "hatch.linewidth": 0.5,
+  "legend.columnspacing": 1.4,
+  "legend.fontsize": 7.5,
+  "legend.frameon": False,
+  "legend.handlelength": 2.6,
+  "lines.linewidth": 1.3,
+  "lines.markersize": 4.5,
+  "xtick.labelsize": 7.5,
+  "ytick.labelsize": 7.5,
+}
+
+
+def _for_print(draw):
+  """Draws with type and lines for print, and writes the figure.
+
+  `draw` takes its own arguments and returns a figure; the function made of it
+  takes `out_stem` second, and `stamp`.
+  """
+
+  @functools.wraps(draw)
+  def wrapper(content, out_stem, *, stamp="", **options):
+    import matplotlib
+
+    with matplotlib.rc_context(_RC):
+      figure = draw(content, **options)
+      if stamp:
+        text = textwrap.fill(stamp, 115)
+        figure.supxlabel(text, fontsize=7, color="0.3")
+      for suffix in (".png", ".svg"):
+        plots.save(figure, f"{out_stem}{suffix}")
+
+  return wrapper
+
+
+@_for_print
+def score_curves(rows, *, x, x_label, group=None, log_x=False):
+  """Scores over a label: figures 4.1, 4.2 and B.1.
+
+  Called as score_curves(rows, out_stem, *, x, x_label, group=None,
+  log_x=False, stamp="").
+
+  Args:
+    rows: see the module; one for each value of `x` and `group`.
+    x: the label on the x axis, whose values are numbers; ticks are at them.
+    x_label: the axis's text.
+    group: the label that tells lines apart, or None for one line.
+    log_x: a logarithmic x axis.
+  """
+  _check_drawable(rows, ("scores", "thesis"), ("roc_auc", "pr_auc"))
+  names = (x,) if group is None else (group, x)
+  by_key = _by_labels(rows, names)
+  groups = list(dict.fromkeys(key[:-1] for key in by_key))
+  styles = _styles([key[0] for key in groups if key])
+  figure, axes = plots.subplots(ncols=2, figsize=(WIDTH, 3.1), sharex=True)
+  for ax, metric in zip(axes, ("roc_auc", "pr_auc")):
+    for key in groups:
+      name = f"{key[0]}, " if key else ""
+      style = styles[key[0]] if key else METHOD_STYLES["VICReg"]
+      points = sorted(k[-1] for k in by_key if k[:-1] == key)
+      for source, head in itertools.product(("scores", "thesis"), HEADS):
+        values = [
+          _score(by_key[(*key, at)].get(source), head, metric) for at in points
+        ]
+        if not np.isnan(values).all():
+          thesis = ", thesis" if source == "thesis" else ""
+          ax.plot(
+            points,
+            values,
+            label=f"{name}{HEADS[head]}{thesis}",
+            **_curve_style(style, source, head),
+          )
+    ax.set_ylabel(METRICS[metric])
+    ax.set_xlabel(x_label)
+  if log_x:
+    axes[0].set_xscale("log")
+  _ticks_at(axes, sorted({key[-1] for key in by_key}), log_x)
+  _legend_above(figure, axes, ncols=4 if len(groups) > 1 else 2)
+  return figure
+
+
+@_for_print
+def heat_maps(rows, *, x, y):
+  """PR-AUC over two labels, normalised within each column: figure B.3.
+
+  Called as heat_maps(rows, out_stem, *, x, y, stamp=""). The colour of a cell
+  is (value - column minimum) / (column maximum - column minimum), its text the
+  PR-AUC in percent. A missing cell is hatched; a column in which all values
+  are the same has no such colour and is grey.
+
+  Args:
+    rows: see the module; one for each cell.
+    x, y: labels, such as representation size and batch size, whose values are
+      numbers; the largest y is on top.
+  """
+  _check_drawable(rows, ("scores",), ("pr_auc",))
+  by_key = _by_labels(rows, (y, x))
+  ys, xs = (sorted(set(values)) for values in zip(*by_key))
+  figure, axes = plots.subplots(
+    ncols=2, figsize=(WIDTH, 1.5 + 0.26 * len(ys)), sharey=True
+  )
+  for ax, head in zip(axes, HEADS):
+    scores_YxX = np.array(
+      [
+        [
+          _score(by_key.get((b, a), {}).get("scores"), head, "pr_auc")
+          for a in xs
+        ]
+        for b in ys
+      ]
+    )
+    image = _draw_cells(ax, scores_YxX)
+    ax.set_xticks(np.arange(len(xs)) + 0.5, xs)
+    ax.set_xlabel(x.replace("_", " "))
+    ax.set_title(f"{HEADS[head]} head")
+  axes[0].set_yticks(np.arange(len(ys)) + 0.5, ys)
+  axes[0].set_ylabel(y.replace("_", " "))
+  figure.colorbar(
+    image,
+    ax=axes,
+    location="bottom",
+    aspect=45,
+    label="PR-AUC normalised in each column: "
+    "(value - column minimum) / (column maximum - column minimum)",
+  )
+  return figure
+
+
+@_for_print
+def score_dots(rows, *, metrics=("roc_auc", "pr_auc")):
+  """Scores as dots, a line for each row: tables 4.1 and B.2, several seeds.
+
+  Called as score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"),
+  stamp=""). Ours are filled, with the spread as error bars; the thesis's, just
+  below, are open.
+
+  Args:
+    rows: see the module; the first on top.
+    metrics: keys of METRICS, a panel each.
+  """
+  unknown = [metric for metric in metrics if metric not in METRICS]
+  if unknown or not metrics:
+    raise ValueError(
+      f"Metrics {list(metrics)} cannot be drawn: give some of {list(METRICS)}."
+    )
+  _check_drawable(rows, ("scores", "thesis"), metrics)
+  styles = _styles([_method(row) for row in rows])
+  figure, axes = plots.subplots(
+    ncols=len(metrics),
+    figsize=(WIDTH, 1.2 + 0.28 * len(rows)),
+    sharey=True,
+    squeeze=False,
+  )
+  for ax, metric in zip(axes[0], metrics):
+    for place, row in enumerate(rows):
+      color = styles[_method(row)]["color"]
+      for head, marker in zip(HEADS, "os"):
+        style = {"color": color, "marker": marker, "linestyle": "none"}
+        spread = _score(row.get("spread"), head, metric)
+        ax.errorbar(
+          [_score(row["scores"], head, metric)],
+          [place - 0.13],
+          xerr=None if math.isnan(spread) else [spread],
+          elinewidth=1,
+          **style,
+        )
+        ax.plot(
+          [_score(row.get("thesis"), head, metric)],
+          [place + 0.17],
+          fillstyle="none",
+          **style,
+        )
+    ax.set_xlabel(METRICS[metric])
+    ax.margins(x=0.08)
+  names = [", ".join(map(str, row["labels"].values())) for row in rows]
+  axes[0, 0].set_yticks(range(len(rows)), names)
+  axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+  handles = [
+    _handle(f"{HEADS[head]}{text}", marker=marker, linestyle="none", **fill)
+    for text, fill in (("", {}), (", thesis", {"fillstyle": "none"}))
+    for head, marker in zip(HEADS, "os")
+    if text == "" or any(row.get("thesis") for row in rows)
+  ]
+  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+  return figure
+
+
+@_for_print
+def loss_terms(runs):
+  """VICReg's loss terms over the epochs, a line a run: figure B.2.
+
+  Called as loss_terms(runs, out_stem, *, stamp="").
+
+  Args:
+    runs: {batch size: path of metrics.jsonl, or None for a run that left
+      none}, in the order of the legend.
+  """
+  terms = ("invariance", "variance", "covariance")
+  series = {
+    label: [_over_epochs(lines, f"train/{term}") for term in terms]
+    for label, lines in _read_runs(runs).items()
+  }
+  if not any(len(epochs) for each in series.values() for epochs, _ in each):
+    raise ValueError(
+      f"None of the runs {list(runs)} has one of the terms {terms} in its "
+      "metrics.jsonl: train one by VICReg first."
+    )
+  figure, axes = plots.subplots(nrows=3, figsize=(WIDTH, 5.2), sharex=True)
+  for panel, (ax, term) in enumerate(zip(axes, terms)):
+    for place, (label, each) in enumerate(series.items()):
+      epochs, values = each[panel]
+      ax.plot(
+        epochs,
+        values,
+        label=label,
+        color=_shade(place, len(series)),
+        marker=MARKERS[place % len(MARKERS)],
+        **_sparse(len(epochs), place),
+      )
+    plots.log_if_wide(
+      ax, [v for each in series.values() for v in each[panel][1]]
+    )
+    ax.set_ylabel(term)
+  axes[-1].set_xlabel("epoch")
+  figure.align_ylabels()
+  figure.legend(
+    handles=axes[0].get_lines(),
+    loc="outside right upper",
+    title="batch size",
+  )
+  return figure
+
+
+@_for_print
+def losses(runs, *, smooth_epochs=50):
+  """Training and validation loss over the epochs, smoothed: figure A.1.
+
+  Called as losses(runs, out_stem, *, smooth_epochs=50, stamp="").
+
+  Args:
+    runs: {label: path of metrics.jsonl, or None}, a panel each.
+    smooth_epochs: width of the running mean, see `smooth`.
+  """
+  series = {
+    label: {
+      prefix: _over_epochs(lines, f"{prefix}loss")
+      for prefix in ("train/", "validation/")
+    }
+    for label, lines in _read_runs(runs).items()
+  }
+  series = {
+    label: each
+    for label, each in series.items()
+    if any(len(epochs) for epochs, _ in each.values())
+  }
+  if not series:
+    raise ValueError(
+      f"None of the runs {list(runs)} has a loss in its metrics.jsonl: train "
+      "one first."
+    )
+  ncols = min(2, len(series))
+  nrows = math.ceil(len(series) / ncols)
+  figure, axes = plots.subplots(
+    nrows=nrows,
+    ncols=ncols,
+    figsize=(WIDTH, 0.5 + 2.4 * nrows),
+    squeeze=False,
+  )
+  for ax, (label, each) in zip(axes.flat, series.items()):
+    for prefix, (epochs, values) in each.items():
+      name, style = plots.SERIES[prefix]
+      marker = {"marker": "o" if prefix == "validation/" else "."}
+      values = smooth(epochs, values, smooth_epochs)
+      ax.plot(
+        epochs, values, label=name, **style | marker | _sparse(len(epochs))
+      )
+    plots.log_if_wide(
+      ax, [v for line in ax.get_lines() for v in line.get_ydata()]
+    )
+    ax.set_title(label)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(f"loss (mean over {smooth_epochs:g} epochs)")
+  for ax in axes.flat[len(series) :]:
+    ax.remove()
+  _legend_above(figure, axes.flat[: len(series)], ncols=2)
+  return figure
+
+
+@_for_print
+def collapse(runs):
+  """What tells a collapse of information, over training: for section 5.1.
+
+  Called as collapse(runs, out_stem, *, stamp=""). Panels: (a) effective rank,
+  (b) standard deviation and (c) correlation of the dimensions, all of
+  representations and embeddings; (d) the probes' ROC-AUC; singular values of
+  (e) representations and (f) embeddings, each set over its largest.
+
+  Args:
+    runs: {method: {"metrics": path of metrics.jsonl or None, "spectra":
+      {epoch: (y_singular_values, z_singular_values)}, "scores": [(epoch,
+      scores or None), ...]}}.
+  """
+  lines = _read_runs({label: run["metrics"] for label, run in runs.items()})
+  styles = _styles(runs)
+  figure, axes = plots.subplots(nrows=3, ncols=2, figsize=(WIDTH, 7.2))
+  for ax, (metric, title) in zip(axes.flat, COLLAPSE):
+    for label in runs:
+      for side, dashes in (("representation", "-"), ("embedding", _DASHES)):
+        epochs, values = _over_epochs(lines[label], f"{side}/{metric}")
+        style = styles[label] | _sparse(len(epochs))
+        ax.plot(epochs, values, linestyle=dashes, **style)
+    ax.set_title(title, loc="left")
+  for label, run in runs.items():
+    scores = sorted(run["scores"], key=lambda pair: pair[0])
+    for head, dashes in zip(HEADS, ("-", _DASHES)):
+      values = [_score(each, head, "roc_auc") for _, each in scores]
+      epochs = [epoch for epoch, _ in scores]
+      axes[1, 1].plot(epochs, values, linestyle=dashes, **styles[label])
+  axes[1, 1].set_title("(d) ROC-AUC of the probes (%)", loc="left")
+  for ax in axes[:2].flat:
+    ax.set_xlabel("epoch")
+  _draw_spectra(axes[2], runs, styles)
+  if not any(_has_point(ax) for ax in axes.flat):
+    raise ValueError(
+      f"None of the runs {list(runs)} has collapse metrics, spectra or scores: "
+      "there is nothing to draw."
+    )
+  handles = [_handle(label, **styles[label]) for label in runs]
+  for text, dashes in (
+    ("representation; (d): linear head", "-"),
+    ("embedding; (d): two-layer head", _DASHES),
+  ):
+    handles.append(_handle(text, linestyle=dashes))
+  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+  return figure
+
+
+def smooth(epochs_N, values_N, width):
+  """Mean of the values within width / 2 epochs of each, the ends included.
+
+  Epochs ascend and need not be evenly spaced; at both ends the window holds
+  what there is. A nan stays one, and is left out of its neighbours' means.
+  """
+  epochs_N = np.asarray(epochs_N, np.float64)
+  values_N = np.asarray(values_N, np.float64)
+  # A neighbour exactly half a width away must not hang on rounding.
+  half = width / 2 + 1e-6
+  first_N = np.searchsorted(epochs_N, epochs_N - half, "left")
+  last_N = np.searchsorted(epochs_N, epochs_N + half, "right")
+  finite_N = np.isfinite(values_N)
+  sums = np.append(0, np.cumsum(np.where(finite_N, values_N, 0)))
+  counts = np.append(0, np.cumsum(finite_N))
+  counts_N = np.maximum(1, counts[last_N] - counts[first_N])
+  return np.where(finite_N, (sums[last_N] - sums[first_N]) / counts_N, np.nan)
+
+
+def _score(scores, head, metric):
+  """A value, or nan if the run failed or has no such head or metric."""
+  value = ((scores or {}).get(head) or {}).get(metric)
+  return math.nan if value is None else value
+
+
+def _check_drawable(rows, sources, metrics):
+  values = [
+    _score(row.get(source), head, metric)
+    for row in rows
+    for source in sources
+    for head in HEADS
+    for metric in metrics
+  ]
+  if not any(map(math.isfinite, values)):
+    raise ValueError(
+      f"None of the {len(rows)} rows has a score in {list(metrics)}: there is "
+      "nothing to draw. Let at least one run finish its probe."
+    )
+
+
+def _by_labels(rows, names):
+  """{values of the labels `names`: row}, in the rows' order."""
+  found = {}
+  for row in rows:
+    missing = [name for name in names if name not in row["labels"]]
+    if missing:
+      raise ValueError(
+        f"The row {row['labels']} has no label {missing[0]!r}: give every row "
+        f"the labels {list(names)}."
+      )
+    key = tuple(row["labels"][name] for name in names)
+    if key in found:
+      raise ValueError(
+        f"The rows {found[key]['labels']} and {row['labels']} are at one place "
+        f"of the figure: give one row for each {list(names)}."
+      )
+    found[key] = row
+  return found
+
+
+def _method(row):
+  """The first label that is a method, or the first label."""
+  values = list(row["labels"].values())
+  return next((v for v in values if v in METHOD_STYLES), values[0])
+
+
+def _styles(names):
+  """{name: colour and marker}, fixed for the methods."""
+  others = itertools.cycle(OTHER_STYLES)
+  return {
+    name: METHOD_STYLES[name] if name in METHOD_STYLES else next(others)
+    for name in dict.fromkeys(names)
+  }
+
+
+def _curve_style(style, source, head):
+  style = style | {"linestyle": "-" if head == "linear" else _DASHES}
+  if source == "scores":
+    return style | {"zorder": 3}
+  return style | {
+    "color": _pale(style["color"], 0.6),
+    "linewidth": 0.8,
+    "markerfacecolor": "white",
+  }
+
+
+def _handle(label, **style):
+  from matplotlib.lines import Line2D
+
+  return Line2D([], [], label=label, **{"color": "black"} | style)
+
+
+def _legend_above(figure, axes, ncols):
+  """One legend of all the axes' lines. Above, as the stamp is below."""
+  handles = {}
+  for ax in axes:
+    for handle, label in zip(*ax.get_legend_handles_labels()):
+      handles.setdefault(label, handle)
+  figure.legend(
+    handles.values(), handles.keys(), loc="outside upper center", ncols=ncols
+  )
+
+
+def _ticks_at(axes, values, log_x):
+  """Ticks at the values; labels upright if they would touch each other."""
+  at = np.log(values) if log_x else np.array(values, float)
+  # A panel of the two is some 175 points wide between its outermost points.
+  gaps = np.diff(at) / max(at[-1] - at[0], 1e-9) * 175
+  widths = np.array([4.6 * len(str(value)) + 4 for value in values])
+  touch = (gaps < (widths[1:] + widths[:-1]) / 2).any()
+  for ax in axes:
+    ax.set_xticks(values, [str(v) for v in values], rotation=90 * touch)
+    ax.set_xticks([], minor=True)
+
+
+def _shade(place, count):
+  """A colour of an ordered scale, without its palest."""
+  from matplotlib import colormaps
+
+  return colormaps["viridis"](0.88 * place / max(1, count - 1))
+
+
+def _sparse(count, offset=0):
+  """Markers on every point if they are few, else on ten of them."""
+  if count <= 50:
+    return {"markevery": 1, "markersize": 3.5}
+  stride = count // 10
+  return {
+    "markevery": (offset * stride // 5 % stride, stride),
+    "markersize": 3.5,
+  }
+
+
+def _read_runs(runs):
+  """{label: the lines of its metrics.jsonl, none if the path is None}."""
+  return {
+    label: [] if path is None else plots.read_metrics(path)
+    for label, path in runs.items()
+  }
+
+
+def _over_epochs(lines, key):
+  """Epochs and values of a metric; a null is nan.
+
+  Only lines of training have an epoch: the others' follows from their step,
+  since the two are proportional.
+  """
+  points = [line for line in lines if key in line]
+  if not points:
+    return np.empty(0), np.empty(0)
+  timed = [line for line in lines if line.get("train/epoch") and line["step"]]
+  if not timed:
+    raise ValueError(
+      f"The metrics.jsonl with {key} has no line of training with train/epoch, "
+      "so its steps cannot be told in epochs: give that of a pretraining."
+    )
+  epochs_per_step = timed[-1]["train/epoch"] / timed[-1]["step"]
+  return (
+    np.array([line["step"] * epochs_per_step for line in points]),
+    np.array([math.nan if line[key] is None else line[key] for line in points]),
+  )
+
+
+def _draw_cells(ax, scores_YxX):
+  """Coloured cells with their scores; the drawn image, of 0 to 1."""
+  from matplotlib.patches import Rectangle
+
+  low_X = np.nanmin(scores_YxX, axis=0, initial=np.inf)
+  high_X = np.nanmax(scores_YxX, axis=0, initial=-np.inf)
+  span_X = np.where(high_X > low_X, high_X - low_X, np.nan)
+  image = ax.pcolormesh(
+    np.ma.masked_invalid((scores_YxX - low_X) / span_X),
+    cmap="cividis",
+    vmin=0,
+    vmax=1,
+    edgecolors="white",
+    linewidth=0.8,
+  )
+  colors_YxXx4 = image.cmap(image.norm(image.get_array()))
+  for (b, a), score in np.ndenumerate(scores_YxX):
+    luminance = 1.0
+    if math.isnan(score) or math.isnan(span_X[a]):
+      hatch = "////" if math.isnan(score) else None
+      cell = {"facecolor": "0.88", "edgecolor": "0.6", "linewidth": 0}
+      ax.add_patch(Rectangle((a, b), 1, 1, hatch=hatch, **cell))
+    else:
+      luminance = colors_YxXx4[b, a, :3] @ (0.299, 0.587, 0.114)
+    if not math.isnan(score):
+      color = "black" if luminance > 0.45 else "white"
+      text = {"ha": "center", "va": "center", "fontsize": 7}
+      ax.text(a + 0.5, b + 0.5, f"{score:.2f}", color=color, **text)
+  ax.grid(False)
+  return image
+
+
+def _draw_spectra(axes, runs, styles):
+  """Singular values by rank, paler the earlier; legends of epochs below."""
+  epochs = sorted({epoch for run in runs.values() for epoch in run["spectra"]})
+  shades = dict(zip(epochs, np.linspace(0.3, 1, len(epochs) + 1)[1:]))
+  for ax, side, title in zip(axes, (0, 1), ("representations", "embeddings")):
+    for label, run in runs.items():
+      style = styles[label]
+      for epoch in sorted(run["spectra"]):
+        values = np.asarray(run["spectra"][epoch][side], float)
+        values = values[values > 0]  # a zero has no place on the axis
+        # Evenly spaced on a logarithmic axis.
+        marked = np.unique(np.geomspace(1, len(values) or 1, 8).astype(int)) - 1
+        ax.plot(
+          np.arange(1, len(values) + 1),
+          values / values.max(initial=0),
+          color=_pale(style["color"], shades[epoch]),
+          marker=style["marker"],
+          markevery=marked.tolist(),
+          markersize=3,
+          linewidth=1,
+        )
+    ax.set_title(f"({'ef'[side]}) singular values of {title}", loc="left")
+    ax.set_xlabel("rank of the singular value")
+    ax.set_ylabel("over the largest")
+    if _has_point(ax):
+      ax.set_xscale("log")
+      ax.set_yscale("log")
+      ax.legend(
+        handles=[
+          _handle(f"epoch {epoch:g}", color=_pale("black", shade))
+          for epoch, shade in shades.items()
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.28),
+        ncols=3,
+        handlelength=1.6,
+      )
+
+
+def _pale(color, strength):
+  """A colour on its way from white (0) to itself (1)."""
+  from matplotlib.colors import to_rgb
+
+  return tuple(1 - strength * (1 - c) for c in to_rgb(color))
+
+
+def _has_point(ax):
+  return any(np.isfinite(line.get_ydata()).any() for line in ax.get_lines())
