@@ -21,7 +21,7 @@ import socket
 import sys
 import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -66,6 +66,16 @@ def _state(items: dict) -> TrainState:
   )
 
 
+class _Steps(policy.PreservationPolicy):
+  """Checkpoints of certain steps stay; which ones may change."""
+
+  def __init__(self, steps):
+    self.steps = set(steps)
+
+  def should_preserve(self, checkpoints, *, context):
+    return [c.step in self.steps for c in checkpoints]
+
+
 class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits.
 
@@ -82,17 +92,18 @@ class Checkpoints:
       nothing; or, here and in every method, the disk refuses.
   """
 
-  def __init__(self, workdir: str, keep: int, keep_at: Sequence[int] = ()):
+  def __init__(self, workdir: str, keep: int, keep_at: Collection[int] = ()):
     self._path = _directory(workdir)
     _check_client(self._path)
     self._saving = None
+    self._keep_at = _Steps(keep_at)
     self._latest = _agree(lambda: _tidy(self._path, keep, keep_at))
     with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
         options=ocp.CheckpointManagerOptions(
           preservation_policy=policy.AnyPreservationPolicy(
-            [policy.LatestN(keep), policy.CustomSteps(keep_at)]
+            [policy.LatestN(keep), self._keep_at]
           ),
           create=True,
           cleanup_tmp_directories=True,  # what killed runs have left
@@ -116,6 +127,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """The newest whole step that there was at the start."""
     return self._latest
+
+  def keep_at(self, steps: Collection[int]):
+    """From the next save on it is the checkpoints of these steps that stay."""
+    self._keep_at.steps = set(steps)
 
   def save(self, state: TrainState, step: int):
     """Starts to save; the arrays may be donated as soon as it returns.
@@ -259,7 +274,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   Only the encoder's files are read, and must be whole.
 
   Args:
-    run: workdir of the pretraining run.
+    run: workdir of the run.
     step: which checkpoint; -1 is the newest whole one.
     like: abstract variables, with the shardings to restore to.
   """
@@ -282,6 +297,35 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
       f"{path / str(step)}: the encoder cannot be restored ({_first_line(e)});"
       " use another step"
     ) from e
+
+
+def load_state(run: str, step: int, like: TrainState) -> TrainState:
+  """The whole state that a run, which is over, has saved at `step`.
+
+  Args:
+    run: its workdir.
+    step: which checkpoint; all its files must be whole.
+    like: abstract state, with the shardings to restore to.
+  """
+  path = _directory(run)
+  if step not in _steps(path):
+    raise ValueError(
+      f"{path}: the checkpoint of step {step} is not there any more: put a copy"
+      " of it in its place, or start anew with another --workdir"
+    )
+  _agree(lambda: _examine(path, [step], 1)[0][0])
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      items = {
+        name: checkpointer.restore(path / str(step) / name, item)
+        for name, item in _items(like).items()
+      }
+  except (ValueError, KeyError, OSError) as e:
+    raise ValueError(
+      f"{path / str(step)}: cannot be restored ({_first_line(e)}); put a copy"
+      " of it in its place, or start anew with another --workdir"
+    ) from e
+  return _state(items)
 
 
 @contextlib.contextmanager
