@@ -194,11 +194,13 @@ def test_pipeline_views_are_those_of_its_ops(tmp_path):
   config = pipeline._config(str(tmp_path), 4, 4, 4)
   config.data.clip_seconds = 0.2
   prepared = pipeline.datasets.prepare(config.data)
-  batch = next(input_pipeline.train_views(prepared, config))
+  views = input_pipeline.train_views(prepared, config)
   seen = []
-  run = pipeline._ops(prepared, config, 4, seen.append)
-  run()
-  np.testing.assert_array_equal(np.stack(seen), batch)
+  run = pipeline._ops(prepared, config, 4, 2, seen.append)
+  for _ in range(2):  # epochs, of one batch
+    run()
+    np.testing.assert_array_equal(np.stack(seen), next(views))
+    seen.clear()
 
 
 def test_tpu_says_which_side_holds_up():

@@ -5,6 +5,7 @@ the shuffle, each view's crop and augmentation. No generator state exists, so
 the stream may be entered at any step, on any number of hosts and threads.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -136,21 +137,23 @@ def _without_end(
 class ValidViews:
   """Iterates over `views_BxVxT` of a split, the same views every time.
 
-  The graph is built once: that takes seconds, and a run evaluates often. The
-  losses are defined on whole batches, so a short last one is dropped.
+  Each pass is to be read to its end. One iterator serves them all: to build the
+  graph and to start it takes seconds, and a run evaluates often. The losses are
+  defined on whole batches, so a short last one is dropped.
   """
 
   def __init__(
     self, prepared: base.Prepared, config, split: str, batch_size: int
   ):
     clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
-    self._prepared = prepared
-    self._batches = _batches(
-      _views(clips, config), batch_size, drop_remainder=True
+    passes = _batches(
+      _views(clips, config), batch_size, drop_remainder=True, repeat=True
     )
+    self._batches = _read_or_explain(prepared, passes)
+    self._count = prepared.num_clips[split] // batch_size
 
   def __iter__(self) -> Iterator[np.ndarray]:
-    return _read_or_explain(self._prepared, self._batches)
+    return itertools.islice(self._batches, self._count)
 
 
 def crops(
@@ -291,24 +294,39 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
 
 
 def _views(clips, config) -> tf.data.Dataset:
+  """Views [V, T] of each clip.
+
+  A view at a time, so that there is one graph of the augmentations to build.
+  """
   chain = config.augment.to_dict()
 
-  def views(raw_V, example_hash, epoch):
-    x_V = []
-    for v in range(configs.VIEWS):
-      x_T = _decode(raw_V[v])
-      x_T = tf.ensure_shape(x_T, [config.data.crop])
-      key = augment.example_seed(config.seed, epoch, example_hash, v)
-      x_V.append(augment.augment(x_T, key, chain, config.data.sample_rate))
-    return tf.stack(x_V)
+  def apart(raw_V, example_hash, epoch):
+    numbers = tf.range(configs.VIEWS)
+    return (
+      raw_V,
+      tf.fill([configs.VIEWS], example_hash),
+      tf.fill([configs.VIEWS], epoch),
+      numbers,
+    )
 
-  return clips.map(
-    views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  # Converting all that is called takes as long as tracing it; there is no
+  # Python in it to convert.
+  @tf.autograph.experimental.do_not_convert
+  def view(raw, example_hash, epoch, number):
+    x_T = tf.ensure_shape(_decode(raw), [config.data.crop])
+    key = augment.example_seed(config.seed, epoch, example_hash, number)
+    return augment.augment(x_T, key, chain, config.data.sample_rate)
+
+  views = clips.map(apart).unbatch()
+  views = views.map(
+    view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
+  return views.batch(configs.VIEWS, drop_remainder=True)
 
 
-def _batches(examples, batch_size, drop_remainder):
+def _batches(examples, batch_size, drop_remainder, repeat=False):
   examples = examples.batch(batch_size, drop_remainder=drop_remainder)
+  examples = examples.repeat() if repeat else examples
   return _options(examples.prefetch(tf.data.AUTOTUNE))
 
 

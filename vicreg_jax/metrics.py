@@ -196,10 +196,9 @@ def mean_abs_correlation(z_NxD):
   if d < 2:
     return float("nan")
   z_NxD = z_NxD - z_NxD.mean(axis=0)
-  # Float32 is enough for a mean, and halves time and memory.
-  unit_NxD = (z_NxD / np.linalg.norm(z_NxD, axis=0)).astype(np.float32)
-  total = sum(
-    np.abs(unit_NxD[:, i : i + _BLOCK].T @ unit_NxD).sum(dtype=np.float64)
+  unit_NxD = z_NxD / np.linalg.norm(z_NxD, axis=0)
+  total = sum(  # by blocks, as the whole matrix may take gigabytes
+    np.abs(unit_NxD[:, i : i + _BLOCK].T @ unit_NxD).sum()
     for i in range(0, d, _BLOCK)
   )
   return float((total - d) / (d * (d - 1)))

@@ -110,8 +110,6 @@ class _Evaluation:
         losses.append(self._eval_step(state, batch))
       if diagnose and len(outputs) * self.batch_size < wanted:
         outputs.append(jax.device_get(self._represent(state, batch)))
-      elif not evaluate:
-        break
     values = {}
     if evaluate:
       values |= {

@@ -29,23 +29,25 @@ METRICS = {
   "pr_auc_clip": "PR-AUC over clips (%)",
   "accuracy": "accuracy (%)",
 }
+# Colour, marker of a solid line and of a dashed one.
 METHOD_STYLES = {
-  "CLMR": {"color": plots.RED, "marker": "o"},
-  "VICReg": {"color": plots.BLUE, "marker": "s"},
+  "CLMR": (plots.RED, "o", "^"),
+  "VICReg": (plots.BLUE, "s", "D"),
 }
 # For all else: Okabe and Ito's other colours.
 OTHER_STYLES = (
-  {"color": "#009E73", "marker": "^"},
-  {"color": "#CC79A7", "marker": "D"},
-  {"color": "#E69F00", "marker": "v"},
-  {"color": "#56B4E9", "marker": "P"},
-  {"color": "#000000", "marker": "X"},
+  ("#009E73", "v", "<"),
+  ("#CC79A7", "P", "X"),
+  ("#E69F00", "p", "h"),
+  ("#56B4E9", "d", "*"),
+  ("#000000", ">", "."),
 )
 MARKERS = "os^Dv<>PX"
-# (metric, panel title) of `collapse`; each under representation/ and embedding/
+SIDES = ("representation", "embedding")
+# (metric, panel title) of `collapse`; the metrics are under both sides' names.
 COLLAPSE = (
   ("effective_rank", "(a) effective rank (RankMe)"),
-  ("std", "(b) mean standard deviation of the dimensions"),
+  ("std", "(b) mean standard deviation"),
   ("mean_abs_correlation", "(c) mean absolute correlation"),
 )
 _DASHES = (0, (4, 1.6))
@@ -70,33 +72,23 @@ _RC = {
 
 
 def _for_print(draw):
-  """Draws with type and lines for print, and writes the figure.
-
-  `draw` takes its own arguments and returns a figure; the function made of it
-  takes `out_stem` second, and `stamp`.
-  """
+  """Sets type and lines for print while `draw` draws and saves."""
 
   @functools.wraps(draw)
-  def wrapper(content, out_stem, *, stamp="", **options):
+  def wrapper(*args, **kwargs):
     import matplotlib
 
     with matplotlib.rc_context(_RC):
-      figure = draw(content, **options)
-      if stamp:
-        text = textwrap.fill(stamp, 115)
-        figure.supxlabel(text, fontsize=7, color="0.3")
-      for suffix in (".png", ".svg"):
-        plots.save(figure, f"{out_stem}{suffix}")
+      draw(*args, **kwargs)
 
   return wrapper
 
 
 @_for_print
-def score_curves(rows, *, x, x_label, group=None, log_x=False):
+def score_curves(
+  rows, out_stem, *, x, x_label, group=None, log_x=False, stamp=""
+):
   """Scores over a label: figures 4.1, 4.2 and B.1.
-
-  Called as score_curves(rows, out_stem, *, x, x_label, group=None,
-  log_x=False, stamp="").
 
   Args:
     rows: see the module; one for each value of `x` and `group`.
@@ -121,30 +113,27 @@ def score_curves(rows, *, x, x_label, group=None, log_x=False):
           _score(by_key[(*key, at)].get(source), head, metric) for at in points
         ]
         if not np.isnan(values).all():
-          thesis = ", thesis" if source == "thesis" else ""
-          ax.plot(
-            points,
-            values,
-            label=f"{name}{HEADS[head]}{thesis}",
-            **_curve_style(style, source, head),
-          )
+          line = _line(style, head == "mlp")
+          label = f"{name}{HEADS[head]}"
+          if source == "thesis":
+            line, label = _of_thesis(line), f"{label}, thesis"
+          ax.plot(points, values, label=label, **line)
     ax.set_ylabel(METRICS[metric])
     ax.set_xlabel(x_label)
   if log_x:
     axes[0].set_xscale("log")
   _ticks_at(axes, sorted({key[-1] for key in by_key}), log_x)
   _legend_above(figure, axes, ncols=4 if len(groups) > 1 else 2)
-  return figure
+  _save(figure, out_stem, stamp)
 
 
 @_for_print
-def heat_maps(rows, *, x, y):
+def heat_maps(rows, out_stem, *, x, y, stamp=""):
   """PR-AUC over two labels, normalised within each column: figure B.3.
 
-  Called as heat_maps(rows, out_stem, *, x, y, stamp=""). The colour of a cell
-  is (value - column minimum) / (column maximum - column minimum), its text the
-  PR-AUC in percent. A missing cell is hatched; a column in which all values
-  are the same has no such colour and is grey.
+  The colour of a cell is (value - column minimum) / (column maximum - column
+  minimum), its text the PR-AUC in percent. A missing cell is hatched; where a
+  column's values are all the same, so that it has no such colours, it is grey.
 
   Args:
     rows: see the module; one for each cell.
@@ -154,9 +143,8 @@ def heat_maps(rows, *, x, y):
   _check_drawable(rows, ("scores",), ("pr_auc",))
   by_key = _by_labels(rows, (y, x))
   ys, xs = (sorted(set(values)) for values in zip(*by_key))
-  figure, axes = plots.subplots(
-    ncols=2, figsize=(WIDTH, 1.5 + 0.26 * len(ys)), sharey=True
-  )
+  height = 1.7 + 0.25 * len(ys)
+  figure, axes = plots.subplots(ncols=2, figsize=(WIDTH, height), sharey=True)
   for ax, head in zip(axes, HEADS):
     scores_YxX = np.array(
       [
@@ -178,19 +166,19 @@ def heat_maps(rows, *, x, y):
     ax=axes,
     location="bottom",
     aspect=45,
+    pad=0.1 / height,
     label="PR-AUC normalised in each column: "
     "(value - column minimum) / (column maximum - column minimum)",
   )
-  return figure
+  _save(figure, out_stem, stamp)
 
 
 @_for_print
-def score_dots(rows, *, metrics=("roc_auc", "pr_auc")):
+def score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"), stamp=""):
   """Scores as dots, a line for each row: tables 4.1 and B.2, several seeds.
 
-  Called as score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"),
-  stamp=""). Ours are filled, with the spread as error bars; the thesis's, just
-  below, are open.
+  Ours are filled, with the spread as error bars; the thesis's, just below, are
+  open. Colours are those of the methods.
 
   Args:
     rows: see the module; the first on top.
@@ -203,51 +191,52 @@ def score_dots(rows, *, metrics=("roc_auc", "pr_auc")):
     )
   _check_drawable(rows, ("scores", "thesis"), metrics)
   styles = _styles([_method(row) for row in rows])
+  kinds = [("scores", {})]
+  if any(row.get("thesis") for row in rows):
+    kinds.append(("thesis", {"fillstyle": "none"}))
+  kinds = [
+    (source, head, {"marker": marker, "linestyle": "none"} | fill)
+    for source, fill in kinds
+    for head, marker in zip(HEADS, "os")
+  ]
+  heights = np.arange(len(kinds)) * 0.18
   figure, axes = plots.subplots(
     ncols=len(metrics),
-    figsize=(WIDTH, 1.2 + 0.28 * len(rows)),
+    figsize=(WIDTH, 1.1 + 0.085 * len(kinds) * len(rows)),
     sharey=True,
     squeeze=False,
   )
   for ax, metric in zip(axes[0], metrics):
     for place, row in enumerate(rows):
-      color = styles[_method(row)]["color"]
-      for head, marker in zip(HEADS, "os"):
-        style = {"color": color, "marker": marker, "linestyle": "none"}
+      for (source, head, style), height in zip(kinds, heights - heights.mean()):
         spread = _score(row.get("spread"), head, metric)
         ax.errorbar(
-          [_score(row["scores"], head, metric)],
-          [place - 0.13],
-          xerr=None if math.isnan(spread) else [spread],
+          [_score(row.get(source), head, metric)],
+          [place + height],
+          xerr=[spread] if source == "scores" and spread >= 0 else None,
           elinewidth=1,
+          color=styles[_method(row)][0],
           **style,
         )
-        ax.plot(
-          [_score(row.get("thesis"), head, metric)],
-          [place + 0.17],
-          fillstyle="none",
-          **style,
-        )
+      if place % 2:
+        ax.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0)
+    ax.grid(axis="y", visible=False)
     ax.set_xlabel(METRICS[metric])
     ax.margins(x=0.08)
   names = [", ".join(map(str, row["labels"].values())) for row in rows]
   axes[0, 0].set_yticks(range(len(rows)), names)
   axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
   handles = [
-    _handle(f"{HEADS[head]}{text}", marker=marker, linestyle="none", **fill)
-    for text, fill in (("", {}), (", thesis", {"fillstyle": "none"}))
-    for head, marker in zip(HEADS, "os")
-    if text == "" or any(row.get("thesis") for row in rows)
+    _handle(f"{HEADS[head]}{', thesis' * (source == 'thesis')}", **style)
+    for source, head, style in kinds
   ]
   figure.legend(handles=handles, loc="outside upper center", ncols=4)
-  return figure
+  _save(figure, out_stem, stamp)
 
 
 @_for_print
-def loss_terms(runs):
+def loss_terms(runs, out_stem, *, stamp=""):
   """VICReg's loss terms over the epochs, a line a run: figure B.2.
-
-  Called as loss_terms(runs, out_stem, *, stamp="").
 
   Args:
     runs: {batch size: path of metrics.jsonl, or None for a run that left
@@ -255,7 +244,7 @@ def loss_terms(runs):
   """
   terms = ("invariance", "variance", "covariance")
   series = {
-    label: [_over_epochs(lines, f"train/{term}") for term in terms]
+    label: [_series(lines, f"train/{term}") for term in terms]
     for label, lines in _read_runs(runs).items()
   }
   if not any(len(epochs) for each in series.values() for epochs, _ in each):
@@ -270,10 +259,12 @@ def loss_terms(runs):
       ax.plot(
         epochs,
         values,
-        label=label,
+        label=_name(label, each),
         color=_shade(place, len(series)),
         marker=MARKERS[place % len(MARKERS)],
-        **_sparse(len(epochs), place),
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        **_sparse(len(epochs), place) | {"markersize": 5},
       )
     plots.log_if_wide(
       ax, [v for each in series.values() for v in each[panel][1]]
@@ -286,32 +277,23 @@ def loss_terms(runs):
     loc="outside right upper",
     title="batch size",
   )
-  return figure
+  _save(figure, out_stem, stamp)
 
 
 @_for_print
-def losses(runs, *, smooth_epochs=50):
+def losses(runs, out_stem, *, smooth_epochs=50, stamp=""):
   """Training and validation loss over the epochs, smoothed: figure A.1.
-
-  Called as losses(runs, out_stem, *, smooth_epochs=50, stamp="").
 
   Args:
     runs: {label: path of metrics.jsonl, or None}, a panel each.
     smooth_epochs: width of the running mean, see `smooth`.
   """
+  prefixes = ("train/", "validation/")
   series = {
-    label: {
-      prefix: _over_epochs(lines, f"{prefix}loss")
-      for prefix in ("train/", "validation/")
-    }
+    label: [_series(lines, f"{prefix}loss") for prefix in prefixes]
     for label, lines in _read_runs(runs).items()
   }
-  series = {
-    label: each
-    for label, each in series.items()
-    if any(len(epochs) for epochs, _ in each.values())
-  }
-  if not series:
+  if not any(len(epochs) for each in series.values() for epochs, _ in each):
     raise ValueError(
       f"None of the runs {list(runs)} has a loss in its metrics.jsonl: train "
       "one first."
@@ -325,7 +307,7 @@ def losses(runs, *, smooth_epochs=50):
     squeeze=False,
   )
   for ax, (label, each) in zip(axes.flat, series.items()):
-    for prefix, (epochs, values) in each.items():
+    for prefix, (epochs, values) in zip(prefixes, each):
       name, style = plots.SERIES[prefix]
       marker = {"marker": "o" if prefix == "validation/" else "."}
       values = smooth(epochs, values, smooth_epochs)
@@ -335,23 +317,25 @@ def losses(runs, *, smooth_epochs=50):
     plots.log_if_wide(
       ax, [v for line in ax.get_lines() for v in line.get_ydata()]
     )
-    ax.set_title(label)
+    ax.set_title(_name(label, each))
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"loss (mean over {smooth_epochs:g} epochs)")
+    if not _has_point(ax):
+      ax.set(xticks=[], yticks=[])
   for ax in axes.flat[len(series) :]:
     ax.remove()
   _legend_above(figure, axes.flat[: len(series)], ncols=2)
-  return figure
+  _save(figure, out_stem, stamp)
 
 
 @_for_print
-def collapse(runs):
+def collapse(runs, out_stem, *, stamp=""):
   """What tells a collapse of information, over training: for section 5.1.
 
-  Called as collapse(runs, out_stem, *, stamp=""). Panels: (a) effective rank,
-  (b) standard deviation and (c) correlation of the dimensions, all of
-  representations and embeddings; (d) the probes' ROC-AUC; singular values of
-  (e) representations and (f) embeddings, each set over its largest.
+  Of representations and of embeddings: (a) effective rank (RankMe), (b) mean
+  standard deviation and (c) mean absolute correlation of the dimensions; (d)
+  the probes' ROC-AUC; and the singular values, over the largest of them, of (e)
+  representations and (f) embeddings, which end at 1e-8, as float32 does.
 
   Args:
     runs: {method: {"metrics": path of metrics.jsonl or None, "spectra":
@@ -361,36 +345,37 @@ def collapse(runs):
   lines = _read_runs({label: run["metrics"] for label, run in runs.items()})
   styles = _styles(runs)
   figure, axes = plots.subplots(nrows=3, ncols=2, figsize=(WIDTH, 7.2))
-  for ax, (metric, title) in zip(axes.flat, COLLAPSE):
-    for label in runs:
-      for side, dashes in (("representation", "-"), ("embedding", _DASHES)):
-        epochs, values = _over_epochs(lines[label], f"{side}/{metric}")
-        style = styles[label] | _sparse(len(epochs))
-        ax.plot(epochs, values, linestyle=dashes, **style)
-    ax.set_title(title, loc="left")
-  for label, run in runs.items():
-    scores = sorted(run["scores"], key=lambda pair: pair[0])
-    for head, dashes in zip(HEADS, ("-", _DASHES)):
+  for dashed, (side, head) in enumerate(zip(SIDES, HEADS)):
+    for label, run in runs.items():
+      line = _line(styles[label], dashed)
+      for ax, (metric, _) in zip(axes.flat, COLLAPSE):
+        epochs, values = _series(lines[label], f"{side}/{metric}")
+        ax.plot(epochs, values, **line | _sparse(len(epochs)))
+      scores = sorted(run["scores"], key=lambda pair: pair[0])
       values = [_score(each, head, "roc_auc") for _, each in scores]
-      epochs = [epoch for epoch, _ in scores]
-      axes[1, 1].plot(epochs, values, linestyle=dashes, **styles[label])
+      axes[1, 1].plot([epoch for epoch, _ in scores], values, **line)
   axes[1, 1].set_title("(d) ROC-AUC of the probes (%)", loc="left")
+  for ax, (_, title) in zip(axes.flat, COLLAPSE):
+    ax.set_title(title, loc="left")
   for ax in axes[:2].flat:
     ax.set_xlabel("epoch")
+    if ax is not axes[0, 0]:
+      ax.sharex(axes[0, 0])
   _draw_spectra(axes[2], runs, styles)
   if not any(_has_point(ax) for ax in axes.flat):
     raise ValueError(
       f"None of the runs {list(runs)} has collapse metrics, spectra or scores: "
       "there is nothing to draw."
     )
-  handles = [_handle(label, **styles[label]) for label in runs]
-  for text, dashes in (
-    ("representation; (d): linear head", "-"),
-    ("embedding; (d): two-layer head", _DASHES),
-  ):
-    handles.append(_handle(text, linestyle=dashes))
-  figure.legend(handles=handles, loc="outside upper center", ncols=4)
-  return figure
+  handles = [
+    _handle(f"{label}: {SIDES[d]}; (d): {HEADS[head]} head", **_line(style, d))
+    for label, style in styles.items()
+    for d, head in enumerate(HEADS)
+  ]
+  figure.legend(
+    handles=handles, loc="outside upper center", ncols=min(2, len(runs))
+  )
+  _save(figure, out_stem, stamp)
 
 
 def smooth(epochs_N, values_N, width):
@@ -410,6 +395,13 @@ def smooth(epochs_N, values_N, width):
   counts = np.append(0, np.cumsum(finite_N))
   counts_N = np.maximum(1, counts[last_N] - counts[first_N])
   return np.where(finite_N, (sums[last_N] - sums[first_N]) / counts_N, np.nan)
+
+
+def _save(figure, out_stem, stamp):
+  if stamp:
+    figure.supxlabel(textwrap.fill(stamp, 115), fontsize=7, color="0.3")
+  for suffix in (".png", ".svg"):
+    plots.save(figure, f"{out_stem}{suffix}")
 
 
 def _score(scores, head, metric):
@@ -468,14 +460,22 @@ def _styles(names):
   }
 
 
-def _curve_style(style, source, head):
-  style = style | {"linestyle": "-" if head == "linear" else _DASHES}
-  if source == "scores":
-    return style | {"zorder": 3}
-  return style | {
-    "color": _pale(style["color"], 0.6),
+def _line(style, dashed):
+  """Options of a solid or dashed line, see METHOD_STYLES."""
+  color, *markers = style
+  return {
+    "color": color,
+    "marker": markers[dashed],
+    "linestyle": _DASHES if dashed else "-",
+  }
+
+
+def _of_thesis(line):
+  return line | {
+    "color": _pale(line["color"], 0.6),
     "linewidth": 0.8,
     "markerfacecolor": "white",
+    "zorder": 1.9,  # below ours
   }
 
 
@@ -527,49 +527,55 @@ def _sparse(count, offset=0):
 
 
 def _read_runs(runs):
-  """{label: the lines of its metrics.jsonl, none if the path is None}."""
+  """{label: [(epoch, line of metrics.jsonl)]}, empty if the path is None."""
   return {
-    label: [] if path is None else plots.read_metrics(path)
+    label: [] if path is None else _with_epochs(path)
     for label, path in runs.items()
   }
 
 
-def _over_epochs(lines, key):
-  """Epochs and values of a metric; a null is nan.
+def _with_epochs(path):
+  """The lines of a run, each with its epoch.
 
-  Only lines of training have an epoch: the others' follows from their step,
-  since the two are proportional.
+  Only lines of training have one: the others' follows from their step, since
+  the two are proportional.
   """
-  points = [line for line in lines if key in line]
-  if not points:
-    return np.empty(0), np.empty(0)
-  timed = [line for line in lines if line.get("train/epoch") and line["step"]]
-  if not timed:
+  lines = plots.read_metrics(path)
+  timed = [line for line in lines if line.get("train/epoch")]
+  if lines and not timed:
     raise ValueError(
-      f"The metrics.jsonl with {key} has no line of training with train/epoch, "
-      "so its steps cannot be told in epochs: give that of a pretraining."
+      f"{path} has no line with train/epoch, so its steps cannot be told in "
+      "epochs: give the metrics.jsonl of a pretraining."
     )
-  epochs_per_step = timed[-1]["train/epoch"] / timed[-1]["step"]
-  return (
-    np.array([line["step"] * epochs_per_step for line in points]),
-    np.array([math.nan if line[key] is None else line[key] for line in points]),
-  )
+  return [
+    (line["step"] * timed[-1]["train/epoch"] / timed[-1]["step"], line)
+    for line in lines
+  ]
+
+
+def _series(lines, key):
+  """Arrays of a metric's epochs and values; a null is nan."""
+  points = [
+    (epoch, math.nan if line[key] is None else line[key])
+    for epoch, line in lines
+    if key in line
+  ]
+  return np.array(points, float).reshape(-1, 2).T
 
 
 def _draw_cells(ax, scores_YxX):
   """Coloured cells with their scores; the drawn image, of 0 to 1."""
   from matplotlib.patches import Rectangle
 
-  low_X = np.nanmin(scores_YxX, axis=0, initial=np.inf)
-  high_X = np.nanmax(scores_YxX, axis=0, initial=-np.inf)
+  missing_YxX = np.isnan(scores_YxX)
+  low_X = np.where(missing_YxX, np.inf, scores_YxX).min(axis=0)
+  high_X = np.where(missing_YxX, -np.inf, scores_YxX).max(axis=0)
   span_X = np.where(high_X > low_X, high_X - low_X, np.nan)
   image = ax.pcolormesh(
     np.ma.masked_invalid((scores_YxX - low_X) / span_X),
     cmap="cividis",
     vmin=0,
     vmax=1,
-    edgecolors="white",
-    linewidth=0.8,
   )
   colors_YxXx4 = image.cmap(image.norm(image.get_array()))
   for (b, a), score in np.ndenumerate(scores_YxX):
@@ -585,6 +591,9 @@ def _draw_cells(ax, scores_YxX):
       text = {"ha": "center", "va": "center", "fontsize": 7}
       ax.text(a + 0.5, b + 0.5, f"{score:.2f}", color=color, **text)
   ax.grid(False)
+  for drawn, count in ((ax.axhline, len(scores_YxX)), (ax.axvline, len(low_X))):
+    for place in range(1, count):
+      drawn(place, color="white", linewidth=0.8)
   return image
 
 
@@ -592,9 +601,9 @@ def _draw_spectra(axes, runs, styles):
   """Singular values by rank, paler the earlier; legends of epochs below."""
   epochs = sorted({epoch for run in runs.values() for epoch in run["spectra"]})
   shades = dict(zip(epochs, np.linspace(0.3, 1, len(epochs) + 1)[1:]))
-  for ax, side, title in zip(axes, (0, 1), ("representations", "embeddings")):
+  for side, ax in enumerate(axes):
     for label, run in runs.items():
-      style = styles[label]
+      line = _line(styles[label], side)
       for epoch in sorted(run["spectra"]):
         values = np.asarray(run["spectra"][epoch][side], float)
         values = values[values > 0]  # a zero has no place on the axis
@@ -603,27 +612,33 @@ def _draw_spectra(axes, runs, styles):
         ax.plot(
           np.arange(1, len(values) + 1),
           values / values.max(initial=0),
-          color=_pale(style["color"], shades[epoch]),
-          marker=style["marker"],
+          color=_pale(line["color"], shades[epoch]),
+          marker=line["marker"],
           markevery=marked.tolist(),
           markersize=3,
           linewidth=1,
         )
-    ax.set_title(f"({'ef'[side]}) singular values of {title}", loc="left")
+    ax.set_title(
+      f"({'ef'[side]}) singular values of {SIDES[side]}s", loc="left"
+    )
     ax.set_xlabel("rank of the singular value")
     ax.set_ylabel("over the largest")
     if _has_point(ax):
       ax.set_xscale("log")
       ax.set_yscale("log")
+      ax.set_ylim(bottom=max(1e-8, ax.get_ylim()[0]))
       ax.legend(
         handles=[
-          _handle(f"epoch {epoch:g}", color=_pale("black", shade))
+          _handle(f"{epoch:g}", color=_pale("black", shade))
           for epoch, shade in shades.items()
         ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.28),
-        ncols=3,
-        handlelength=1.6,
+        ncols=5,
+        title="epoch",
+        columnspacing=0.9,
+        handlelength=1.2,
+        handletextpad=0.4,
       )
 
 
@@ -632,6 +647,12 @@ def _pale(color, strength):
   from matplotlib.colors import to_rgb
 
   return tuple(1 - strength * (1 - c) for c in to_rgb(color))
+
+
+def _name(label, each):
+  """A run's label, told apart where no series of it has a point."""
+  found = any(len(epochs) for epochs, _ in each)
+  return str(label) if found else f"{label} (no data)"
 
 
 def _has_point(ax):

@@ -146,18 +146,18 @@ def _stream(config, repeats):
   clips = batches * config.batch_size
   views = clips * configs.VIEWS
   sizes = []
+  # One graph and one iterator for all epochs, as in training: what a round
+  # takes is a steady stream, without the seconds that it takes to begin.
+  stream = input_pipeline.train_views(prepared, config)
 
-  def stream():
-    # From step 0 every time, so that the views are those of `ops`.
-    iterator = input_pipeline.train_views(prepared, config)
-    for batch in itertools.islice(iterator, batches):
+  def run_stream():
+    for batch in itertools.islice(stream, batches):
       sizes.append(batch.nbytes / len(batch))
 
-  runs = {"pipeline": stream, "ops": _ops(prepared, config, clips)}
-  for run_views in runs.values():
-    run_views()
-  times = timing.take_turns(runs, repeats)
-  taken, ops = times["pipeline"], times["ops"]
+  # One after the other, as what reads ahead for one would be counted for both.
+  taken = _rounds(run_stream, repeats)
+  stream.close()
+  ops = _rounds(_ops(prepared, config, clips, repeats + 1), repeats)
   return {
     "views_per_s": timing.spread([views / t.wall for t in taken]),
     "cpu_ms_per_view": timing.spread([1e3 * t.cpu / views for t in taken]),
@@ -168,25 +168,37 @@ def _stream(config, repeats):
   }
 
 
-def _ops(prepared, config, clips, see=lambda x_VxT: None):
-  """Runs the augmentations of the first epoch's views, held in memory."""
+def _rounds(run, repeats) -> list[timing.Time]:
+  """Times of all rounds but the first."""
+  return timing.take_turns({"": run}, repeats + 1)[""][1:]
+
+
+def _ops(prepared, config, clips, epochs, see=lambda x_VxT: None):
+  """A function that augments the views of an epoch, held in memory.
+
+  At each call those of the next epoch, of `epochs` in all.
+  """
   import tensorflow as tf
 
   from vicreg_jax import audio, augment, input_pipeline
 
-  epoch = tf.zeros([], tf.int64)
-  raw = input_pipeline.raw_crops(prepared, config, config.train_splits, epoch)
-  rows = list(raw.take(clips).as_numpy_iterator())
+  rows = []
+  for epoch in range(epochs):
+    raw = input_pipeline.raw_crops(
+      prepared, config, config.train_splits, tf.constant(epoch, tf.int64)
+    )
+    rows += raw.take(clips).as_numpy_iterator()
   x_NxVxT = np.stack(
     [
       [audio.from_int16(np.frombuffer(pcm, "<i2")) for pcm in raw_V]
       for raw_V, _, _ in rows
     ]
   )
-  number_N = np.array([number for _, number, _ in rows])
+  number_N, epoch_N = (np.array(values) for values in list(zip(*rows))[1:])
   chain = config.augment.to_dict()
 
-  def views(x_VxT, number):
+  @tf.autograph.experimental.do_not_convert
+  def views(x_VxT, number, epoch):
     return tuple(
       augment.augment(
         x_VxT[v],
@@ -197,13 +209,15 @@ def _ops(prepared, config, clips, see=lambda x_VxT: None):
       for v in range(configs.VIEWS)
     )
 
-  examples = tf.data.Dataset.from_tensor_slices((x_NxVxT, number_N))
-  examples = examples.map(
-    views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  examples = tf.data.Dataset.from_tensor_slices((x_NxVxT, number_N, epoch_N))
+  stream = iter(
+    examples.map(
+      views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
   )
 
   def run_views():
-    for x_V in examples:
+    for x_V in itertools.islice(stream, clips):
       see(x_V)
 
   return run_views

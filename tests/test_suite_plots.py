@@ -1,0 +1,532 @@
+"""The thesis's figures show the rows and the runs' files."""
+
+import json
+import math
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from vicreg_jax import plots, suite_plots
+
+SMOKE = "smoke scale: says nothing about the thesis"
+
+
+@pytest.fixture
+def saved(monkeypatch):
+  """The figures given to be saved, each once and laid out, not written."""
+  figures = []
+
+  def save(figure, path):
+    if str(path).endswith(".png"):
+      figure.draw_without_rendering()
+      figures.append(figure)
+
+  monkeypatch.setattr(plots, "save", save)
+  return figures
+
+
+def scores(linear=None, mlp=None):
+  """From (ROC-AUC, PR-AUC) of each head; a head without is absent."""
+  pairs = {"linear": linear, "mlp": mlp}
+  return {
+    head: dict(zip(("roc_auc", "pr_auc"), pair))
+    for head, pair in pairs.items()
+    if pair
+  }
+
+
+def row(ours, thesis=None, **labels):
+  return {"labels": labels, "scores": ours, "thesis": thesis}
+
+
+def curves():
+  """Rows out of order, one failed, one without its two-layer head."""
+  return [
+    row(scores((83, 33), (93, 43)), method="CLMR", epochs=3000),
+    row(scores((81, 31), (91, 41)), method="CLMR", epochs=300),
+    row(None, scores((72, 22), (73, 23)), method="CLMR", epochs=1000),
+    row(scores((61, 21)), method="VICReg", epochs=300),
+    row(scores((62, 22), (64, 24)), method="VICReg", epochs=3000),
+  ]
+
+
+def drawn(ax):
+  """{label: (x, y)} of the lines, nan as None."""
+  return {
+    line.get_label(): [
+      [None if math.isnan(v) else v for v in np.asarray(values, float)]
+      for values in line.get_data()
+    ]
+    for line in ax.get_lines()
+  }
+
+
+def legend(figure):
+  (found,) = figure.legends
+  return [text.get_text() for text in found.get_texts()]
+
+
+def write(path, lines):
+  path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+  return path
+
+
+def test_score_curves_show_the_rows(saved):
+  suite_plots.score_curves(
+    curves(), "unused", x="epochs", x_label="epochs of FMA", group="method"
+  )
+  roc, pr = saved[0].axes
+  assert drawn(roc) == {
+    "CLMR, linear": [[300, 1000, 3000], [81, None, 83]],
+    "CLMR, two-layer": [[300, 1000, 3000], [91, None, 93]],
+    "CLMR, linear, thesis": [[300, 1000, 3000], [None, 72, None]],
+    "CLMR, two-layer, thesis": [[300, 1000, 3000], [None, 73, None]],
+    "VICReg, linear": [[300, 3000], [61, 62]],
+    "VICReg, two-layer": [[300, 3000], [None, 64]],
+  }
+  assert drawn(pr)["CLMR, two-layer"] == [[300, 1000, 3000], [41, None, 43]]
+  assert legend(saved[0]) == list(drawn(roc))
+  assert [ax.get_ylabel() for ax in (roc, pr)] == ["ROC-AUC (%)", "PR-AUC (%)"]
+  assert [ax.get_xlabel() for ax in (roc, pr)] == ["epochs of FMA"] * 2
+  for ax in (roc, pr):
+    assert ax.get_xticks().tolist() == [300, 1000, 3000]
+    assert ax.get_xscale() == "linear"
+
+
+def test_curves_differ_by_more_than_colour(saved):
+  rows = curves()
+  for each in rows:
+    each["thesis"] = scores((70, 20), (71, 21))
+  suite_plots.score_curves(
+    rows, "unused", x="epochs", x_label="", group="method"
+  )
+  lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
+  assert lines["CLMR, linear"].get_color() == plots.RED
+  assert lines["VICReg, two-layer"].get_color() == plots.BLUE
+  seen = set()
+  for label, line in lines.items():
+    assert line.is_dashed() == ("two-layer" in label)
+    is_open = line.get_markerfacecolor() == "white"
+    assert is_open == ("thesis" in label)
+    seen.add((line.get_marker(), is_open))  # of a lone point no line is seen
+  assert len(seen) == len(lines) == 8
+
+
+def test_ticks_do_not_touch(saved):
+  """Labels' boxes as laid out, on a linear and on a logarithmic axis."""
+  batches = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
+  rows = [row(scores((b, b), (b + 1, b)), batch_size=b) for b in batches]
+  epochs = (300, 1000, 3000, 5000, 8000)
+  far = [row(scores((1, 2)), batch_size=e) for e in epochs]
+  near = [row(scores((1, 2)), batch_size=32 * 2**k) for k in range(5)]
+  for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
+    suite_plots.score_curves(
+      case, "unused", x="batch_size", x_label="", log_x=log_x
+    )
+    for ax in saved[-1].axes:
+      texts = ax.get_xticklabels()
+      assert len(texts) == len(case)
+      ends = []
+      for text in texts:
+        box = text.get_window_extent()
+        # Of an upright text's line, digits fill three quarters.
+        ink = 0.75 * text.get_fontsize() * saved[-1].dpi / 72
+        half = (ink if text.get_rotation() else box.width) / 2
+        ends += [(box.x0 + box.x1) / 2 - half, (box.x0 + box.x1) / 2 + half]
+      assert ends == sorted(ends)
+    assert ax.get_xscale() == ("log" if log_x else "linear")
+  assert ax.get_xticklabels()[0].get_rotation() == 0  # where there is room
+
+
+def test_lines_of_any_label(saved):
+  rows = [
+    row(scores((80 + d, 30)), size=d, loss=loss)
+    for d in (1, 2)
+    for loss in ("paper", "release", "VICReg")
+  ]
+  suite_plots.score_curves(rows, "unused", x="size", x_label="", group="loss")
+  lines = saved[0].axes[0].get_lines()
+  assert [line.get_label() for line in lines] == [
+    "paper, linear",
+    "release, linear",
+    "VICReg, linear",
+  ]
+  assert len({line.get_color() for line in lines}) == 3
+  assert lines[2].get_color() == plots.BLUE
+
+
+def grid():
+  return [
+    row(scores((1, pr), (1, pr + 2)), batch_size=batch, size=size)
+    for (batch, size), pr in {
+      (512, 32): 24.0,
+      (64, 32): 20.0,
+      (256, 32): 21.0,
+      (64, 128): 30.0,
+      (256, 128): 40.0,
+      (512, 512): 33.0,
+    }.items()
+  ] + [row(None, batch_size=512, size=128)]
+
+
+def test_heat_maps_normalise_each_column(saved):
+  suite_plots.heat_maps(grid(), "unused", x="size", y="batch_size")
+  linear, two_layer, bar = saved[0].axes
+  for ax, more in ((linear, 0), (two_layer, 2)):
+    cells_YxX = ax.collections[0].get_array()
+    # Upwards 64, 256 and 512; a lone value in its column has no colour.
+    np.testing.assert_array_equal(
+      cells_YxX.filled(-1), [[0, 0, -1], [0.25, 1, -1], [1, -1, -1]]
+    )
+    texts = {t.get_position(): t.get_text() for t in ax.texts}
+    assert texts == {
+      (0.5, 0.5): f"{20 + more}.00",
+      (0.5, 1.5): f"{21 + more}.00",
+      (0.5, 2.5): f"{24 + more}.00",
+      (1.5, 0.5): f"{30 + more}.00",
+      (1.5, 1.5): f"{40 + more}.00",
+      (2.5, 2.5): f"{33 + more}.00",
+    }
+    hatched = {p.get_xy() for p in ax.patches if p.get_hatch()}
+    assert hatched == {(1, 2), (2, 0), (2, 1)}
+    assert [p.get_xy() for p in ax.patches if not p.get_hatch()] == [(2, 2)]
+    names = [t.get_text() for t in ax.get_xticklabels()]
+    assert names == ["32", "128", "512"]
+    assert ax.get_xlabel() == "size"
+  assert [t.get_text() for t in linear.get_yticklabels()] == [
+    "64",
+    "256",
+    "512",
+  ]
+  assert not linear.yaxis_inverted()  # the largest batch on top
+  assert linear.get_ylabel() == "batch size"
+  assert linear.get_title() == "linear head"
+  assert two_layer.get_title() == "two-layer head"
+  assert "(value - column minimum)" in bar.get_xlabel()
+
+
+def contrast(a, b):
+  """Ratio of two colours' luminances (WCAG 2.1)."""
+  from matplotlib.colors import to_rgb
+
+  def luminance(color):
+    rgb = np.array(to_rgb(color))
+    linear = np.where(
+      rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4
+    )
+    return linear @ (0.2126, 0.7152, 0.0722) + 0.05
+
+  high, low = sorted((luminance(a), luminance(b)), reverse=True)
+  return high / low
+
+
+def test_heat_maps_are_readable(saved):
+  rows = [row(scores((1, k / 4)), batch_size=k, size=32) for k in range(1, 22)]
+  suite_plots.heat_maps(rows, "unused", x="size", y="batch_size")
+  ax = saved[0].axes[0]
+  image = ax.collections[0]
+  cells_Kx4 = image.cmap(image.norm(image.get_array()))[:, 0]
+  for text, cell in zip(ax.texts, cells_Kx4):
+    assert contrast(text.get_color(), cell[:3]) > 4.5
+  assert {text.get_color() for text in ax.texts} == {"black", "white"}
+  # The other panel has no score at all, and is drawn.
+  assert len(saved[0].axes[1].patches) == len(rows)
+  assert not saved[0].axes[1].texts
+
+
+def dots(ax):
+  """{(row, marker, filled): (value, (low, high) of its error bar or None)}"""
+  found = {}
+  for container in ax.containers:
+    line, _, bars = container.lines
+    ((value,), (height,)) = line.get_data()
+    if not math.isnan(value):
+      ends = [tuple(bar.get_segments()[0][:, 0]) for bar in bars]
+      key = (round(height), line.get_marker(), line.get_fillstyle() == "full")
+      found[key] = (value, ends[0] if ends else None)
+  return found
+
+
+def test_score_dots_show_rows_and_spread(saved):
+  rows = [
+    row(scores((80, 30), (82, 32)), scores((81, 31)), method="CLMR", data="A"),
+    row(None, scores((84, 34), (85, 35)), method="VICReg", data="B"),
+    row(scores((70, 20)), method="untrained", data="B"),
+  ]
+  rows[0]["spread"] = scores((0.5, 0.25))
+  suite_plots.score_dots(rows, "unused")
+  roc, pr = saved[0].axes
+  assert dots(roc) == {
+    (0, "o", True): (80, (79.5, 80.5)),
+    (0, "s", True): (82, None),
+    (0, "o", False): (81, None),
+    (1, "o", False): (84, None),
+    (1, "s", False): (85, None),
+    (2, "o", True): (70, None),
+  }
+  assert dots(pr)[0, "o", True] == (30, (29.75, 30.25))
+  assert [t.get_text() for t in roc.get_yticklabels()] == [
+    "CLMR, A",
+    "VICReg, B",
+    "untrained, B",
+  ]
+  assert roc.yaxis_inverted()  # the first row on top
+  assert [ax.get_xlabel() for ax in (roc, pr)] == ["ROC-AUC (%)", "PR-AUC (%)"]
+  assert legend(saved[0]) == [
+    "linear",
+    "two-layer",
+    "linear, thesis",
+    "two-layer, thesis",
+  ]
+  colors = [c.lines[0].get_color() for c in roc.containers]
+  assert colors[0] == plots.RED and colors[4] == plots.BLUE
+  assert colors[8] not in (plots.RED, plots.BLUE)
+
+
+def test_score_dots_of_another_metric(saved):
+  rows = [
+    row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
+    row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
+  ]
+  suite_plots.score_dots(rows, "unused", metrics=("accuracy",))
+  (ax,) = saved[0].axes
+  assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
+  assert ax.get_xlabel() == "accuracy (%)"
+  assert legend(saved[0]) == ["linear", "two-layer"]
+
+
+def training(steps, per_epoch, **metrics):
+  """Lines of training: each metric a function of the epoch."""
+  return [
+    {"step": s, "train/epoch": s / per_epoch}
+    | {f"train/{name}": f(s / per_epoch) for name, f in metrics.items()}
+    for s in steps
+  ]
+
+
+def test_loss_terms_over_epochs(saved, tmp_path):
+  terms = {
+    "invariance": lambda e: 1 + e,
+    "variance": lambda e: None if e == 1 else 2.0**-e,
+    "covariance": lambda e: 10.0 ** (3 - e),
+  }
+  runs = {
+    "64": write(tmp_path / "a.jsonl", training(range(2, 9, 2), 4, **terms)),
+    "128": None,
+    "256": write(tmp_path / "b.jsonl", training((2, 4), 2, **terms)),
+  }
+  suite_plots.loss_terms(runs, "unused")
+  invariance, variance, covariance = saved[0].axes
+  epochs = [0.5, 1, 1.5, 2]
+  assert drawn(invariance) == {
+    "64": [epochs, [1.5, 2, 2.5, 3]],
+    "128 (no data)": [[], []],
+    "256": [[1, 2], [2, 3]],
+  }
+  assert drawn(variance)["64"] == [epochs, [2**-0.5, None, 2**-1.5, 0.25]]
+  assert drawn(covariance)["256"] == [[1, 2], [100, 10]]
+  scales = [ax.get_yscale() for ax in saved[0].axes]
+  assert scales == ["linear", "linear", "log"]
+  labels = [ax.get_ylabel() for ax in saved[0].axes]
+  assert labels == ["invariance", "variance", "covariance"]
+  assert legend(saved[0]) == ["64", "128 (no data)", "256"]
+  assert saved[0].legends[0].get_title().get_text() == "batch size"
+  # In order from dark to light, told apart by markers too.
+  lines = invariance.get_lines()
+  lightness = [sum(line.get_color()[:3]) for line in lines]
+  assert lightness == sorted(lightness) and len(set(lightness)) == 3
+  assert len({line.get_marker() for line in lines}) == 3
+
+
+def test_smooth_is_the_mean_of_a_centred_window():
+  rng = np.random.default_rng(0)
+  epochs_N = np.cumsum(rng.uniform(0.1, 20, 60))
+  values_N = rng.normal(size=60)
+  values_N[[0, 7, 8, 30]] = np.nan
+  expected = []
+  for epoch, value in zip(epochs_N, values_N):
+    near = [
+      v
+      for e, v in zip(epochs_N, values_N)
+      if abs(e - epoch) <= 25 and not math.isnan(v)
+    ]
+    expected.append(math.nan if math.isnan(value) else np.mean(near))
+  np.testing.assert_allclose(
+    suite_plots.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
+  )
+  # Every 20 epochs, as the thesis validates: over three values each.
+  np.testing.assert_allclose(
+    suite_plots.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
+  )
+  # Neighbours exactly half a window away count, whatever the rounding.
+  tenths = [step * 0.1 for step in range(5)]
+  np.testing.assert_allclose(
+    suite_plots.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
+  )
+
+
+def test_losses_are_smoothed_over_epochs(saved, tmp_path):
+  # Validation has no epoch of its own: step 40 is epoch 20.
+  lines = training(range(20, 161, 20), 2, loss=lambda e: e) + [
+    {"step": s, "validation/loss": v}
+    for s, v in ((40, 3), (80, 9), (120, 6), (160, 0))
+  ]
+  runs = {"CLMR": write(tmp_path / "a.jsonl", lines), "VICReg": None}
+  suite_plots.losses(runs, "unused")
+  clmr, vicreg = saved[0].axes
+  epochs = [10, 20, 30, 40, 50, 60, 70, 80]
+  assert drawn(clmr) == {
+    "training": [epochs, [20, 25, 30, 40, 50, 60, 65, 70]],
+    "validation": [[20, 40, 60, 80], [6, 6, 5, 3]],
+  }
+  assert clmr.get_title() == "CLMR"
+  assert vicreg.get_title() == "VICReg (no data)"
+  assert clmr.get_xlabel() == "epoch"
+  assert legend(saved[0]) == ["training", "validation"]
+  suite_plots.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
+  (ax,) = saved[1].axes
+  assert drawn(ax)["validation"] == [[20, 40, 60, 80], [3, 9, 6, 0]]
+
+
+def collapse_runs(tmp_path):
+  lines = training((2, 4), 2, loss=lambda e: e) + [
+    {
+      "step": step,
+      "representation/effective_rank": 10 * step,
+      "representation/std": 0.1 * step,
+      "representation/mean_abs_correlation": None,
+      "embedding/effective_rank": 5 * step,
+      "embedding/std": 0.2 * step,
+      "embedding/mean_abs_correlation": 0.3,
+    }
+    for step in (2, 4)
+  ]
+  return {
+    "CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]},
+    "VICReg": {
+      "metrics": write(tmp_path / "collapse.jsonl", lines),
+      "spectra": {
+        2: ([8.0, 4.0, 0.0], [6.0, 3.0]),
+        1: (np.array([2.0, 2.0, 1.0]), [1.0, 1e-12]),
+      },
+      "scores": [(3, scores((82, 1), (84, 1))), (1, scores((81, 1)))],
+    },
+  }
+
+
+def test_collapse_shows_metrics_scores_and_spectra(saved, tmp_path):
+  suite_plots.collapse(collapse_runs(tmp_path), "unused")
+  rank, std, correlation, probes, y_spectra, z_spectra = saved[0].axes
+
+  def solid_and_dashed(ax):
+    lines = [line for line in ax.get_lines() if line.get_color() == plots.BLUE]
+    assert [line.is_dashed() for line in lines] == [False, True]
+    return [np.array(line.get_data(), float).tolist() for line in lines]
+
+  assert solid_and_dashed(rank) == [[[1, 2], [20, 40]], [[1, 2], [10, 20]]]
+  assert solid_and_dashed(std) == [[[1, 2], [0.2, 0.4]], [[1, 2], [0.4, 0.8]]]
+  solid, dashed = solid_and_dashed(correlation)
+  assert np.isnan(solid[1]).all() and dashed == [[1, 2], [0.3, 0.3]]
+  solid, dashed = solid_and_dashed(probes)
+  assert solid == [[1, 3], [81, 82]]
+  assert math.isnan(dashed[1][0]) and dashed[1][1] == 84
+  # Sorted by epoch, over the largest, zeros left out; later is darker.
+  early, late = y_spectra.get_lines()
+  np.testing.assert_array_equal(early.get_data(), [[1, 2, 3], [1, 1, 0.5]])
+  np.testing.assert_array_equal(late.get_data(), [[1, 2], [1, 0.5]])
+  assert sum(early.get_color()) > sum(late.get_color())
+  early, late = z_spectra.get_lines()
+  np.testing.assert_array_equal(early.get_data(), [[1, 2], [1, 1e-12]])
+  np.testing.assert_array_equal(late.get_data(), [[1, 2], [1, 0.5]])
+  for ax in (y_spectra, z_spectra):
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    epochs = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert epochs == ["1", "2"]
+  assert z_spectra.get_ylim()[0] == pytest.approx(1e-8)
+  # The panels over epochs have one axis, as wide as the widest needs.
+  for ax in (rank, std, correlation, probes):
+    assert ax.get_xlim() == rank.get_xlim()
+  assert 2.9 < rank.get_xlim()[1] < 3.2
+  assert legend(saved[0]) == [
+    "CLMR: representation; (d): linear head",
+    "CLMR: embedding; (d): two-layer head",
+    "VICReg: representation; (d): linear head",
+    "VICReg: embedding; (d): two-layer head",
+  ]
+
+
+def test_files_are_the_same_bytes_each_time(tmp_path):
+  import matplotlib
+
+  before = dict(matplotlib.rcParams)
+  for name in ("a", "b"):
+    suite_plots.heat_maps(
+      grid(), tmp_path / name, x="size", y="batch_size", stamp=SMOKE
+    )
+    suite_plots.score_dots(curves(), f"{tmp_path}/dots_{name}", stamp=SMOKE)
+  for stem in ("", "dots_"):
+    for suffix in (".png", ".svg"):
+      a = (tmp_path / f"{stem}a{suffix}").read_bytes()
+      assert a == (tmp_path / f"{stem}b{suffix}").read_bytes()
+  svg = xml.etree.ElementTree.parse(tmp_path / "a.svg")
+  assert svg.getroot().attrib["width"] == "468pt"  # 6.5 inches
+  assert not [e for e in svg.iter() if e.tag.endswith("}date")]
+  assert dict(matplotlib.rcParams) == before
+
+
+def test_nothing_is_clipped_or_covered(saved, tmp_path):
+  """The stamp is below, the legend above all panels, all within the page."""
+  suite_plots.score_curves(
+    curves(), "unused", x="epochs", x_label="e", group="method", stamp=SMOKE
+  )
+  suite_plots.score_dots(curves(), "unused", stamp=SMOKE)
+  suite_plots.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
+  for figure in saved:
+    (found,) = figure.legends
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    page = figure.bbox
+    stamp = next(t for t in figure.texts if t.get_text() == SMOKE)
+    assert stamp.get_fontsize() == 7
+    stamp = stamp.get_window_extent()
+    assert page.y0 <= stamp.y0 and stamp.y1 <= min(b.y0 for b in boxes)
+    box = found.get_window_extent()
+    assert box.y1 <= page.y1 and box.y0 >= max(b.y1 for b in boxes)
+    assert page.x0 <= box.x0 and box.x1 <= page.x1
+    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 for b in boxes)
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+  out = tmp_path / "a"
+  failed = [row(None, method="CLMR", epochs=1)]
+  with pytest.raises(ValueError, match="None of the 1 rows has a score"):
+    suite_plots.score_curves(failed, out, x="epochs", x_label="")
+  with pytest.raises(ValueError, match=r"has a score in \['pr_auc'\]"):
+    suite_plots.heat_maps(failed, out, x="epochs", y="method")
+  with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
+    suite_plots.score_dots([], out, metrics=("accuracy",))
+  with pytest.raises(ValueError, match=r"\['f1'\] cannot be drawn: .*roc_auc"):
+    suite_plots.score_dots(curves(), out, metrics=("f1",))
+  for draw in (suite_plots.loss_terms, suite_plots.losses):
+    with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
+      draw({"64": None}, out)
+  runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
+  with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
+    suite_plots.collapse(runs, out)
+  assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_named(tmp_path):
+  out = tmp_path / "a"
+  with pytest.raises(ValueError, match=r"'CLMR'.* has no label 'size'"):
+    suite_plots.score_curves(curves(), out, x="size", x_label="")
+  twice = [*curves(), row(scores((1, 2)), method="CLMR", epochs=300, seed=1)]
+  with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
+    suite_plots.score_curves(twice, out, x="epochs", x_label="", group="method")
+  untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
+  with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
+    suite_plots.losses({"CLMR": untimed}, out)
+  with pytest.raises(ValueError, match=r"Cannot read .*none\.jsonl"):
+    suite_plots.losses({"CLMR": tmp_path / "none.jsonl"}, out)
+  with pytest.raises(ValueError, match=r"Cannot write .*m\.jsonl.a\.png"):
+    suite_plots.score_dots(curves(), untimed / "a")
