@@ -28,17 +28,20 @@ def shrink(config, data_dir):
   config.data.dir = data_dir
   config.data.sizes = SIZES
   config.data.clip_seconds = 0.2
-  if config.job == "pretrain":
+  if config.job in configs.TRAINING:
     config.data.crop = 243
     config.model.blocks = 4
     config.model.width = 0.0625
     config.model.representation_size = 16
-    config.model.projector = (24, 20)
     config.dtype = "float32"
     config.batch_size = 8
     config.steps = 5
     config.log_every_steps = 1
+  if config.job == "pretrain":
+    config.model.projector = (24, 20)
     config.eval_every_epochs = 1.0
+  if config.job == "supervised":
+    config.encode_batch_size = 8
   if "probe" in config:
     config.probe.max_epochs = 3
     config.probe.batch_size = 8

@@ -11,11 +11,11 @@ LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"cli", "plots", "thesis", "writer"},
-  {"config", "datasets", "study", "suite_plots"},
+  {"config", "datasets", "scores", "study", "suite_plots"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed", "loop"},
-  {"aot", "pretrain", "prepare", "probe"},
+  {"aot", "pretrain", "prepare", "probe", "supervised"},
   {"benchmarks", "main"},
   {"bench", "suite"},
 ]
@@ -69,6 +69,7 @@ def test_no_config_key_is_dead():
     configs.base_probe,
     configs.base_embed,
     configs.base_prepare,
+    configs.base_supervised,
   ):
     for key in keys(base().to_dict()):
       assert re.search(rf'\.{key}\b|"{key}"', text), key

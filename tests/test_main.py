@@ -53,17 +53,21 @@ def test_config_loads_validates_and_traces(path):
   if "checkpoint" in config and config.job != "pretrain":
     config.checkpoint = "runs/some"
   configs.validate(config)
-  if config.job != "pretrain":
+  if config.job not in configs.TRAINING:
     return
   clips = NUM_CLIPS.get(config.data.name, 100)
   tx = steps.make_optimizer(config, configs.durations(config, clips))
-  views = jax.ShapeDtypeStruct(
-    (config.batch_size, 2, config.data.crop), np.float32
-  )
-  state = jax.eval_shape(lambda: steps.init_state(config, tx))
-  after, scalars = jax.eval_shape(
-    lambda s, v: steps.train_step(config, tx, s, v), state, views
-  )
+  init = functools.partial(steps.init_state, config, tx)
+  step = functools.partial(steps.train_step, config, tx)
+  shape = (config.batch_size, 2, config.data.crop)
+  batch = jax.ShapeDtypeStruct(shape, np.float32)
+  if config.job == "supervised":
+    init = functools.partial(steps.init_supervised, config, tx, 50)
+    step = functools.partial(steps.supervised_step, config, tx, False)
+    crops = jax.ShapeDtypeStruct(shape[::2], np.float32)
+    batch = crops, jax.ShapeDtypeStruct((config.batch_size, 50), np.uint8)
+  state = jax.eval_shape(init)
+  after, scalars = jax.eval_shape(step, state, batch)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )
@@ -84,6 +88,11 @@ def test_recipes_of_the_thesis():
   rate = steps.make_schedule(clmr, configs.durations(clmr, 25_000))
   assert (clmr.batch_size, rate(0), rate(9999)) == (256, 3e-4, 3e-4)
   assert clmr.loss.temperature == 0.5
+  labels = load(ROOT / "configs/supervised_mtat.py").get_config()
+  d = configs.durations(labels, NUM_CLIPS["magnatagatune"])
+  assert (labels.batch_size, d.per_epoch, d.eval_every) == (48, 389, 389)
+  rate = steps.make_schedule(labels, d)
+  assert (labels.model.dropout, rate(0), rate(9999)) == (0.5, 3e-4, 3e-4)
 
 
 def test_flags_of_the_readme_exist():
@@ -231,7 +240,7 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
   assert f"{tmp_path}/nowhere: not the workdir" in error_of(config, tmp_path)
   (tmp_path / "config.json").write_text('{"job": "probe"}')
   config.checkpoint = str(tmp_path)
-  assert "not a pretraining's" in error_of(config, tmp_path)
+  assert "not a training's" in error_of(config, tmp_path)
   (tmp_path / "config.json").write_text('{"job": ')
   assert "config.json cannot be read" in error_of(config, tmp_path)
   quickstart = load(ROOT / "configs/quickstart.py").get_config()

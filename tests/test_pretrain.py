@@ -36,7 +36,7 @@ def lines_of(workdir):
 
 def header_of(config, prepared):
   clips = input_pipeline.num_train_clips(prepared, config)
-  return pretrain._header(config, prepared, configs.durations(config, clips))
+  return loop.header(config, prepared, configs.durations(config, clips))
 
 
 def assert_same(a, b):
@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_should(unbroken):
   assert saved["batch_size"] == 8
   assert sorted(os.listdir(workdir / "checkpoints")) == ["3", "5"]
   assert list((workdir / "tb").iterdir())
-  assert os.path.getsize(pretrain.figure(str(workdir))) > 10_000
+  assert os.path.getsize(loop.figure(str(workdir))) > 10_000
   assert int(state.step) == 5
 
 

@@ -10,7 +10,15 @@ import sklearn.linear_model
 import sklearn.metrics
 
 from vicreg_jax import config as configs
-from vicreg_jax import embed, input_pipeline, mesh, optim, pretrain, probe
+from vicreg_jax import (
+  embed,
+  input_pipeline,
+  mesh,
+  optim,
+  pretrain,
+  probe,
+  scores,
+)
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
 
@@ -51,7 +59,7 @@ def test_probing_writes_all_heads(probing, tmp_path):
       results[head]["roc_auc"], abs=1e-3
     )
   assert os.path.getsize(probe.figure(str(tmp_path))) > 10_000
-  table = probe.table(results)
+  table = scores.table(results)
   assert f"{results['linear']['pr_auc']:.2f}" in table
   # The same again, to the bit.
   again = probe.run(probing, str(tmp_path / "again"))
@@ -85,7 +93,7 @@ def test_single_labels_have_accuracy(trained, data_dir, tmp_path):
   assert results["linear"]["accuracy"] == 100
   assert results["untrained_mlp"]["accuracy"] == 100
   assert results["majority"]["accuracy"] == 50
-  assert "50.00" in probe.table(results)
+  assert "50.00" in scores.table(results)
 
 
 class FakeEncoder:

@@ -350,7 +350,7 @@ BASES = {
   f.__name__: f
   for f in (
     configs.base_pretrain, configs.base_clmr, configs.base_probe,
-    configs.base_embed, configs.base_prepare,
+    configs.base_embed, configs.base_prepare, configs.base_supervised,
   )
 }  # fmt: skip
 

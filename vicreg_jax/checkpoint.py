@@ -1,7 +1,8 @@
 """Saving and restoring runs, with Orbax.
 
 A checkpoint has two items: `encoder` (parameters and BatchNorm statistics),
-which is all that probing needs, and `rest` (projector, optimizer state, step).
+which is all that probing needs, and `rest` (projector or head, optimizer state,
+step).
 Orbax makes a save all or nothing, but reads flipped bytes of an array without
 a word, so beside the items there is a manifest: each file's size and CRC-32.
 It is written before Orbax commits, so a checkpoint without one is not whole.
@@ -20,7 +21,7 @@ import socket
 import sys
 import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from orbax.checkpoint.checkpoint_managers import (
   preservation_policy as policy,
 )
 
+from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.steps import TrainState
 
@@ -43,31 +45,35 @@ _CHUNK = 1 << 24  # bytes
 
 
 def _items(state: TrainState) -> dict:
-  def part(name):
-    return {
-      "params": state.params[name],
-      "batch_stats": state.batch_stats[name],
-    }
-
-  return {
-    "encoder": part("encoder"),
-    "rest": {
-      "projector": part("projector"),
-      "opt_state": state.opt_state,
-      "step": state.step,
-    },
+  parts = {
+    name: {"params": params, "batch_stats": state.batch_stats[name]}
+    for name, params in state.params.items()
   }
+  encoder = parts.pop("encoder")
+  rest = {**parts, "opt_state": state.opt_state, "step": state.step}
+  return {"encoder": encoder, "rest": rest}
 
 
 def _state(items: dict) -> TrainState:
-  encoder, rest = items["encoder"], items["rest"]
-  both = {"encoder": encoder, "projector": rest["projector"]}
+  rest = dict(items["rest"])
+  step, opt_state = rest.pop("step"), rest.pop("opt_state")
+  parts = {"encoder": items["encoder"], **rest}
   return TrainState(
-    step=rest["step"],
-    params={k: v["params"] for k, v in both.items()},
-    batch_stats={k: v["batch_stats"] for k, v in both.items()},
-    opt_state=rest["opt_state"],
+    step=step,
+    params={k: v["params"] for k, v in parts.items()},
+    batch_stats={k: v["batch_stats"] for k, v in parts.items()},
+    opt_state=opt_state,
   )
+
+
+class _Steps(policy.PreservationPolicy):
+  """Checkpoints of certain steps stay; which ones may change."""
+
+  def __init__(self, steps):
+    self.steps = set(steps)
+
+  def should_preserve(self, checkpoints, *, context):
+    return [c.step in self.steps for c in checkpoints]
 
 
 class Checkpoints:
@@ -86,17 +92,18 @@ class Checkpoints:
       nothing; or, here and in every method, the disk refuses.
   """
 
-  def __init__(self, workdir: str, keep: int, keep_at: Sequence[int] = ()):
+  def __init__(self, workdir: str, keep: int, keep_at: Collection[int] = ()):
     self._path = _directory(workdir)
     _check_client(self._path)
     self._saving = None
+    self._keep_at = _Steps(keep_at)
     self._latest = _agree(lambda: _tidy(self._path, keep, keep_at))
     with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
         options=ocp.CheckpointManagerOptions(
           preservation_policy=policy.AnyPreservationPolicy(
-            [policy.LatestN(keep), policy.CustomSteps(keep_at)]
+            [policy.LatestN(keep), self._keep_at]
           ),
           create=True,
           cleanup_tmp_directories=True,  # what killed runs have left
@@ -120,6 +127,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """The newest whole step that there was at the start."""
     return self._latest
+
+  def keep_at(self, steps: Collection[int]):
+    """From the next save on it is the checkpoints of these steps that stay."""
+    self._keep_at.steps = set(steps)
 
   def save(self, state: TrainState, step: int):
     """Starts to save; the arrays may be donated as soon as it returns.
@@ -197,13 +208,13 @@ def save_config(config, workdir: str):
   """Writes the config.json of a job that trains no encoder.
 
   Raises:
-    ValueError: `workdir` is that of a pretraining, or cannot be written to.
+    ValueError: `workdir` is that of a training, or cannot be written to.
   """
   path = epath.Path(workdir) / "config.json"
   with _explain(path):
-    if files.exists(path) and _read_json(path).get("job") == "pretrain":
+    if files.exists(path) and _read_json(path).get("job") in configs.TRAINING:
       raise ValueError(
-        f"--workdir={workdir} is that of a pretraining: give this job another"
+        f"--workdir={workdir} is that of a training: give this job another"
       )
     if mesh.is_first_host():
       files.write(path, f"{config.to_json(indent=2)}\n".encode())
@@ -233,10 +244,10 @@ def _explain(path):
 
 
 def load_config(run: str) -> dict:
-  """The config of the pretraining run in workdir `run`.
+  """The config of the training run in workdir `run`.
 
   Raises:
-    ValueError: the directory is not the workdir of a pretraining run.
+    ValueError: it is not the workdir of a run that trains an encoder.
   """
   path = files.absolute(run)
   if path.name == DIRECTORY:
@@ -245,14 +256,14 @@ def load_config(run: str) -> dict:
     config = json.loads(files.read(path / "config.json"))
   except (OSError, ValueError) as e:
     raise ValueError(
-      f"checkpoint={run}: not the workdir of a pretraining run, its"
+      f"checkpoint={run}: not the workdir of a training run, its"
       f" config.json cannot be read ({_first_line(e)}); name the --workdir"
-      " that pretraining was given"
+      " that the training was given"
     ) from e
-  if not isinstance(config, dict) or config.get("job") != "pretrain":
+  if not isinstance(config, dict) or config.get("job") not in configs.TRAINING:
     raise ValueError(
-      f"checkpoint={run}: config.json is not a pretraining's; name the"
-      " --workdir that pretraining was given"
+      f"checkpoint={run}: config.json is not a training's; name the"
+      " --workdir that the training was given"
     )
   return config
 
@@ -263,7 +274,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   Only the encoder's files are read, and must be whole.
 
   Args:
-    run: workdir of the pretraining run.
+    run: workdir of the run.
     step: which checkpoint; -1 is the newest whole one.
     like: abstract variables, with the shardings to restore to.
   """
@@ -272,7 +283,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   if not steps:
     raise ValueError(
       f"checkpoint={run}: there is no checkpoint in {path}; name the --workdir"
-      " of a pretraining run that has saved one"
+      " of a training run that has saved one"
     )
   if step not in (-1, *steps):
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")
@@ -286,6 +297,35 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
       f"{path / str(step)}: the encoder cannot be restored ({_first_line(e)});"
       " use another step"
     ) from e
+
+
+def load_state(run: str, step: int, like: TrainState) -> TrainState:
+  """The whole state that a run, which is over, has saved at `step`.
+
+  Args:
+    run: its workdir.
+    step: which checkpoint; all its files must be whole.
+    like: abstract state, with the shardings to restore to.
+  """
+  path = _directory(run)
+  if step not in _steps(path):
+    raise ValueError(
+      f"{path}: the checkpoint of step {step} is not there any more: put a copy"
+      " of it in its place, or start anew with another --workdir"
+    )
+  _agree(lambda: _examine(path, [step], 1)[0][0])
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      items = {
+        name: checkpointer.restore(path / str(step) / name, item)
+        for name, item in _items(like).items()
+      }
+  except (ValueError, KeyError, OSError) as e:
+    raise ValueError(
+      f"{path / str(step)}: cannot be restored ({_first_line(e)}); put a copy"
+      " of it in its place, or start anew with another --workdir"
+    ) from e
+  return _state(items)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ import ml_collections
 from vicreg_jax import audio, augment, models
 
 VIEWS = 2  # of a clip, in a training step
-JOBS = ("pretrain", "probe", "prepare", "embed")
+JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
+TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
+# Configs to begin with, where the name is not the job's.
+_EXAMPLES = {"pretrain": "folder", "supervised": "supervised_mtat"}
 DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "valid", "test")
 LABELS = ("auto", "folders", "csv", "none")
@@ -146,6 +149,32 @@ def base_clmr() -> ml_collections.ConfigDict:
   return config
 
 
+def base_supervised() -> ml_collections.ConfigDict:
+  """SampleCNN trained with labels (thesis table 4.1, SampleCNN*), without data.
+
+  Batch size, rate, decay and patience are those of the code that CLMR released;
+  BUILD_NOTES.md says what it does otherwise.
+  """
+  config = base_pretrain()
+  for key in ("train_splits", "augment", "loss", "probe_after", "probe"):
+    del config[key]
+  for key in ("valid_data", "eval_every_epochs", "diagnostics"):
+    del config[key]
+  for key in ("projector", "projector_batch_norm"):
+    del config.model[key]
+  config.job = "supervised"
+  config.batch_size = 48
+  config.epochs = 200
+  config.model.dropout = 0.5  # table 2.1
+  config.optim.name = "adam"
+  config.optim.learning_rate = 3e-4
+  config.optim.per_256 = False
+  config.optim.schedule = "constant"
+  config.stop_patience = 20  # epochs without a lower validation loss; 0: never
+  config.encode_batch_size = 64  # segments a step of evaluation
+  return config
+
+
 def base_probe() -> ml_collections.ConfigDict:
   """Linear and two-layer probes of a frozen encoder, without data."""
   return ml_collections.ConfigDict(
@@ -200,7 +229,7 @@ class Durations:
 
 
 def durations(config, num_clips: int) -> Durations:
-  """Steps of a pretraining run on `num_clips` training clips.
+  """Steps of a run that trains an encoder on `num_clips` clips.
 
   A short last batch is dropped, so an epoch is num_clips // batch_size steps.
   """
@@ -220,12 +249,13 @@ def durations(config, num_clips: int) -> Durations:
   def steps(epochs):
     return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
 
+  by_views = config.job == "pretrain"  # with labels: after every epoch
   return Durations(
     per_epoch=per_epoch,
     total=total,
     warmup=min(steps(config.optim.warmup_epochs), total - 1),
-    eval_every=steps(config.eval_every_epochs),
-    diagnose_every=steps(config.diagnostics.every_epochs),
+    eval_every=steps(config.eval_every_epochs) if by_views else per_epoch,
+    diagnose_every=steps(config.diagnostics.every_epochs) if by_views else 0,
     checkpoint_every=steps(config.checkpoint.every_epochs) or total,
     keep_at=_keep_at(config.checkpoint.keep_at_epochs, per_epoch, total),
   )
@@ -327,22 +357,32 @@ def validate(config):
   if "job" not in config:
     raise ValueError(f"job is missing; use one of {', '.join(JOBS)}")
   _one_of("job", config.job, JOBS)
-  bases = [b() for b in (base_pretrain, base_probe, base_prepare, base_embed)]
-  base = bases[JOBS.index(config.job)]
+  bases = {
+    "pretrain": base_pretrain(),
+    "supervised": base_supervised(),
+    "probe": base_probe(),
+    "prepare": base_prepare(),
+    "embed": base_embed(),
+  }
+  base = bases[config.job]
   lacking = sorted(set(base) - set(config))
   if lacking:
     raise ValueError(
       f"job={config.job} needs {', '.join(lacking)}, which this config does not"
-      f" have: use a config that is made for it, configs/{config.job}.py for"
-      " example"
+      " have: use a config that is made for it,"
+      f" configs/{_EXAMPLES.get(config.job, config.job)}.py for example"
     )
-  _check_known(config, bases)
+  _check_known(config, bases.values())
   _check_kinds(config, base)
   _validate_data(config)
   if config.job != "prepare":
     _at_least("seed", config.seed, 0)
+  if config.job in TRAINING:
+    _validate_training(config)
   if config.job == "pretrain":
     _validate_pretrain(config)
+  if config.job == "supervised":
+    _validate_supervised(config)
   if config.job in ("probe", "embed") and not config.checkpoint:
     raise ValueError(
       "checkpoint is not set: name the workdir of a pretraining run with"
@@ -373,7 +413,7 @@ def _validate_data(config):
       f"data.sizes is {tuple(data.sizes)}; give the numbers of clips to train"
       " on, validate and test with, (200, 50, 100) for example"
     )
-  if config.job in ("pretrain", "prepare"):
+  if config.job in (*TRAINING, "prepare"):
     _validate_crop(data)
 
 
@@ -422,13 +462,38 @@ def _validate_encoder(config):
     )
 
 
-def _validate_pretrain(config):
-  loss, optim = config.loss, config.optim
+def _validate_training(config):
+  """What all jobs that train an encoder have."""
   _validate_encoder(config)
   _at_least("batch_size", config.batch_size, 2)
   _at_least("steps", config.steps, 0)
   if not config.steps:
     _above("epochs", config.epochs)
+  _above("shuffle_buffer", config.shuffle_buffer)
+  _validate_optim(config.optim)
+  _above("log_every_steps", config.log_every_steps)
+  _above("checkpoint.keep", config.checkpoint.keep)
+  _at_least("checkpoint.every_epochs", config.checkpoint.every_epochs, 0)
+  for epoch in config.checkpoint.keep_at_epochs:
+    _above("checkpoint.keep_at_epochs", epoch)
+
+
+def _validate_optim(optim):
+  _one_of("optim.name", optim.name, ("lars", "adam"))
+  _one_of("optim.schedule", optim.schedule, ("cosine", "constant"))
+  _one_of("optim.lars_order", optim.lars_order, ("release", "paper"))
+  _above("optim.learning_rate", optim.learning_rate)
+  _above("optim.trust_coefficient", optim.trust_coefficient)
+  for key in ("momentum", "b1", "b2"):
+    if not 0 <= optim[key] < 1:
+      raise ValueError(f"optim.{key} is {optim[key]}; use 0 to below 1")
+  for key in ("warmup_epochs", "weight_decay", "final_fraction"):
+    _at_least(f"optim.{key}", optim[key], 0)
+  _at_most("optim.final_fraction", optim.final_fraction, 1)
+
+
+def _validate_pretrain(config):
+  loss = config.loss
   for split in config.train_splits:
     _one_of("train_splits", split, SPLITS)
   if not config.train_splits or len(set(config.train_splits)) < len(
@@ -448,7 +513,6 @@ def _validate_pretrain(config):
       " name another data set with valid_data.name"
     )
   _at_least("valid_data.seed", config.valid_data.seed, 0)
-  _above("shuffle_buffer", config.shuffle_buffer)
   widths = config.model.projector
   if not widths or min(widths) < 1 or max(widths) > _LARGEST_WIDTH:
     raise ValueError(
@@ -461,26 +525,18 @@ def _validate_pretrain(config):
     _at_least(f"loss.{key}", loss[key], 0)
   _above("loss.eps", loss.eps)
   _above("loss.temperature", loss.temperature)
-  _one_of("optim.name", optim.name, ("lars", "adam"))
-  _one_of("optim.schedule", optim.schedule, ("cosine", "constant"))
-  _one_of("optim.lars_order", optim.lars_order, ("release", "paper"))
-  _above("optim.learning_rate", optim.learning_rate)
-  _above("optim.trust_coefficient", optim.trust_coefficient)
-  for key in ("momentum", "b1", "b2"):
-    if not 0 <= optim[key] < 1:
-      raise ValueError(f"optim.{key} is {optim[key]}; use 0 to below 1")
-  for key in ("warmup_epochs", "weight_decay", "final_fraction"):
-    _at_least(f"optim.{key}", optim[key], 0)
-  _at_most("optim.final_fraction", optim.final_fraction, 1)
-  _above("log_every_steps", config.log_every_steps)
   _at_least("eval_every_epochs", config.eval_every_epochs, 0)
-  _above("checkpoint.keep", config.checkpoint.keep)
-  _at_least("checkpoint.every_epochs", config.checkpoint.every_epochs, 0)
-  for epoch in config.checkpoint.keep_at_epochs:
-    _above("checkpoint.keep_at_epochs", epoch)
   _at_least("diagnostics.every_epochs", config.diagnostics.every_epochs, 0)
   _at_least("diagnostics.clips", config.diagnostics.clips, 2)
   augment.validate(config.augment.to_dict(), config.data.sample_rate)
+
+
+def _validate_supervised(config):
+  dropout = config.model.dropout
+  if not 0 <= dropout < 1:
+    raise ValueError(f"model.dropout is {dropout}; use 0 to below 1")
+  _at_least("stop_patience", config.stop_patience, 0)
+  _above("encode_batch_size", config.encode_batch_size)
 
 
 def _validate_probe(probe):

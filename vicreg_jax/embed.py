@@ -1,5 +1,6 @@
 """Runs a frozen encoder over crops and segments, and the `embed` job."""
 
+import copy
 import io
 from collections.abc import Callable, Iterable, Iterator
 
@@ -46,6 +47,12 @@ class Encoder:
     self._devices = devices
     self._variables = variables
     self._apply = jit_encode(config, devices)
+
+  def with_variables(self, variables: dict) -> "Encoder":
+    """The same encoder with other weights; nothing is compiled again."""
+    other = copy.copy(self)
+    other._variables = variables
+    return other
 
   def __call__(self, batches_BxT: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """`y_BxD` of each batch `x_BxT`; all but the last of one size.

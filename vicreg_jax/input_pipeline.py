@@ -30,6 +30,13 @@ class Segments(NamedTuple):
   mask_B: np.ndarray
 
 
+class LabelledCrops(NamedTuple):
+  """A batch of one crop of each clip, with the clip's labels."""
+
+  x_BxT: np.ndarray
+  labels_BxK: np.ndarray  # uint8
+
+
 def num_train_clips(prepared: base.Prepared, config) -> int:
   """Clips of the splits that the config trains on."""
   return sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
@@ -49,22 +56,82 @@ def train_views(
   batch. Of each global batch, host h of H gets rows [h B/H, (h+1) B/H).
   Starting at a step skips clips before anything is augmented.
   """
-  per_epoch = num_train_clips(prepared, config) // config.batch_size
-  epoch, step = divmod(start_step, per_epoch)
-  clips = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
-    lambda e: raw_crops(prepared, config, config.train_splits, e).take(
-      per_epoch * config.batch_size
-    )
+  clips = _without_end(
+    num_train_clips(prepared, config),
+    config.batch_size,
+    lambda epoch: raw_crops(prepared, config, config.train_splits, epoch),
+    start_step,
+    process_index,
+    process_count,
   )
   share = config.batch_size // process_count
-  clips = clips.skip(step * config.batch_size)
-  if process_count > 1:
-    clips = clips.enumerate().filter(
-      lambda i, _: i % config.batch_size // share == process_index
-    )
-    clips = clips.map(lambda _, clip: clip)
   batches = _batches(_views(clips, config), share, drop_remainder=True)
   return _read_or_explain(prepared, batches)
+
+
+def train_crops(
+  prepared: base.Prepared,
+  config,
+  *,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[LabelledCrops]:
+  """Batches of a random crop of each training clip, and its labels, for ever.
+
+  Orders, crops, hosts and steps as in `train_views`; nothing is augmented. A
+  clip's crop is the one that `crops` draws for the same seed and epoch.
+  """
+
+  def epoch_of(epoch):
+    def cut(example):
+      key = _crop_seed(config.seed, epoch, example)
+      raw = _random_crop(example["samples"], config.data.crop, key)
+      return raw, example["labels"]
+
+    return _epoch(prepared, config, ("train",), epoch, cut)
+
+  def decode(raw, labels_K):
+    return tf.ensure_shape(_decode(raw), [config.data.crop]), labels_K
+
+  clips = _without_end(
+    prepared.num_clips["train"],
+    config.batch_size,
+    epoch_of,
+    start_step,
+    process_index,
+    process_count,
+  ).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  share = config.batch_size // process_count
+  batches = _batches(clips, share, drop_remainder=True)
+  for x_BxT, labels_BxK in _read_or_explain(prepared, batches):
+    yield LabelledCrops(x_BxT, labels_BxK)
+
+
+def _without_end(
+  num_clips, batch_size, epoch_of, start_step, process_index, process_count
+) -> tf.data.Dataset:
+  """Epoch after epoch, from a step on: one host's clips, of whole batches.
+
+  Args:
+    num_clips: of an epoch; those of a short last batch are dropped.
+    batch_size: of all hosts together.
+    epoch_of: gives the clips of an epoch, which is a tensor.
+    start_step, process_index, process_count: as in `train_views`.
+  """
+  per_epoch = num_clips // batch_size
+  epoch, step = divmod(start_step, per_epoch)
+  clips = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
+    lambda e: epoch_of(e).take(per_epoch * batch_size)
+  )
+  clips = clips.skip(step * batch_size)
+  if process_count > 1:
+    share = batch_size // process_count
+    clips = clips.enumerate().filter(
+      lambda i, _: i % batch_size // share == process_index
+    )
+    clips = clips.map(lambda _, clip: clip)
+  return clips
 
 
 class ValidViews:
@@ -104,7 +171,7 @@ def crops(
   """
 
   def one(example):
-    key = augment.example_seed(seed, epoch, _hash(example["id"]), _CROP)
+    key = _crop_seed(seed, epoch, example)
     return _decode(_random_crop(example["samples"], crop, key))
 
   examples = prepared.dataset(split).map(
@@ -168,6 +235,21 @@ def raw_crops(prepared, config, splits, epoch) -> tf.data.Dataset:
   Elements are (bytes of each view's crop [V], the clip's number, the epoch):
   with `augment.example_seed(config.seed, epoch, number, view)`, all that the
   views are made of.
+  """
+
+  def cut(example):
+    example_hash = _hash(example["id"])
+    raw_V = []
+    for v in range(configs.VIEWS):
+      key = _crop_seed(config.seed, epoch, example, v)
+      raw_V.append(_random_crop(example["samples"], config.data.crop, key))
+    return tf.stack(raw_V), example_hash, epoch
+
+  return _epoch(prepared, config, splits, epoch, cut)
+
+
+def _epoch(prepared, config, splits, epoch, cut) -> tf.data.Dataset:
+  """What `cut` leaves of each clip, in an order of the epoch's own.
 
   Crops are shuffled rather than whole clips: they are a tenth of the size.
   """
@@ -176,14 +258,6 @@ def raw_crops(prepared, config, splits, epoch) -> tf.data.Dataset:
     return augment.example_seed(
       config.seed, epoch, tf.zeros([], tf.int64), number
     )
-
-  def cut(example):
-    example_hash = _hash(example["id"])
-    raw_V = []
-    for v in range(configs.VIEWS):
-      key = augment.example_seed(config.seed, epoch, example_hash, _CROP + v)
-      raw_V.append(_random_crop(example["samples"], config.data.crop, key))
-    return tf.stack(raw_V), example_hash, epoch
 
   clips = _read(prepared, splits, seed(_FILES)).map(
     cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -290,6 +364,11 @@ def _damaged_file(prepared) -> str:
       if found != count:
         return f"{file} ({found} of {count} records)"
   return ""
+
+
+def _crop_seed(seed, epoch, example, view=0):
+  """The seed of where a view's crop starts."""
+  return augment.example_seed(seed, epoch, _hash(example["id"]), _CROP + view)
 
 
 def _hash(clip_id):

@@ -5,13 +5,15 @@ newest checkpoint if there is one. A resumed run equals an unbroken one.
 """
 
 import dataclasses
+import itertools
 import json
 import math
+import pathlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from vicreg_jax import checkpoint, mesh, steps
+from vicreg_jax import checkpoint, mesh, plots, steps
 from vicreg_jax import config as configs
 from vicreg_jax import writer as writer_lib
 
@@ -32,13 +34,16 @@ HARMLESS = (
   "data.download",
   "data.path",
   "diagnostics",
+  "encode_batch_size",
   "eval_every_epochs",
   "log_every_steps",
   "probe",
   "steps_per_epoch",
+  "stop_patience",
   "valid_data",
 )
 LENGTH = ("epochs", "steps")
+VALIDATION_LOSS = "validation/loss"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,9 @@ class Training:
     evaluate: `(state, step) -> {name: number}` for the log, where it is due;
       empty if there is nothing to say. None: there is nothing to evaluate.
     eval_due: the steps at which to evaluate; the last is always one.
+    patience: None: the last state is what counts. Else it is that of the lowest
+      "validation/loss", which stays saved, and so many steps without a lower
+      one end the training (0: never).
   """
 
   header: dict
@@ -68,6 +76,17 @@ class Training:
   batches: Callable[[int], Iterator[Any]]
   evaluate: Callable[[steps.TrainState, int], dict[str, float]] | None
   eval_due: Callable[[int], bool]
+  patience: int | None = None
+
+
+class Trained(NamedTuple):
+  """The last state, and the step of the lowest validation loss.
+
+  That is None where it does not count (`Training.patience`).
+  """
+
+  state: steps.TrainState
+  best_step: int | None
 
 
 class _Signals:
@@ -112,9 +131,43 @@ class _Signals:
       signal.signal(number, handler)
 
 
-def run(
-  config, workdir: str, training: Training, devices: Mesh
-) -> steps.TrainState:
+class _Best:
+  """The lowest validation loss: all there are, up to a step.
+
+  They are read from metrics.jsonl, which is there up to every checkpoint.
+  """
+
+  def __init__(self, workdir, patience, last=math.inf):
+    self._patience = patience
+    self._loss_of = {
+      line["step"]: line[VALIDATION_LOSS]
+      for line in writer_lib.read(workdir)
+      if VALIDATION_LOSS in line and line["step"] <= last
+    }
+
+  def add(self, step, loss) -> bool:
+    """Whether this is the lowest."""
+    self._loss_of[step] = loss
+    return self.step() == step
+
+  def step(self) -> int | None:
+    """Where it was reached; for the first time, of equal ones."""
+    return min(self._loss_of, key=self._loss_of.get, default=None)
+
+  def record_steps(self) -> set[int]:
+    """Every step whose loss was the lowest when it was reached."""
+    lowest = itertools.accumulate(self._loss_of.values(), min)
+    before = itertools.chain([math.inf], lowest)
+    return {s for (s, x), low in zip(self._loss_of.items(), before) if x < low}
+
+  def exhausted(self) -> bool:
+    """Whether the patience is: so long there was no lower loss."""
+    if not (self._patience and self._loss_of):
+      return False
+    return max(self._loss_of) - self.step() >= self._patience
+
+
+def run(config, workdir: str, training: Training, devices: Mesh) -> Trained:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
 
   Args:
@@ -129,12 +182,14 @@ def run(
   """
   _check_same(config, training.header, workdir)
   durations = training.durations
-  keep = config.checkpoint.keep
+  keep, keep_at = config.checkpoint.keep, set(durations.keep_at)
+  if training.patience is not None:
+    keep_at |= _Best(workdir, training.patience).record_steps()
   with (
     _Signals(devices) as signals,
     checkpoint.alone(workdir),
     _writer(workdir, durations) as log,
-    checkpoint.Checkpoints(workdir, keep, durations.keep_at) as saved,
+    checkpoint.Checkpoints(workdir, keep, keep_at) as saved,
   ):
     log.note(training.summary)
     log.run_header(training.header)
@@ -143,8 +198,12 @@ def run(
     if start:
       log.note(f"continuing from step {start}")
     log.truncate_after(start)
+    best = None
+    if training.patience is not None:
+      best = _Best(workdir, training.patience, start)
+      saved.keep_at({*durations.keep_at, best.step()})
     state = first_state(training.init, devices, saved, start)
-    loop = _Loop(config, training, devices, saved, log)
+    loop = _Loop(config, training, devices, saved, log, best)
     state = loop.run(state, start, signals)
   if signals.stopped():
     name = signals.name or "a signal to another host"
@@ -153,7 +212,23 @@ def run(
       file=sys.stderr,
     )
     raise KeyboardInterrupt
-  return state
+  return Trained(state, best and best.step())
+
+
+def header(config, prepared, durations) -> dict:
+  """What config.json holds: the config, and which prepared data it is of."""
+  data = pathlib.PurePosixPath(prepared.path)
+  return config.to_dict() | {
+    "prepared": "/".join(data.parts[-3:]),
+    "steps_per_epoch": durations.per_epoch,
+  }
+
+
+def figure(workdir: str) -> str:
+  """Draws the loss and its terms over the steps; the PNG's path."""
+  out = f"{workdir}/figures/loss_terms.png"
+  plots.loss_terms(f"{workdir}/metrics.jsonl", out)
+  return out
 
 
 def _writer(workdir, durations):
@@ -183,15 +258,18 @@ class _Loop:
   saved or evaluated do the devices run dry.
   """
 
-  def __init__(self, config, training, devices, saved, log):
+  def __init__(self, config, training, devices, saved, log, best):
     self._config = config
     self._training = training
     self._durations = training.durations
     self._devices = devices
     self._saved = saved
     self._log = log
+    self._best = best
 
   def run(self, state, start, signals) -> steps.TrainState:
+    if self._ended():
+      return state
     total = self._durations.total
     batches = self._training.batches(start)
     pending, self._clock = None, (start, time.perf_counter())
@@ -209,23 +287,37 @@ class _Loop:
         self._record(*pending)
         pending = None
         if self._eval_due(step):
-          self._evaluate(state, step)
-      if save:
+          save |= self._evaluate(state, step)
+      if save or self._ended():
         self._log.flush()  # a run that resumes here finds its lines
         self._saved.save(state, step)
-      if stop:
+      if stop or self._ended():
         break
     return state
+
+  def _ended(self):
+    return self._best is not None and self._best.exhausted()
 
   def _eval_due(self, step):
     if self._training.evaluate is None:
       return False
     return step == self._durations.total or self._training.eval_due(step)
 
-  def _evaluate(self, state, step):
+  def _evaluate(self, state, step) -> bool:
+    """Evaluates, logs, and tells whether this is the best state so far."""
     values = self._training.evaluate(state, step)
+    loss = values.get(VALIDATION_LOSS, 0)
+    if self._best is not None and not math.isfinite(loss):
+      raise ValueError(
+        f"step {step}: the validation loss is {loss}. The checkpoints before it"
+        " are kept. A lower optim.learning_rate or dtype=float32 usually helps"
+      )
     if values:
       self._log.write(step, values)
+    if self._best is None or not self._best.add(step, loss):
+      return False
+    self._saved.keep_at({*self._durations.keep_at, step})
+    return True
 
   def _record(self, step, scalars):
     """Waits for a step; logs it if it is due."""

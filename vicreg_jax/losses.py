@@ -1,14 +1,15 @@
-"""VICReg and NT-Xent, the two objectives of the study.
+"""VICReg and NT-Xent, the two objectives of the study, and that of labels.
 
-Both take the embeddings of two views, `z1_BxD` and `z2_BxD`, row i of one being
-the positive of row i of the other, and give `(loss, terms)`: a float32 scalar
-to minimise and a dict of float32 scalars to watch. Statistics and sums are in
-float32 whatever the inputs' type. Under `jit` with the batch sharded, every
-mean and Gram matrix is over the global batch.
+The two take the embeddings of two views, `z1_BxD` and `z2_BxD`, row i of one
+being the positive of row i of the other, and give `(loss, terms)`: a float32
+scalar to minimise and a dict of float32 scalars to watch. Statistics and sums
+are in float32 whatever the inputs' type. Under `jit` with the batch sharded,
+every mean and Gram matrix is over the global batch.
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
 CONVENTIONS = ("release", "paper")
 # A vector shorter than this has no direction: similarity and gradient are zero.
@@ -113,6 +114,22 @@ def nt_xent_loss(z1_BxD, z2_BxD, *, temperature=0.5):
     "top1": jnp.mean((positive_A > hardest_A).astype(jnp.float32)),
   }
   return loss, terms
+
+
+def label_loss(logits_BxK, labels_BxK, *, single):
+  """Each clip's loss [B]: how far its logits are from its labels; float32.
+
+  Args:
+    logits_BxK: scores before the activation.
+    labels_BxK: 0 or 1; with `single` exactly one 1 in each row.
+    single: cross-entropy of the softmax; else the mean over the labels of the
+      sigmoids' binary cross-entropy.
+  """
+  logits_BxK = logits_BxK.astype(jnp.float32)
+  labels_BxK = labels_BxK.astype(jnp.float32)
+  if single:
+    return optax.softmax_cross_entropy(logits_BxK, labels_BxK)
+  return optax.sigmoid_binary_cross_entropy(logits_BxK, labels_BxK).mean(-1)
 
 
 def _check_pair(name, z1_BxD, z2_BxD):

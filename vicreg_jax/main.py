@@ -35,7 +35,16 @@ def run(config: ml_collections.ConfigDict, workdir: str):
   from vicreg_jax import config as configs
 
   configs.validate(config)
-  from vicreg_jax import embed, mesh, prepare, pretrain, probe
+  from vicreg_jax import (
+    embed,
+    loop,
+    mesh,
+    prepare,
+    pretrain,
+    probe,
+    scores,
+    supervised,
+  )
 
   first = mesh.is_first_host()
   if config.job == "prepare":
@@ -49,15 +58,21 @@ def run(config: ml_collections.ConfigDict, workdir: str):
     if first:
       print("embeddings:", path)
     return
+  if config.job == "supervised":
+    results = supervised.run(config, workdir)
+    if first:
+      print(scores.table(results))
+      print("figure:", loop.figure(workdir))
+    return
   if config.job == "pretrain":
     pretrain.run(config, workdir)
     if first:
-      print("figure:", pretrain.figure(workdir))
+      print("figure:", loop.figure(workdir))
   if config.job == "probe" or config.probe_after:
     from_run = workdir if config.job == "pretrain" else None
     results = probe.run(config, workdir, from_run)
     if first:
-      print(probe.table(results))
+      print(scores.table(results))
       if config.probe.untrained:
         print("figure:", probe.figure(workdir))
 

@@ -1,4 +1,4 @@
-"""SampleCNN, projectors and probe heads, in Flax.
+"""SampleCNN, projectors and heads, in Flax.
 
 Parameters, BatchNorm statistics and outputs are float32; `dtype` is the type
 that convolutions and matrix products compute in (bfloat16 on TPU).
@@ -382,14 +382,21 @@ class Projector(nn.Module):
 
 
 class Head(nn.Module):
-  """A probe: linear, or one hidden layer of `hidden` units with ReLU."""
+  """From representations to labels: a probe's head, or SampleCNN's own end.
+
+  Linear, or one hidden layer of `hidden` units with ReLU. With `dropout`
+  (thesis table 2.1: 0.5) that share of the representation is 0 in training, by
+  the random stream "dropout", and the rest is scaled up to make up for it.
+  """
 
   classes: int
   hidden: int = 0
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, y_BxD: jax.Array) -> jax.Array:
-    """Logits `s_BxK`."""
+  def __call__(self, y_BxD: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits `s_BxK`, float32."""
+    y_BxD = nn.Dropout(self.dropout, deterministic=not train)(y_BxD)
     if self.hidden:
       y_BxD = nn.relu(
         nn.Dense(self.hidden, kernel_init=_dense_init, name="hidden")(y_BxD)

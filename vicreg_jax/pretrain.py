@@ -1,7 +1,6 @@
 """The `pretrain` job: views in, checkpoints and metrics out."""
 
 import io
-import pathlib
 
 import jax
 import ml_collections
@@ -15,7 +14,6 @@ from vicreg_jax import (
   loop,
   mesh,
   metrics,
-  plots,
   steps,
 )
 
@@ -55,7 +53,7 @@ def run(config, workdir: str) -> steps.TrainState:
     )
 
   training = loop.Training(
-    header=_header(config, prepared, durations),
+    header=loop.header(config, prepared, durations),
     summary=prepared.summary(),
     durations=durations,
     schedule=steps.make_schedule(config, durations),
@@ -65,23 +63,7 @@ def run(config, workdir: str) -> steps.TrainState:
     evaluate=evaluation if evaluation.batch_size else None,
     eval_due=evaluation.due,
   )
-  return loop.run(config, workdir, training, devices)
-
-
-def figure(workdir: str) -> str:
-  """Draws the loss terms over the steps; the PNG's path."""
-  out = f"{workdir}/figures/loss_terms.png"
-  plots.loss_terms(f"{workdir}/metrics.jsonl", out)
-  return out
-
-
-def _header(config, prepared, durations) -> dict:
-  """What config.json holds: the config, and which prepared data it is of."""
-  data = pathlib.PurePosixPath(prepared.path)
-  return config.to_dict() | {
-    "prepared": "/".join(data.parts[-3:]),
-    "steps_per_epoch": durations.per_epoch,
-  }
+  return loop.run(config, workdir, training, devices).state
 
 
 class _Evaluation:

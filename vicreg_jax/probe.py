@@ -9,8 +9,6 @@ are averaged. The untrained encoder goes through the same protocol.
 
 import csv
 import io
-import json
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -24,14 +22,13 @@ from vicreg_jax import (
   embed,
   files,
   input_pipeline,
+  losses,
   mesh,
   models,
   optim,
   plots,
+  scores,
 )
-from vicreg_jax import metrics as metrics_lib
-
-RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
 
 
 class _Fit(NamedTuple):
@@ -90,24 +87,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
   results, tags = {}, {}
   for prefix, frozen in encoders.items():
-    scores = _scores(config, frozen, prepared, labels, prefix)
-    for head, (scores_NxK, epoch) in scores.items():
-      y_NxK = labels["test"].labels_NxK
-      name = prefix + head
-      results[name] = metrics_lib.tagging_metrics(y_NxK, scores_NxK)
-      if prepared.label_kind == "single":
-        results[name]["accuracy"] = metrics_lib.accuracy(y_NxK, scores_NxK)
-      results[name]["best_epoch"] = epoch
-      tags[name] = metrics_lib.per_tag_metrics(y_NxK, scores_NxK)
+    of_heads = _scores(config, frozen, prepared, labels, prefix)
+    for head, found in of_heads.items():
+      results[prefix + head], tags[prefix + head] = found
   if prepared.label_kind == "single":
-    majority = metrics_lib.majority_accuracy(
+    results["majority"] = scores.majority(
       labels["train"].labels_NxK, labels["test"].labels_NxK
     )
-    results["majority"] = {"accuracy": majority}
   results["step"] = encoder.step
-  results = _json(results)
+  results = scores.plain(results)
   if mesh.is_first_host():
-    _write(workdir, results, prepared.labels, tags)
+    scores.write(workdir, results, prepared.labels, tags)
   return results
 
 
@@ -117,7 +107,7 @@ def figure(workdir: str) -> str | None:
   None if the untrained encoder was not probed.
   """
   trained, untrained = "linear_roc_auc", "untrained_linear_roc_auc"
-  text = files.read(f"{workdir}/{PER_TAG}").decode()
+  text = files.read(f"{workdir}/{scores.PER_TAG}").decode()
   rows = list(csv.DictReader(io.StringIO(text, newline="")))
   if untrained not in rows[0]:
     return None
@@ -134,48 +124,8 @@ def figure(workdir: str) -> str | None:
   return out
 
 
-def table(results: dict) -> str:
-  """The heads' scores, trained against untrained, for the terminal."""
-  columns = {
-    "ROC-AUC": "roc_auc",
-    "PR-AUC": "pr_auc",
-    "ROC-AUC clip": "roc_auc_clip",
-    "PR-AUC clip": "pr_auc_clip",
-    "accuracy": "accuracy",
-  }
-  rows = [name for name in results if "roc_auc" in (_dict(results[name]))]
-  columns = {
-    title: key
-    for title, key in columns.items()
-    if any(key in results[name] for name in rows)
-  }
-  width = max(map(len, rows), default=0) + 2
-  lines = ["".ljust(width) + "".join(f"{title:>14}" for title in columns)]
-  for name in rows:
-    cells = (results[name].get(key) for key in columns.values())
-    lines.append(
-      name.replace("_", " ").ljust(width)
-      + "".join(f"{'-' if c is None else format(c, '.2f'):>14}" for c in cells)
-    )
-  if "majority" in results:
-    accuracy = results["majority"]["accuracy"]
-    lines.append(f"accuracy of the most frequent class: {accuracy:.2f}")
-  return "\n".join(lines)
-
-
-def _dict(value):
-  return value if isinstance(value, dict) else {}
-
-
-def _json(value):
-  """JSON has no nan: a figure that is not defined is null."""
-  if isinstance(value, dict):
-    return {k: _json(v) for k, v in value.items()}
-  return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _scores(config, encoder, prepared, labels, prefix):
-  """{head: (test scores_NxK, best epoch)} of one encoder."""
+  """{head: its scores on the test clips} of one encoder."""
   batch_size = config.probe.encode_batch_size
   splits = {}
   for split in ("valid", "test"):
@@ -191,17 +141,17 @@ def _scores(config, encoder, prepared, labels, prefix):
     single,
     prefix,
   )
-  activation = jax.nn.softmax if single else jax.nn.sigmoid
-  test, scores = splits["test"], {}
-  for head, fit in fits.items():
-    logits_MxK = fit.module.apply({"params": fit.best_params}, test.y_MxD)
-    scores_NxK = metrics_lib.mean_over_clip(
-      np.asarray(activation(logits_MxK)),
+  test = splits["test"]
+  return {
+    head: scores.of_segments(
+      fit.module.apply({"params": fit.best_params}, test.y_MxD),
       test.clip_M,
-      len(test.labels_NxK),
+      test.labels_NxK,
+      single=single,
+      best_epoch=fit.best_epoch,
     )
-    scores[head] = scores_NxK, fit.best_epoch
-  return scores
+    for head, fit in fits.items()
+  }
 
 
 def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
@@ -281,12 +231,9 @@ def _start(module, head, seed, size, tx, plateau) -> _Fit:
 def _make_steps(tx, single):
   """Jitted (train one epoch, mean loss of a split)."""
 
-  def losses(module, params, y_BxD, labels_BxK):
+  def label_losses(module, params, y_BxD, labels_BxK):
     logits_BxK = module.apply({"params": params}, y_BxD)
-    labels_BxK = labels_BxK.astype(jnp.float32)
-    if single:
-      return optax.softmax_cross_entropy(logits_BxK, labels_BxK)
-    return optax.sigmoid_binary_cross_entropy(logits_BxK, labels_BxK).mean(-1)
+    return losses.label_loss(logits_BxK, labels_BxK, single=single)
 
   def train_epoch(
     module, params, opt_state, learning_rate, y_SxBxD, labels_SxBxK, mask_SxB
@@ -296,7 +243,7 @@ def _make_steps(tx, single):
       y_BxD, labels_BxK, mask_B = batch
 
       def objective(params):
-        loss_B = losses(module, params, y_BxD, labels_BxK)
+        loss_B = label_losses(module, params, y_BxD, labels_BxK)
         return (loss_B * mask_B).sum() / mask_B.sum()
 
       grads = jax.grad(objective)(params)
@@ -309,7 +256,7 @@ def _make_steps(tx, single):
     return jax.lax.scan(step, (params, opt_state), batches)[0]
 
   def mean_loss(module, params, y_MxD, labels_MxK):
-    return losses(module, params, y_MxD, labels_MxK).mean()
+    return label_losses(module, params, y_MxD, labels_MxK).mean()
 
   return (
     jax.jit(train_epoch, static_argnums=0),
@@ -325,27 +272,3 @@ def _order(seed, epoch, count, batch_size):
   mask = np.pad(np.ones(count, np.float32), (0, pad))
   order = np.pad(order, (0, pad))
   return order.reshape(-1, batch_size), mask.reshape(-1, batch_size)
-
-
-def _write(workdir, results, names, tags):
-  table, heads = io.StringIO(newline=""), list(tags)
-  scores = ("roc_auc", "pr_auc")
-  rows = csv.writer(table)
-  rows.writerow(
-    ["tag", "positives", *(f"{h}_{s}" for h in heads for s in scores)]
-  )
-  for k, name in enumerate(names):
-    cells = (tags[h][s][k] for h in heads for s in scores)
-    rows.writerow(
-      [name, int(tags[heads[0]]["positives"][k])]
-      + [f"{cell:.4f}" for cell in cells]
-    )
-  text = json.dumps(results, indent=2) + "\n"
-  try:
-    files.write(f"{workdir}/{PER_TAG}", table.getvalue().encode())
-    files.write(f"{workdir}/{RESULTS}", text.encode())
-  except OSError as e:
-    raise ValueError(
-      f"--workdir={workdir}: cannot write the results ({e}); free space or"
-      " choose another directory"
-    ) from e

@@ -1,4 +1,4 @@
-"""Train state, and the one jitted, sharded train step.
+"""Train state, and the jitted, sharded train steps: by views, and by labels.
 
 `dtype` (bfloat16 on TPU) is what convolutions and dense layers multiply in, and
 the type of the activations between them and of the embeddings. (The stem
@@ -31,7 +31,8 @@ from vicreg_jax import losses, mesh, models, optim
 class TrainState(flax.struct.PyTreeNode):
   """Everything that a step changes.
 
-  `params` and `batch_stats` each hold "encoder" and "projector".
+  `params` and `batch_stats` each hold "encoder", and "projector" or, where the
+  training is by labels, "head".
   """
 
   step: jax.Array
@@ -58,6 +59,11 @@ def make_projector(model, dtype: str) -> models.Projector:
     batch_norm=model.projector_batch_norm,
     dtype=jnp.dtype(dtype),
   )
+
+
+def make_head(model, classes: int) -> models.Head:
+  """The end of a SampleCNN that is trained with labels."""
+  return models.Head(classes, dropout=model.dropout)
 
 
 def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
@@ -109,14 +115,32 @@ def init_state(config, tx: optax.GradientTransformation) -> TrainState:
     mesh.stream_key(config.seed, "projector"),
     jnp.zeros((2, config.model.representation_size)),
   )
-  params = {"encoder": encoder["params"], "projector": projector["params"]}
+  return _first_state({"encoder": encoder, "projector": projector}, tx)
+
+
+def init_supervised(
+  config, tx: optax.GradientTransformation, classes: int
+) -> TrainState:
+  """As `init_state`, for training with labels of so many classes.
+
+  The encoder is that of a pretraining of the same seed.
+  """
+  encoder = init_encoder(
+    config.model, config.dtype, config.data.crop, config.seed
+  )
+  head = make_head(config.model, classes).init(
+    mesh.stream_key(config.seed, "head"),
+    jnp.zeros((2, config.model.representation_size)),
+  )
+  return _first_state({"encoder": encoder, "head": head}, tx)
+
+
+def _first_state(variables, tx):
+  params = {part: v["params"] for part, v in variables.items()}
   return TrainState(
     step=jnp.zeros([], jnp.int32),
     params=params,
-    batch_stats={
-      "encoder": encoder["batch_stats"],
-      "projector": projector.get("batch_stats", {}),
-    },
+    batch_stats={p: v.get("batch_stats", {}) for p, v in variables.items()},
     opt_state=tx.init(params),
   )
 
@@ -140,12 +164,12 @@ def loss_of(config, z_NxD: jax.Array):
   )
 
 
-def _apply(module, params, batch_stats, x, train):
+def _apply(module, params, batch_stats, x, train, views=configs.VIEWS):
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:
-    return module.apply(variables, x, views=configs.VIEWS), batch_stats
+    return module.apply(variables, x, views=views), batch_stats
   y, updated = module.apply(
-    variables, x, train=True, views=configs.VIEWS, mutable=["batch_stats"]
+    variables, x, train=True, views=views, mutable=["batch_stats"]
   )
   return y, updated.get("batch_stats", {})
 
@@ -179,6 +203,49 @@ def train_step(
   def objective(params):
     return _forward(config, params, state.batch_stats, views_BxVxT, True)
 
+  return _update(tx, state, objective)
+
+
+def supervised_step(
+  config, tx: optax.GradientTransformation, single: bool, state, batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step on labelled crops; scalars for the log.
+
+  Args:
+    config: of job "supervised".
+    tx: the optimizer.
+    single: whether each clip has one label (`losses.label_loss`).
+    state: what dropout draws is a function of its step and the seed.
+    batch: the global batch of crops x_BxT, and labels_BxK.
+  """
+  x_BxT, labels_BxK = batch
+  head = make_head(config.model, labels_BxK.shape[-1])
+  key = mesh.stream_key(config.seed, "dropout", state.step)
+
+  def objective(params):
+    y_BxD, encoder_stats = _apply(
+      make_encoder(config.model, config.dtype),
+      params["encoder"],
+      state.batch_stats["encoder"],
+      x_BxT,
+      True,
+      views=1,
+    )
+    logits_BxK = head.apply(
+      {"params": params["head"]}, y_BxD, train=True, rngs={"dropout": key}
+    )
+    loss_B = losses.label_loss(logits_BxK, labels_BxK, single=single)
+    stats = state.batch_stats | {"encoder": encoder_stats}
+    return loss_B.mean(), ({}, stats)
+
+  return _update(tx, state, objective)
+
+
+def _update(tx, state, objective):
+  """The next state, and scalars for the log.
+
+  `objective(params)` gives the loss and (its terms, BatchNorm's statistics).
+  """
   (loss, (terms, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
     state.params
   )
@@ -219,6 +286,17 @@ def jit_train_step(config, tx, devices: Mesh) -> Callable:
   whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
   return jax.jit(
     lambda state, views: train_step(config, tx, state, views),
+    in_shardings=(whole, split),
+    out_shardings=(whole, whole),
+    donate_argnums=0,
+  )
+
+
+def jit_supervised_step(config, tx, single: bool, devices: Mesh) -> Callable:
+  """`supervised_step(state, batch)` compiled as `jit_train_step`."""
+  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
+  return jax.jit(
+    lambda state, batch: supervised_step(config, tx, single, state, batch),
     in_shardings=(whole, split),
     out_shardings=(whole, whole),
     donate_argnums=0,

@@ -36,6 +36,25 @@ FLUSH_SECONDS = 10.0
 BUCKET_FLUSH_SECONDS = 60.0
 
 
+def read(workdir) -> list[dict]:
+  """The lines of a run's metrics.jsonl; without a torn end, none if not there.
+
+  Raises:
+    ValueError: it cannot be read, or a line is no JSON object.
+  """
+  path = f"{os.fspath(workdir)}/metrics.jsonl"
+  try:
+    if not files.exists(path):
+      return []
+    *texts, _ = files.read(path).decode().split("\n")
+    return [dict(json.loads(text)) for text in texts]
+  except (OSError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"Cannot read {path} ({error}): put a copy of it in its place, or start "
+      "anew with another --workdir."
+    ) from error
+
+
 class Silent:
   """A Writer that writes nothing: for all hosts but the first."""
 

@@ -177,19 +177,27 @@ class Prepared:
 
   def check_probeable(self):
     """Raises ValueError unless there are labels and clips in every split."""
+    self._check_labelled(
+      "probing", ", or only pretrain with --config.probe_after=False"
+    )
+
+  def check_supervised(self):
+    """As `check_probeable`, for training with labels."""
+    self._check_labelled("training with labels", "")
+
+  def _check_labelled(self, purpose, otherwise):
     if self.label_kind == "none":
       raise ValueError(
-        f"the data set {self.path} has no labels, so there is nothing to probe:"
-        " sort the files into a folder for each class, name a table of labels"
-        " with --config.data.csv=FILE, or only pretrain with"
-        " --config.probe_after=False"
+        f"the data set {self.path} has no labels, which {purpose} needs: sort"
+        " the files into a folder for each class, or name a table of labels"
+        f" with --config.data.csv=FILE{otherwise}"
       )
     missing = [s for s in SPLITS if s not in self.num_clips]
     if missing:
       raise ValueError(
-        f"the data set {self.path} has no {' or '.join(missing)} clips: probing"
-        " needs train, valid and test. Add clips, sort them into folders"
-        " train/ valid/ test/, or only pretrain with --config.probe_after=False"
+        f"the data set {self.path} has no {' or '.join(missing)} clips:"
+        f" {purpose} needs train, valid and test. Add clips, or sort them into"
+        f" folders train/ valid/ test/{otherwise}"
       )
 
   def summary(self) -> str:

@@ -1,0 +1,559 @@
+"""Training with labels: the step, the stream, resuming, and what is scored."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from conftest import shrink
+from test_pretrain import assert_same, lines_of
+
+from vicreg_jax import (
+  checkpoint,
+  datasets,
+  embed,
+  input_pipeline,
+  loop,
+  losses,
+  main,
+  mesh,
+  models,
+  steps,
+  supervised,
+)
+from vicreg_jax import config as configs
+
+HERE = pathlib.Path(__file__).parent
+RATE = 22_050
+B, T = 8, 27
+
+
+def config_of(data_dir):
+  config = shrink(configs.base_supervised(), data_dir)
+  config.seed = 1  # with which the first epoch is the best
+  config.data.update(crop=T, clip_seconds=0.05)
+  config.model.blocks = 2
+  config.encode_batch_size = 64
+  config.checkpoint.update(every_epochs=1.0, keep=1)
+  config.steps = 60
+  config.stop_patience = 2
+  return config
+
+
+@pytest.fixture
+def labelled(data_dir):
+  """A config that stops early; change it as you like."""
+  return config_of(data_dir)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data_dir, tmp_path_factory):
+  """(results, workdir) of a run of three epochs, of which the first is best."""
+  workdir = str(tmp_path_factory.mktemp("unbroken"))
+  return supervised.run(config_of(data_dir), workdir), workdir
+
+
+def saved(config, prepared, workdir, step):
+  tx = steps.make_optimizer(config, configs.durations(config, 24))
+  shapes = jax.eval_shape(
+    lambda: steps.init_supervised(config, tx, len(prepared.labels))
+  )
+  whole = mesh.replicated(mesh.make_mesh())
+  like = checkpoint.abstract(shapes, whole)
+  return checkpoint.load_state(workdir, step, like)
+
+
+# --- the step ---
+
+
+def tiny():
+  config = configs.base_supervised()
+  config.data.crop = T
+  config.model.update(
+    blocks=2, width=0.0625, representation_size=12, dropout=0.0
+  )
+  config.dtype = "float32"
+  config.batch_size = B
+  config.optim.learning_rate = 1e-3
+  return config
+
+
+def batch_of(seed, single, classes=5):
+  rng = np.random.default_rng(seed)
+  x_BxT = rng.normal(size=(B, T)).astype(np.float32)
+  # Clips of unlike loudness: a device's share has other statistics.
+  x_BxT *= np.linspace(0.2, 3, B, dtype=np.float32)[:, None]
+  labels_BxK = rng.integers(0, 2, size=(B, classes)).astype(np.uint8)
+  if single:
+    labels_BxK = np.eye(classes, dtype=np.uint8)[rng.integers(0, classes, B)]
+  return x_BxT, labels_BxK
+
+
+def trainer(config, single, classes=5):
+  tx = steps.make_optimizer(config, configs.durations(config, 80))
+  state = jax.jit(lambda: steps.init_supervised(config, tx, classes))()
+  devices = mesh.make_mesh()
+  return state, steps.jit_supervised_step(config, tx, single, devices)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_five_steps_equal_pytorch(single):
+  torch = pytest.importorskip("torch")
+  from vicreg_jax.benchmarks import torch_twin
+
+  state, step = trainer(tiny(), single)
+  encoder = torch_twin.SampleCNN(8, [8, 8], 12, 1)
+  torch_twin.copy_encoder(
+    {
+      "params": state.params["encoder"],
+      "batch_stats": state.batch_stats["encoder"],
+    },
+    encoder,
+  )
+  head = torch.nn.Linear(12, 5)
+  out = state.params["head"]["out"]
+  with torch.no_grad():
+    head.weight.copy_(torch.tensor(np.array(out["kernel"]).T))
+    head.bias.copy_(torch.tensor(np.array(out["bias"])))
+  optimizer = torch.optim.Adam(
+    [*encoder.parameters(), *head.parameters()], 1e-3, weight_decay=1e-6
+  )
+  for i in range(5):
+    x_BxT, labels_BxK = batch_of(i, single)
+    state, scalars = step(state, (x_BxT, labels_BxK))
+    logits = head(encoder(torch.tensor(x_BxT)))
+    target = torch.tensor(labels_BxK).float()
+    if single:
+      loss = torch.nn.functional.cross_entropy(logits, target.argmax(1))
+    else:
+      loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, target
+      )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    # A step of Adam turns a gradient's rounding error into up to the rate.
+    np.testing.assert_allclose(
+      scalars["loss"], loss.item(), rtol=1e-4 if i == 0 else 2e-3
+    )
+  np.testing.assert_allclose(
+    state.params["head"]["out"]["kernel"],
+    head.weight.detach().numpy().T,
+    atol=1e-3,
+  )
+
+
+def test_dropout_leaves_the_expectation_and_nothing_in_evaluation():
+  D = 4000
+  head = models.Head(D, dropout=0.25)
+  params = {"out": {"kernel": jnp.eye(D), "bias": jnp.zeros(D)}}
+  y_BxD = jnp.full((2, D), 3.0)
+  key = jax.random.key(0)
+  s = head.apply({"params": params}, y_BxD, train=True, rngs={"dropout": key})
+  assert set(np.unique(s)) == {0.0, 4.0}
+  # Five standard deviations of a mean of 8,000 values.
+  assert np.mean(s) == pytest.approx(3, abs=5 * 4 * np.sqrt(0.25 * 0.75 / 8000))
+  assert (s[0] != s[1]).any()
+  np.testing.assert_array_equal(head.apply({"params": params}, y_BxD), y_BxD)
+
+
+def test_what_is_dropped_depends_on_seed_and_step_alone():
+  config = tiny()
+  config.model.dropout = 0.5
+  state, step = trainer(config, False)
+  weights = jax.device_get(state)
+
+  def loss_at(number, step=step):
+    state = weights.replace(step=np.int32(number))
+    return float(step(state, batch_of(0, False))[1]["loss"])
+
+  assert loss_at(7) == loss_at(7) != loss_at(8)
+  config.seed = 1
+  _, other = trainer(config, False)
+  assert loss_at(8, other) != loss_at(8)
+
+
+def test_losses_of_labels_equal_numpy():
+  rng = np.random.default_rng(0)
+  s = rng.normal(0, 9, size=(6, 4)).astype(np.float32)
+  y = rng.integers(0, 2, size=(6, 4)).astype(np.uint8)
+  p = 1 / (1 + np.exp(-s.astype(np.float64)))
+  expected = -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(1)
+  found = losses.label_loss(s, y, single=False)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  one = np.eye(4, dtype=np.uint8)[[0, 1, 2, 3, 0, 1]]
+  e = np.exp(s.astype(np.float64))
+  expected = -np.log((e * one).sum(1) / e.sum(1))
+  found = losses.label_loss(s, one, single=True)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+# --- the stream ---
+
+
+def epochs_of(config, prepared, number):
+  """The stream's first epochs: [(crops, labels)]."""
+  stream = input_pipeline.train_crops(prepared, config)
+  for _ in range(number):
+    batches = [next(stream) for _ in range(24 // config.batch_size)]
+    yield tuple(np.concatenate(rows) for rows in zip(*batches))
+
+
+def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled):
+  labelled.shuffle_buffer = 7  # a window smaller than the set
+  prepared = datasets.prepare(labelled.data)
+  expected_labels = input_pipeline.labels(prepared, "train").labels_NxK
+  orders = []
+  for epoch, (x_NxT, labels_NxK) in enumerate(epochs_of(labelled, prepared, 2)):
+    crops_NxT = np.concatenate(
+      list(
+        input_pipeline.crops(
+          prepared, "train", crop=T, seed=1, epoch=epoch, batch_size=24
+        )
+      )
+    )
+    same = (x_NxT[:, None] == crops_NxT).all(-1)
+    order = same.argmax(1)
+    np.testing.assert_array_equal(same.sum(1), 1)
+    assert sorted(order) == list(range(24))
+    np.testing.assert_array_equal(labels_NxK, expected_labels[order])
+    orders.append(order.tolist())
+  assert orders[0] != orders[1]
+  assert len(np.unique(expected_labels, axis=0)) > 4
+
+
+def test_the_stream_may_be_entered_anywhere_and_shared_by_hosts(labelled):
+  prepared = datasets.prepare(labelled.data)
+  stream = input_pipeline.train_crops(prepared, labelled)
+  expected = [next(stream) for _ in range(7)][5:]
+  hosts = [
+    input_pipeline.train_crops(
+      prepared, labelled, start_step=5, process_index=h, process_count=2
+    )
+    for h in range(2)
+  ]
+  for batch in expected:
+    parts = [next(host) for host in hosts]
+    np.testing.assert_array_equal(
+      np.concatenate([p.x_BxT for p in parts]), batch.x_BxT
+    )
+    np.testing.assert_array_equal(
+      np.concatenate([p.labels_BxK for p in parts]), batch.labels_BxK
+    )
+
+
+def three_steps():
+  """Losses of steps with dropout, on all devices."""
+  config = tiny()
+  config.model.dropout = 0.5
+  state, step = trainer(config, False)
+  found = []
+  for i in range(3):
+    state, scalars = step(state, batch_of(i, False))
+    found.append(float(scalars["loss"]))
+  return found
+
+
+def test_one_core_and_eight_devices_make_no_difference(
+  labelled, data_dir, tmp_path
+):
+  """The stream to the bit, and steps but for the order of sums."""
+  (tmp_path / "other.py").write_text(f"""
+import os, sys
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+import jax
+import numpy as np
+import test_supervised as t
+assert len(jax.devices()) == 8
+losses = t.three_steps()
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})  # before tf.data
+config = t.config_of({data_dir!r})
+((x, labels),) = t.epochs_of(config, t.datasets.prepare(config.data), 1)
+np.savez({str(tmp_path / "other.npz")!r}, x=x, labels=labels,
+         losses=losses)
+""")
+  flag = "--xla_force_host_platform_device_count=8"
+  subprocess.run(
+    [sys.executable, str(tmp_path / "other.py")],
+    check=True,
+    env=os.environ | {"XLA_FLAGS": flag},
+  )
+  other = np.load(tmp_path / "other.npz")
+  ((x, labels),) = epochs_of(labelled, datasets.prepare(labelled.data), 1)
+  assert x.tobytes() == other["x"].tobytes()
+  assert labels.tobytes() == other["labels"].tobytes()
+  np.testing.assert_allclose(three_steps(), other["losses"], rtol=1e-4)
+
+
+# --- runs ---
+
+
+def test_a_run_ends_when_nothing_gets_better(unbroken):
+  results, workdir = unbroken
+  rows = lines_of(workdir)
+  loss_of = {
+    r["step"]: r["validation/loss"] for r in rows if "validation/loss" in r
+  }
+  assert list(loss_of) == [3, 6, 9]  # an epoch is three steps
+  assert min(loss_of, key=loss_of.get) == 3
+  assert [r["step"] for r in rows if "train/loss" in r] == [*range(1, 10)]
+  assert results["step"] == 3
+  assert results["supervised"]["best_epoch"] == 1
+  # The best one stays, beside the newest.
+  assert sorted(os.listdir(f"{workdir}/checkpoints")) == ["3", "9"]
+  assert os.path.getsize(loop.figure(workdir)) > 10_000
+
+
+def test_the_best_weights_are_scored_and_each_clip_counts_once(
+  labelled, unbroken
+):
+  """Results and validation loss against NumPy and scikit-learn."""
+  results, workdir = unbroken
+  prepared = datasets.prepare(labelled.data)
+
+  def scores_of(step, split):
+    """(mean sigmoid by clip, mean loss by clip), in float64."""
+    state = saved(labelled, prepared, workdir, step)
+    encoder = embed.load(workdir, step, mesh.make_mesh())
+    out = state.params["head"]["out"]
+    clips = [
+      np.frombuffer(e["samples"], "<i2").astype(np.float32) / 2**15
+      for e in prepared.dataset(split).as_numpy_iterator()
+    ]
+    y_NxK = input_pipeline.labels(prepared, split).labels_NxK
+    p_NxK, loss_N = [], []
+    for clip, y_K in zip(clips, y_NxK, strict=True):
+      x_SxT = clip[: len(clip) // T * T].reshape(-1, T)
+      (y_SxD,) = encoder([x_SxT])
+      s = np.asarray(y_SxD, np.float64) @ np.asarray(out["kernel"], np.float64)
+      p = 1 / (1 + np.exp(-(s + np.asarray(out["bias"]))))
+      p_NxK.append(p.mean(0))
+      loss_N.append(-(y_K * np.log(p) + (1 - y_K) * np.log1p(-p)).mean())
+    auc = sklearn.metrics.roc_auc_score(y_NxK, p_NxK, average="macro")
+    return 100 * auc, np.mean(loss_N)
+
+  assert results["supervised"]["tags_left_out"] == 0
+  best, last = scores_of(3, "test")[0], scores_of(9, "test")[0]
+  assert results["supervised"]["roc_auc"] == pytest.approx(best, abs=0.01)
+  assert abs(best - last) > 0.05
+  (logged,) = [
+    r["validation/loss"]
+    for r in lines_of(workdir)
+    if r["step"] == 9 and "validation/loss" in r
+  ]
+  assert logged == pytest.approx(scores_of(9, "valid")[1], rel=1e-5)
+
+
+def test_a_long_clip_weighs_no_more_in_the_validation_loss(labelled):
+  """Nine clips, of which the first has as many segments as all others."""
+  prepared = datasets.prepare(labelled.data)
+  y_NxK = input_pipeline.labels(prepared, "valid").labels_NxK
+  rng = np.random.default_rng(0)
+  clip_M = rng.permutation([0] * 8 + [*range(1, 9)])
+  logits_MxK = rng.normal(size=(16, y_NxK.shape[1])).astype(np.float32)
+  logits_MxK[clip_M == 0] += 5
+  evaluate = supervised.validation(
+    lambda state, split: (logits_MxK, clip_M), prepared
+  )
+  p = 1 / (1 + np.exp(-logits_MxK.astype(np.float64)))
+  y = y_NxK[clip_M]
+  loss_M = -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(1)
+  expected = np.mean([loss_M[clip_M == n].mean() for n in range(9)])
+  found = evaluate(None, 3)["validation/loss"]
+  assert found == pytest.approx(expected, rel=1e-5)
+  assert abs(found - loss_M.mean()) > 0.1
+
+
+@pytest.mark.parametrize("step, how", [(8, "crash"), (6, "signal")])
+def test_a_resumed_run_equals_an_unbroken_one(
+  labelled, unbroken, tmp_path, monkeypatch, step, how
+):
+  record = loop._Loop._record
+
+  class Crash(Exception):
+    pass
+
+  def accident(self, at, scalars):
+    record(self, at, scalars)
+    if at == step:
+      if how == "crash":
+        raise Crash
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  workdir = str(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(loop._Loop, "_record", accident)
+    with pytest.raises(Crash if how == "crash" else KeyboardInterrupt):
+      supervised.run(labelled, workdir)
+  # A signal is obeyed a step later.
+  newest = {"crash": ["3", "6"], "signal": ["3", "7"]}[how]
+  assert sorted(os.listdir(f"{workdir}/checkpoints")) == newest
+  results, expected_dir = unbroken
+  for _ in range(1 + (how == "crash")):  # then there is nothing left to train
+    assert supervised.run(labelled, workdir) == results
+    assert lines_of(workdir) == lines_of(expected_dir)
+    assert sorted(os.listdir(f"{workdir}/checkpoints")) == ["3", "9"]
+    prepared = datasets.prepare(labelled.data)
+    for at in (3, 9):
+      assert_same(
+        saved(labelled, prepared, workdir, at),
+        saved(labelled, prepared, expected_dir, at),
+      )
+    for name in ("probe.json", "probe_tags.csv"):
+      contents = {
+        pathlib.Path(run, name).read_text() for run in (workdir, expected_dir)
+      }
+      assert len(contents) == 1
+
+
+def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
+  workdir = unbroken[1]
+  prepared = datasets.prepare(labelled.data)
+  encoder = embed.load(workdir, -1, mesh.make_mesh())
+  state = saved(labelled, prepared, workdir, 9)
+  assert encoder.step == 9
+  assert_same(encoder._variables["params"], state.params["encoder"])
+  config = shrink(configs.base_embed(), data_dir)
+  config.checkpoint = workdir
+  with pytest.raises(ValueError, match=r"is that of a training: give this job"):
+    embed.run(config, workdir)
+
+
+def test_a_best_checkpoint_that_is_lost_is_named(labelled, tmp_path, unbroken):
+  prepared = datasets.prepare(labelled.data)
+  with pytest.raises(ValueError, match=r"the checkpoint of step 6 is not ther"):
+    saved(labelled, prepared, unbroken[1], 6)
+
+
+def write_sines(path, count, low, seconds=0.1):
+  import soundfile
+
+  rng = np.random.default_rng(low)
+  t = np.arange(int(seconds * RATE)) / RATE
+  path.mkdir(parents=True)
+  for i in range(count):
+    sine = np.sin(2 * np.pi * low * rng.uniform(1, 2) * t)
+    soundfile.write(path / f"{i}.wav", 0.5 * sine, RATE)
+
+
+def of_folder(config, path):
+  config.data.name = "folder"
+  config.data.path = str(path)
+  return config
+
+
+def test_two_classes_that_differ_are_learned(labelled, tmp_path, capsys):
+  """100-200 Hz against 4-8 kHz."""
+  for split, count in (("train", 8), ("valid", 4), ("test", 5)):
+    for kind, low in (("low", 100), ("high", 4000)):
+      write_sines(tmp_path / "music" / split / kind, count, low)
+  config = of_folder(labelled, tmp_path / "music")
+  config.steps, config.stop_patience = 16, 0
+  config.checkpoint.every_epochs = 0.0
+  config.optim.learning_rate = 1e-2
+  main.run(config, str(tmp_path / "run"))
+  results = json.loads((tmp_path / "run" / "probe.json").read_text())
+  assert results["supervised"]["accuracy"] == 100
+  assert results["supervised"]["roc_auc"] == 100
+  assert results["majority"]["accuracy"] == 50
+  out = capsys.readouterr().out
+  assert "100.00" in out and "loss_terms.png" in out
+
+
+# --- errors ---
+
+
+def error_of(config, workdir):
+  with pytest.raises(ValueError) as caught:
+    main.run(config, str(workdir))
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
+  write_sines(tmp_path / "plain", 14, 100)
+  message = error_of(of_folder(labelled, tmp_path / "plain"), tmp_path / "w")
+  assert "has no labels" in message and "--config.data.csv" in message
+  assert "probe_after" not in message
+  for kind in ("low", "high"):
+    write_sines(tmp_path / "split" / "train" / kind, 5, 100)
+    write_sines(tmp_path / "split" / "test" / kind, 1, 100)
+  message = error_of(of_folder(labelled, tmp_path / "split"), tmp_path / "w")
+  assert "has no valid clips: training with labels needs train" in message
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  [
+    ("model.dropout", 1.0, r"model.dropout is 1.0; use 0 to below 1"),
+    ("model.dropout", "0.5", r"model.dropout is '0.5'; it must be a number"),
+    ("stop_patience", -1, r"stop_patience is -1"),
+    ("stop_patience", 2.5, r"stop_patience is 2.5; .* whole number"),
+    ("encode_batch_size", 0, r"encode_batch_size is 0"),
+    ("batch_size", 1, r"batch_size is 1"),
+    ("batch_size", 25, r"batch_size is 25.* 24 clips"),
+    ("optim.name", "sgd", r"optim.name.*lars, adam"),
+    ("model.blocks", 3, r"data.crop is 27, .*data.crop=81"),
+    ("stop_patienc", 3, r"no such key \(did you mean stop_patience\?\)"),
+    ("checkpoint.keep", 0, r"checkpoint.keep is 0"),
+  ],
+)
+def test_impossible_configs(labelled, tmp_path, key, value, message):
+  import re
+
+  *path, last = key.split(".")
+  node = labelled
+  for part in path:
+    node = node[part]
+  with node.unlocked(), node.ignore_type():
+    node[last] = value
+  assert re.search(message, error_of(labelled, tmp_path / "w"))
+
+
+def test_another_config_on_the_workdir_is_refused(labelled, unbroken):
+  labelled.stop_patience, labelled.steps = 5, 90  # it may go on for longer
+  prepared = datasets.prepare(labelled.data)
+
+  def check():
+    d = configs.durations(labelled, 24)
+    loop._check_same(labelled, loop.header(labelled, prepared, d), unbroken[1])
+
+  check()
+  labelled.model.dropout = 0.1
+  with pytest.raises(ValueError, match=r"\(model.dropout: 0.5 -> 0.1\)"):
+    check()
+
+
+@pytest.mark.parametrize(
+  "losses_of, best, records, ended",
+  [
+    ([3, 2, 4, 1, 5, 5], 40, {10, 20, 40}, True),
+    ([3, 2, 4, 1, 5], 40, {10, 20, 40}, False),
+    ([2, 2, 2], 10, {10}, True),
+    ([], None, set(), False),
+  ],
+)
+def test_the_best_step_is_that_of_metrics(
+  tmp_path, losses_of, best, records, ended
+):
+  lines = [
+    json.dumps({"step": 10 * i, "validation/loss": x})
+    for i, x in enumerate(losses_of, 1)
+  ]
+  torn = '{"step": 70, "validation/l'
+  (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, torn]))
+  found = loop._Best(str(tmp_path), 20)
+  assert (found.step(), found.record_steps()) == (best, records)
+  assert found.exhausted() == ended
+  assert not loop._Best(str(tmp_path), 0).exhausted()
+  assert loop._Best(str(tmp_path), 20, 20).step() in (None, 10, 20)
+  if losses_of:
+    assert found.add(80, 0.5) and not found.exhausted()

@@ -1,0 +1,162 @@
+"""The `supervised` job: SampleCNN trained with labels, scored as a probe is.
+
+Thesis table 4.1, row SampleCNN*: what a pretrained encoder is to be compared
+with. The encoder, dropout and a dense layer (table 2.1) learn the labels of one
+random crop of each clip and epoch, without augmentation. After every epoch all
+clips of the split "valid" are cut into consecutive segments; the weights of the
+lowest loss are kept, and scored on "test".
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vicreg_jax import (
+  checkpoint,
+  datasets,
+  embed,
+  input_pipeline,
+  loop,
+  losses,
+  mesh,
+  metrics,
+  scores,
+  steps,
+)
+from vicreg_jax import config as configs
+from vicreg_jax.datasets import base
+
+NAME = "supervised"  # of the predictor in the results
+
+
+def run(config, workdir: str) -> dict:
+  """Trains to the end, and scores the weights of the best epoch.
+
+  Args:
+    config: a validated config of job "supervised".
+    workdir: gets config.json, metrics.jsonl, tb/ and checkpoints/; `probe.json`
+      and per-tag scores as CSV when the training has ended.
+
+  Returns:
+    `probe.json`'s content: metrics in percent in "supervised", and "step", that
+    of the weights that are scored.
+
+  Raises:
+    ValueError: no run can follow from this config, or a loss is not finite.
+    KeyboardInterrupt: SIGINT or SIGTERM came; the run was saved.
+  """
+  devices = mesh.make_mesh()
+  mesh.check_batch(config.batch_size, devices)
+  prepared = datasets.prepare(config.data)
+  prepared.check_supervised()
+  durations = configs.durations(config, prepared.num_clips["train"])
+  tx = steps.make_optimizer(config, durations)
+  classes = len(prepared.labels)
+  single = prepared.label_kind == "single"
+  init = functools.partial(steps.init_supervised, config, tx, classes)
+  predict = Predictor(config, prepared, devices)
+  training = loop.Training(
+    header=loop.header(config, prepared, durations),
+    summary=prepared.summary(),
+    durations=durations,
+    schedule=steps.make_schedule(config, durations),
+    init=init,
+    train_step=steps.jit_supervised_step(config, tx, single, devices),
+    batches=_batches(config, prepared),
+    evaluate=validation(predict, prepared),
+    eval_due=lambda step: step % durations.eval_every == 0,
+    patience=config.stop_patience * durations.per_epoch,
+  )
+  best = loop.run(config, workdir, training, devices).best_step
+  like = checkpoint.abstract(jax.eval_shape(init), mesh.replicated(devices))
+  state = checkpoint.load_state(workdir, best, like)
+  return _score(workdir, state, predict, prepared, durations.per_epoch)
+
+
+class Predictor:
+  """Logits of all segments of a split by the weights of a state."""
+
+  def __init__(self, config, prepared: base.Prepared, devices: Mesh):
+    self._config = config
+    self._prepared = prepared
+    self._encoder = embed.Encoder(config.to_dict(), {}, 0, devices)
+    self._head = steps.make_head(config.model, len(prepared.labels))
+
+  def __call__(
+    self, state: steps.TrainState, split: str
+  ) -> tuple[jax.Array, np.ndarray]:
+    """`logits_MxK` of every segment, and the position `clip_M` of its clip."""
+    encoder = self._encoder.with_variables(
+      {
+        "params": state.params["encoder"],
+        "batch_stats": state.batch_stats["encoder"],
+      }
+    )
+    y_MxD, clip_M = encoder.segments(
+      self._prepared, split, batch_size=self._config.encode_batch_size
+    )
+    # Each host has all representations, and computes the rest for itself.
+    params = jax.tree.map(np.asarray, state.params["head"])
+    return self._head.apply({"params": params}, y_MxD), clip_M
+
+
+def validation(
+  predict: Predictor, prepared: base.Prepared
+) -> Callable[[steps.TrainState, int], dict[str, float]]:
+  """What evaluates a state: the loss of the clips to validate on.
+
+  A clip's loss is the mean of its segments', and each clip counts the same.
+  """
+  labels_NxK = input_pipeline.labels(prepared, "valid").labels_NxK
+  single = prepared.label_kind == "single"
+
+  def evaluate(state, step):
+    logits_MxK, clip_M = predict(state, "valid")
+    loss_M = losses.label_loss(logits_MxK, labels_NxK[clip_M], single=single)
+    loss_Nx1 = metrics.mean_over_clip(
+      np.asarray(loss_M)[:, None], clip_M, len(labels_NxK)
+    )
+    return {"validation/loss": float(loss_Nx1.mean())}
+
+  return evaluate
+
+
+def _batches(config, prepared):
+  def batches(start):
+    return input_pipeline.train_crops(
+      prepared,
+      config,
+      start_step=start,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+
+  return batches
+
+
+def _score(workdir, state, predict, prepared, per_epoch) -> dict:
+  """Scores a state on the test clips; writes and returns the results."""
+  labels = {
+    s: input_pipeline.labels(prepared, s).labels_NxK for s in ("train", "test")
+  }
+  single = prepared.label_kind == "single"
+  logits_MxK, clip_M = predict(state, "test")
+  found = scores.of_segments(
+    logits_MxK,
+    clip_M,
+    labels["test"],
+    single=single,
+    best_epoch=math.ceil(int(state.step) / per_epoch),
+  )
+  results = {NAME: found.results}
+  if single:
+    results["majority"] = scores.majority(labels["train"], labels["test"])
+  results["step"] = int(state.step)
+  results = scores.plain(results)
+  if mesh.is_first_host():
+    scores.write(workdir, results, prepared.labels, {NAME: found.tags})
+  return results
