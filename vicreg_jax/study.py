@@ -220,7 +220,7 @@ def supervised(scale: Scale) -> Job:
   overrides = {}
   if scale.smoke:
     overrides = _smoke_data("MTAT") | _SMOKE_MODEL
-    overrides |= {"epochs": 10.0, "batch_size": 16}
+    overrides |= {"epochs": 10, "batch_size": 16}
     overrides |= {"model.representation_size": scale.width(512)}
   return Job(
     config="supervised_mtat",
