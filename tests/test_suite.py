@@ -286,19 +286,26 @@ def test_one_member_and_a_list(toy, tmp_path):
   assert "| one | - |" in out and "| two | 59.00 |" in out
 
 
-def test_errors_are_one_line(toy, tmp_path):
-  for arguments, why in (
-    (["--config.no_key=1"], "no run of this suite has such a key"),
-    (["--conf.seed=1"], "unknown argument --conf.seed=1"),
-    (["--suite=nowhere.py"], "nowhere.py: cannot be read"),
-    (["--suite=configs/probe.py"], "has no get_suite"),
-  ):
-    process = toy(("one",), *arguments)
-    assert why in process.communicate()[1].splitlines()[-1]
-    assert process.returncode
-  toy(("one",)).communicate()
-  process = toy(("one",), "--scale=smoke")
-  assert "holds suites of --scale=thesis" in process.communicate()[1]
+def test_errors_are_one_line(tmp_path, capsys):
+  toy = tmp_path / "toy.py"
+  toy.write_text(TOY.format(names=("one",)))
+
+  def error(*arguments):
+    with pytest.raises(SystemExit) as caught:
+      suite.main([f"--suite={toy}", f"--workdir={tmp_path}/w", *arguments])
+    text = str(caught.value)
+    assert "\n" not in text
+    return text if text.startswith("error") else capsys.readouterr().err
+
+  assert "has such a key" in error("--config.no_key=1", "--list")
+  assert "unknown argument --conf.seed=1" in error("--conf.seed=1")
+  assert "nowhere.py: cannot be read" in error("--suite=nowhere.py")
+  assert "has no get_suite" in error("--suite=configs/probe.py")
+  (tmp_path / "w").write_text("a file")
+  assert "error: cannot write" in error("--collect")
+  (tmp_path / "w").unlink()
+  suite._check_workdir(f"{tmp_path}/w", THESIS)
+  assert "of --scale=thesis" in error("--scale=smoke", "--collect")
 
 
 def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path):

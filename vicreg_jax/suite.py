@@ -112,15 +112,13 @@ class Runner:
       code = self._call(job, flags)
       if code:
         if not self.stopped:
-          log = f"{self._root}/{job.workdir}/{LOG}"
+          log = _log_path(f"{self._root}/{job.workdir}")
           self._say(f"{job.workdir}: FAILED with code {code}, see {log}")
         return False
       done = time.monotonic() - started
       content = {"flags": flags, "work": job.work, "seconds": done}
-      files.write(
-        f"{self._root}/{job.workdir}/{FINISHED}",
-        (json.dumps(content, indent=1) + "\n").encode(),
-      )
+      path = f"{self._root}/{job.workdir}/{FINISHED}"
+      _write(path, json.dumps(content, indent=1) + "\n")
       state = f"finished in {datetime.timedelta(seconds=round(done))}"
     else:
       state = "was finished before"
@@ -191,18 +189,22 @@ def _die_with_parent():
   ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+def _log_path(workdir) -> pathlib.Path:
+  """Beside the run, or on this disk: nothing can be appended in a bucket."""
+  if files.is_bucket(workdir):
+    return pathlib.Path("suite_logs", *workdir.split("/")[-2:], LOG)
+  return pathlib.Path(workdir, LOG)
+
+
 def _open_log(workdir):
-  if files.is_bucket(workdir):  # nothing can be appended there
-    directory = pathlib.Path("suite_logs", pathlib.PurePosixPath(workdir).name)
-  else:
-    directory = pathlib.Path(workdir)
+  path = _log_path(workdir)
   try:
-    directory.mkdir(parents=True, exist_ok=True)
-    return (directory / LOG).open("ab")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
   except OSError as e:
     raise ValueError(
-      f"--workdir: cannot write {directory / LOG} ({e.strerror}); free space or"
-      " choose another directory"
+      f"cannot write {path} ({e.strerror}); free space or choose another"
+      " --workdir"
     ) from e
 
 
@@ -397,16 +399,8 @@ def report(suite: study.Suite, name: str, root: str, scale: study.Scale):
   """Writes table and figure, and prints the table."""
   results, stamp = collect(suite, root), study.STAMP if scale.smoke else ""
   text = markdown(suite, results, stamp)
-  try:
-    files.write(f"{root}/{name}/table.md", text.encode())
-    files.write(
-      f"{root}/{name}/table.csv", table_csv(suite, results).encode()
-    )
-  except OSError as e:
-    raise ValueError(
-      f"--workdir={root}: cannot write the table ({e}); free space or choose"
-      " another directory"
-    ) from e
+  _write(f"{root}/{name}/table.md", text)
+  _write(f"{root}/{name}/table.csv", table_csv(suite, results))
   print(text)
   print(f"table: {root}/{name}/table.md")
   try:
@@ -451,7 +445,17 @@ def _check_workdir(root, scale):
         f"--workdir={root} holds suites of --scale={found}: use another"
         f" --workdir for --scale={scale.name}"
       )
-  files.write(path, (json.dumps({"scale": scale.name}) + "\n").encode())
+  _write(path, json.dumps({"scale": scale.name}) + "\n")
+
+
+def _write(path, text):
+  try:
+    files.write(path, text.encode())
+  except OSError as e:
+    raise ValueError(
+      f"cannot write {path} ({e.strerror or e}); free space or choose another"
+      " --workdir, then run the same command to continue"
+    ) from e
 
 
 def _choose(all_members, only):
