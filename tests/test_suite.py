@@ -214,6 +214,7 @@ def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
   assert "a reason" in (tmp_path / "w/runs/bad/log.txt").read_text()
   # 50 and the length of "one-probe".
   assert "| one | 59.00 | 60.00 | -1.00 |" in out
+  assert "| ROC-AUC linear: ours | ROC-AUC linear: thesis |" in out
   assert "| bad | - | 60.00 | - |" in out
   # Once more: only what is not finished, and the ETA is by what was.
   process = toy(("one", "bad", "two"))

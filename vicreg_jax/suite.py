@@ -346,7 +346,7 @@ def markdown(suite: study.Suite, results: Results, stamp: str) -> str:
   heads = [
     f"{_TITLES[cell['metric']]} {cell['head']}{kind}"
     for cell in cells(results.rows[0], suite.metrics)
-    for kind in ((": ours", "thesis", "difference") if has_thesis else ("",))
+    for kind in ((": ours", ": thesis", ": difference") if has_thesis else ("",))
   ]
   if not any(row["scores"] or row["thesis"] for row in results.rows):
     heads = []
