@@ -343,10 +343,11 @@ def markdown(suite: study.Suite, results: Results, stamp: str) -> str:
   names = list(results.rows[0]["labels"])
   has_thesis = any(row["thesis"] for row in results.rows)
   extra = list(dict.fromkeys(k for row in results.rows for k in row["extra"]))
+  kinds = (": ours", ": thesis", ": difference") if has_thesis else ("",)
   heads = [
     f"{_TITLES[cell['metric']]} {cell['head']}{kind}"
     for cell in cells(results.rows[0], suite.metrics)
-    for kind in ((": ours", ": thesis", ": difference") if has_thesis else ("",))
+    for kind in kinds
   ]
   if not any(row["scores"] or row["thesis"] for row in results.rows):
     heads = []
