@@ -11,13 +11,13 @@ LAYERS = [
   {"files"},
   {"audio", "augment", "losses", "mesh", "metrics", "models", "optim"}
   | {"cli", "plots", "thesis", "writer"},
-  {"config", "datasets", "scores", "suite_plots"},
+  {"config", "datasets", "scores", "study", "suite_plots"},
   {"input_pipeline", "steps"},
   {"checkpoint"},
   {"embed", "loop"},
   {"aot", "pretrain", "prepare", "probe", "supervised"},
   {"benchmarks", "main"},
-  {"bench"},
+  {"bench", "suite"},
 ]
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 

@@ -1,0 +1,28 @@
+"""Figure B.3: batch size by size of the representation, VICReg, 1,000 epochs.
+
+    python -m vicreg_jax.suite --suite=configs/suites/grid.py \
+        --workdir=runs/study
+
+45 runs, of which `batch_size` and `representation` share 13.
+"""
+
+import functools
+
+from vicreg_jax import study, suite_plots
+
+
+def get_suite(scale):
+  points = []
+  for batch_size in scale.axis(study.BATCH_SIZES):
+    for size in scale.axis(study.SIZES):
+      run = study.pretrain(scale, "VICReg", batch_size=batch_size, size=size)
+      labels = {
+        "batch size": scale.batch_size(batch_size),
+        "size": scale.width(size),
+      }
+      points.append(study.probed(scale, labels, run, 1000))
+  draw = functools.partial(
+    study.draw_rows, suite_plots.heat_maps, x="size", y="batch size"
+  )
+  title = "Batch size and size of the representation: figure B.3"
+  return study.Suite(title, points, draw)

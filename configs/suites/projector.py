@@ -1,0 +1,21 @@
+"""Table B.2: each method with its own and with the other's projector.
+
+    python -m vicreg_jax.suite --suite=configs/suites/projector.py \
+        --workdir=runs/study
+"""
+
+import functools
+
+from vicreg_jax import study, suite_plots, thesis
+
+
+def get_suite(scale):
+  points = []
+  for method in ("CLMR", "VICReg"):
+    for projector in ("CLMR", "VICReg"):
+      run = study.pretrain(scale, method, projector=projector)
+      labels = {"method": method, "projector": projector}
+      published = thesis.TABLE_B_2[method, projector]
+      points.append(study.probed(scale, labels, run, 1000, published))
+  draw = functools.partial(study.draw_rows, suite_plots.score_dots)
+  return study.Suite("Projectors: table B.2", points, draw)

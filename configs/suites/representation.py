@@ -1,0 +1,29 @@
+"""Figure 4.2 and table A.2: the size of the representation, 1,000 epochs.
+
+    python -m vicreg_jax.suite --suite=configs/suites/representation.py \
+        --workdir=runs/study
+"""
+
+import functools
+
+from vicreg_jax import study, suite_plots, thesis
+
+
+def get_suite(scale):
+  points = []
+  for method in ("VICReg", "CLMR"):
+    for size in study.SIZES:
+      run = study.pretrain(scale, method, size=size)
+      labels = {"method": method, "size": scale.width(size)}
+      published = thesis.TABLE_A_2[method, size]
+      points.append(study.probed(scale, labels, run, 1000, published))
+  draw = functools.partial(
+    study.draw_rows,
+    suite_plots.score_curves,
+    x="size",
+    x_label="size of the representation",
+    group="method",
+    log_x=True,
+  )
+  title = "Size of the representation: figure 4.2 and table A.2"
+  return study.Suite(title, points, draw)

@@ -1,0 +1,60 @@
+"""VICReg, CLMR, labels and no training at all, on a folder of music, 3 seeds.
+
+    python -m vicreg_jax.suite --suite=configs/suites/soundtracks.py \
+        --workdir=runs/soundtracks --config.data.path=DIR
+
+DIR holds a folder for each class. The same quarter-width encoder sees as many
+clips in every training: 120 epochs, 64 clips each. Expected time: some 50
+minutes on two cores for 154 clips of 30 s. Expected result: figures for four
+game soundtracks are in BUILD_NOTES.md.
+"""
+
+import functools
+
+from vicreg_jax import study, suite_plots
+
+SEEDS = (0, 1, 2)
+EPOCHS = 120
+VICREG = {
+  "loss.name": "vicreg",
+  "model.projector": (512, 512, 512),
+  "model.projector_batch_norm": True,
+}
+LABELS = {
+  "data.name": "folder",
+  "dtype": "float32",
+  "model.width": 0.25,
+  "model.representation_size": 128,
+  "batch_size": 32,  # two steps an epoch: 64 clips as well
+  "epochs": EPOCHS,
+  "stop_patience": 0,
+}
+
+
+def get_suite(scale):
+  points = []
+  epochs = scale.epochs(EPOCHS * 10) if scale.smoke else EPOCHS
+
+  def job(name, config, seed, overrides):
+    overrides = {"seed": seed} | overrides | {"epochs": epochs}
+    workdir = f"runs/{name}-seed{seed}"
+    return study.Job(config, workdir, overrides, work=epochs)
+
+  def add(label, run, heads):
+    points.append(study.Point({"encoder": label}, (run,), heads))
+
+  for seed in SEEDS:
+    clmr = job("clmr", "folder", seed, {})
+    untrained = {head: f"untrained_{head}" for head in study.HEADS}
+    add("untrained", clmr, untrained)
+    labels = job("supervised", "supervised_mtat", seed, LABELS)
+    add("with labels", labels, {"linear": "supervised"})
+    add("CLMR", clmr, study.HEADS)
+    add("VICReg", job("vicreg", "folder", seed, VICREG), study.HEADS)
+
+  metrics = ("accuracy", "roc_auc", "pr_auc")
+  draw = functools.partial(
+    study.draw_rows, suite_plots.score_dots, metrics=metrics
+  )
+  title = "A folder of music: mean and standard deviation over seeds"
+  return study.Suite(title, points, draw, metrics=metrics)

@@ -1,0 +1,410 @@
+"""Suites expand to the thesis's runs, survive, and their tables are right."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from vicreg_jax import config as configs
+from vicreg_jax import study, suite, thesis
+
+ROOT = pathlib.Path(__file__).parent.parent
+SUITES = sorted((ROOT / "configs" / "suites").glob("*.py"))
+THESIS = study.Scale("thesis")
+SMOKE = study.Scale("smoke")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def jobs_of(names, scale):
+  """{workdir: job} of the suites' members; the longest of CLMR's."""
+  found = {}
+  for name in names:
+    loaded = suite.load(f"configs/suites/{name}.py", scale)
+    for jobs in suite.members(loaded):
+      for job in jobs:
+        known = found.get(job.workdir)
+        if known is None or known.work < job.work:
+          found[job.workdir] = job
+  return found
+
+
+def parsed(job):
+  """The config that the job's command has."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+  flags.DEFINE_string("workdir", None, "", flag_values=values)
+  argv = ["main", *job.flags("/root")]
+  # config_flags looks there for the keys that are overridden.
+  with mock.patch.object(sys, "argv", argv):
+    values(argv)
+    return values.config
+
+
+@pytest.mark.parametrize("scale", (THESIS, SMOKE), ids=lambda s: s.name)
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_every_command_is_a_valid_run(path, scale):
+  for job in jobs_of([path.stem], scale).values():
+    config = parsed(job)
+    configs.validate(config)
+    # Nothing was lost or rounded on the way through the flags.
+    flat = {k: v for k, v in job.overrides.items() if k != "checkpoint"}
+    for key, value in flat.items():
+      node = config
+      for part in key.split("."):
+        node = node[part]
+      assert node == value, key
+    if scale.smoke or config.job != "pretrain":
+      continue
+    assert config.batch_size % 8 == 0, "the cores of a v3-8"
+
+
+def test_the_thesis_takes_sixty_runs():
+  """Counted by hand: 6 for convergence (CLMR's lengths are one), then what is
+  new in representation (4 and 4), transfer (3 and the supervised one), batch
+  size (8), projector (2), and the grid (4 x 8)."""
+  names = [p.stem for p in SUITES if p.stem != "soundtracks"]
+  assert len(names) == 8
+  jobs = jobs_of(names, THESIS)
+  runs = [j for j in jobs.values() if "probe" not in j.config]
+  assert len(runs) == 6 + 8 + 4 + 8 + 2 + 32
+  # Each is probed once, but CLMR's and VICReg's longest, at five epochs.
+  probes = [j for j in jobs.values() if "probe" in j.config]
+  assert len(probes) == len(runs) - 1 + 4 + 4  # not the supervised one
+
+
+def test_suites_share_their_runs():
+  middle = study.pretrain(THESIS, "VICReg")
+  assert middle == study.pretrain(
+    THESIS, "VICReg", epochs=1000, batch_size=768, size=512
+  )
+  for name in ("convergence", "representation", "batch_size", "grid"):
+    assert jobs_of([name], THESIS)[middle.workdir] == middle
+  # A workdir is one run, whatever suite asks for it (CLMR's may go on).
+  seen = {}
+  for path in SUITES:
+    for jobs in suite.members(suite.load(path, THESIS)):
+      for job in jobs:
+        if not job.longer:
+          assert seen.setdefault(job.workdir, job) == job
+
+
+def test_commands_are_the_thesis():
+  clmr = parsed(jobs_of(["convergence"], THESIS)["runs/clmr-fma-b256-d512"])
+  assert clmr.epochs == 8000 and clmr.optim.schedule == "constant"
+  assert clmr.checkpoint.keep_at_epochs == (300, 1000, 3000, 5000, 8000)
+  assert tuple(clmr.model.projector) == (512, 128)
+  assert clmr.valid_data.name == "magnatagatune"
+  assert clmr.eval_every_epochs == 20
+  crossed = jobs_of(["projector"], THESIS)
+  vicreg = parsed(crossed["runs/vicreg-fma-b768-d512-e1000-clmr-projector"])
+  assert tuple(vicreg.model.projector) == (512, 128)
+  assert not vicreg.model.projector_batch_norm
+  assert vicreg.loss.name == "vicreg"
+  clmr = parsed(crossed["runs/clmr-fma-b256-d512-vicreg-projector"])
+  assert tuple(clmr.model.projector) == (8196, 8196, 8196)
+  assert clmr.model.projector_batch_norm and clmr.loss.name == "nt_xent"
+  gtzan = jobs_of(["transfer"], THESIS)["runs/vicreg-gtzan-b768-d512-e8000"]
+  assert (parsed(gtzan).data.name, parsed(gtzan).epochs) == ("gtzan", 8000)
+  probe = jobs_of(["batch_size"], THESIS)[
+    "runs/vicreg-fma-b64-d512-e1000/probe-1000"
+  ]
+  assert parsed(probe).data.name == "magnatagatune"
+  assert parsed(probe).epoch == 1000
+  assert parsed(probe).checkpoint == "/root/runs/vicreg-fma-b64-d512-e1000"
+
+
+# --- running, with a stand-in for training -----------------------------------
+
+# Does what its config says: fails, or takes some time and saves on SIGTERM.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+flags = dict(f[2:].split("=", 1) for f in sys.argv[1:])
+workdir = pathlib.Path(flags["workdir"])
+with (workdir.parent.parent / "calls").open("a") as f:
+  f.write(workdir.name + chr(10))
+def save(*_):
+  (workdir / "saved").touch()
+  sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("step 1/2 (50.0%)", file=sys.stderr, flush=True)
+if "bad" in workdir.name:
+  sys.exit("error: a reason")
+if workdir.name == "slow" and not (workdir / "saved").exists():
+  (workdir / "ready").touch()
+  time.sleep(60)
+score = {"roc_auc": 50.0 + len(workdir.name), "pr_auc": 20.0}
+(workdir / "probe.json").write_text(json.dumps({"linear": score}))
+"""
+
+TOY = """
+from vicreg_jax import study
+def get_suite(scale):
+  points = []
+  for name in {names}:
+    run = study.Job("quickstart", f"runs/{{name}}", {{"epochs": 2}}, 2.0)
+    probe = study.Job("probe", f"runs/{{name}}-probe", {{"seed": 1}}, 1.0)
+    thesis = {{"linear": {{"roc_auc": 60.0, "pr_auc": 25.0}}}}
+    points.append(
+      study.Point({{"name": name}}, (run, probe), {{"linear": "linear"}},
+                  thesis)
+    )
+  return study.Suite("A toy", points, lambda results, stem, stamp: None)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+  """start(names, *flags) -> the process of a suite on the stand-in."""
+  stand_in = tmp_path / "stand_in.py"
+  stand_in.write_text(STAND_IN)
+
+  def start(names, *arguments):
+    (tmp_path / "toy.py").write_text(TOY.format(names=names))
+    code = (
+      "import sys; from vicreg_jax import suite;"
+      f"suite.COMMAND = (sys.executable, {str(stand_in)!r});"
+      "suite.main(sys.argv[1:])"
+    )
+    return subprocess.Popen(
+      [sys.executable, "-c", code, f"--suite={tmp_path}/toy.py"]
+      + [f"--workdir={tmp_path}/w", *arguments],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  return start
+
+
+def calls(tmp_path):
+  return (tmp_path / "w" / "calls").read_text().split()
+
+
+def wait_for(path):
+  deadline = time.monotonic() + 60
+  while not path.exists():
+    assert time.monotonic() < deadline, f"no {path}"
+    time.sleep(0.05)
+
+
+def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
+  process = toy(("one", "bad", "two"))
+  out, err = process.communicate()
+  assert process.returncode == 1
+  assert calls(tmp_path) == ["one", "one-probe", "bad", "two", "two-probe"]
+  assert "[2/6] runs/bad: FAILED with code 1, see" in err
+  assert "    error: a reason" in err and "    step 1/2" in err
+  assert "runs/bad-probe: skipped, as runs/bad is not finished" in err
+  assert err.endswith("1 failed: runs/bad\n")
+  assert "a reason" in (tmp_path / "w/runs/bad/log.txt").read_text()
+  # 50 and the length of "one-probe".
+  assert "| one | 59.00 | 60.00 | -1.00 |" in out
+  assert "| bad | - | 60.00 | - |" in out
+  # Once more: only what is not finished, and the ETA is by what was.
+  process = toy(("one", "bad", "two"))
+  _, err = process.communicate()
+  assert calls(tmp_path)[5:] == ["bad"]
+  assert "runs/one: was finished before, at least" in err
+  # With another flag nothing is finished.
+  toy(("one",), "--config.probe.max_epochs=3").communicate()
+  assert calls(tmp_path)[6:] == ["one", "one-probe"]
+  log = (tmp_path / "w/runs/one/log.txt").read_text()
+  assert log.count("--config.probe.max_epochs=3") == 1
+
+
+@pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_saves_and_the_same_command_goes_on(toy, tmp_path, how):
+  process = toy(("one", "slow", "two"))
+  wait_for(tmp_path / "w/runs/slow/ready")
+  process.send_signal(how)
+  _, err = process.communicate()
+  assert process.returncode == 75
+  assert err.endswith("interrupted; run the same command to continue\n")
+  assert "FAILED" not in err and "two" not in calls(tmp_path)
+  process = toy(("one", "slow", "two"))
+  process.communicate()
+  assert process.returncode == 0
+  left = ["slow", "slow-probe", "two", "two-probe"]
+  assert calls(tmp_path)[3:] == left
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a death signal of Linux")
+def test_a_killed_suite_leaves_no_run_behind(toy, tmp_path):
+  process = toy(("slow",))
+  wait_for(tmp_path / "w/runs/slow/ready")
+  process.kill()
+  process.communicate()
+  wait_for(tmp_path / "w/runs/slow/saved")  # as on SIGTERM
+  process = toy(("slow",))
+  process.communicate()
+  assert process.returncode == 0
+
+
+def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  code = (
+    "import fcntl, pathlib, sys, time; f = open(sys.argv[1] + '/lock', 'a');"
+    "fcntl.flock(f, fcntl.LOCK_EX); pathlib.Path(sys.argv[1], 'held').touch();"
+    "time.sleep(2); pathlib.Path(sys.argv[1], 'released').touch()"
+  )
+  with subprocess.Popen([sys.executable, "-c", code, str(workdir)]):
+    wait_for(workdir / "held")
+    suite._wait_for_lock(str(workdir))
+    assert (workdir / "released").exists()
+
+
+def test_one_member_and_a_list(toy, tmp_path):
+  out, _ = toy(("one", "two"), "--list").communicate()
+  assert not (tmp_path / "w").exists()
+  assert out.splitlines()[-2:] == [
+    "# 1: runs/two-probe",
+    "python -m vicreg_jax.main --config=configs/probe.py"
+    f" --workdir={tmp_path}/w/runs/two-probe --config.seed=1",
+  ]
+  toy(("one", "two"), "--only=1").communicate()
+  assert calls(tmp_path) == ["two", "two-probe"]
+  process = toy(("one", "two"), "--only=2")
+  assert "use numbers from 0 to 1" in process.communicate()[1]
+  out, _ = toy(("one", "two"), "--collect").communicate()
+  assert calls(tmp_path) == ["two", "two-probe"]
+  assert "| one | - |" in out and "| two | 59.00 |" in out
+
+
+def test_errors_are_one_line(toy, tmp_path):
+  for arguments, why in (
+    (["--config.no_key=1"], "no run of this suite has such a key"),
+    (["--conf.seed=1"], "unknown argument --conf.seed=1"),
+    (["--suite=nowhere.py"], "nowhere.py: cannot be read"),
+    (["--suite=configs/probe.py"], "has no get_suite"),
+  ):
+    process = toy(("one",), *arguments)
+    assert why in process.communicate()[1].splitlines()[-1]
+    assert process.returncode
+  toy(("one",)).communicate()
+  process = toy(("one",), "--scale=smoke")
+  assert "holds suites of --scale=thesis" in process.communicate()[1]
+
+
+def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path):
+  long = study.pretrain(THESIS, "CLMR", epochs=8000)
+  short = study.pretrain(THESIS, "CLMR", epochs=1000)
+  assert long.workdir == short.workdir
+  root = str(tmp_path)
+  (tmp_path / long.workdir).mkdir(parents=True)
+
+  def finish(job):
+    content = {"flags": job.flags(root), "work": job.work, "seconds": 7.0}
+    path = tmp_path / job.workdir / suite.FINISHED
+    path.write_text(json.dumps(content))
+
+  finish(long)
+  assert suite._finished(short, short.flags(root), root) == 7.0
+  other = dataclasses.replace(short, overrides=short.overrides | {"seed": 1})
+  assert suite._finished(other, other.flags(root), root) is None
+  finish(short)
+  assert suite._finished(long, long.flags(root), root) is None
+
+
+# --- tables ------------------------------------------------------------------
+
+
+def test_repetitions_are_averaged(tmp_path):
+  points = []
+  for i, auc in enumerate((70.0, 76.0, 79.0)):
+    run = study.Job("folder", f"runs/{i}", {}, 1.0)
+    (tmp_path / f"runs/{i}").mkdir(parents=True)
+    scores = {"roc_auc": auc, "accuracy": 2 * i}
+    text = json.dumps({"linear": scores, "untrained_mlp": {"roc_auc": 50.0}})
+    (tmp_path / f"runs/{i}/probe.json").write_text(text)
+    points.append(study.Point({"encoder": "x"}, (run,), study.HEADS))
+  # One that was not run does not count.
+  run = study.Job("folder", "runs/none", {}, 1.0)
+  points.append(study.Point({"encoder": "x"}, (run,), study.HEADS))
+  heads = {"mlp": "untrained_mlp"}
+  points.append(study.Point({"encoder": "y"}, points[0].jobs, heads))
+  made = study.Suite("T", points, None, metrics=("roc_auc", "accuracy"))
+  results = suite.collect(made, str(tmp_path))
+  x, y = results.rows
+  assert x["scores"]["linear"] == {"roc_auc": 75.0, "accuracy": 2.0}
+  # Deviations -5, 1, 4: sqrt(42 / 2).
+  assert x["spread"]["linear"]["roc_auc"] == pytest.approx(21**0.5)
+  assert x["repetitions"] == 3 and y["spread"] is None
+  text = suite.markdown(made, results, "a stamp")
+  assert "a stamp" in text
+  assert "| x | 75.00 ± 4.58 | - | 2.00 ± 2.00 | - |" in text
+  assert "| y | - | 50.00 | - | - |" in text
+  rows = list(csv.DictReader(io.StringIO(suite.table_csv(made, results))))
+  assert rows[0]["ours"] == "75.0000" and rows[0]["spread"] == "4.5826"
+
+
+def test_what_was_measured_is_that_of_the_epoch(tmp_path):
+  lines = [
+    {"step": 1, "train/epoch": 0.5, "train/invariance": 9.0},
+    {"step": 4, "train/epoch": 2.0, "train/invariance": 4.0},
+    {"step": 4, "embedding/std": 0.1},
+    {"step": 8, "train/epoch": 4.0, "train/invariance": 2.0},
+    {"step": 8, "embedding/std": 0.2},
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (tmp_path / "metrics.jsonl").write_text(text + '{"step": 9, "tra')
+  keys = {"std": "embedding/std", "invariance": "train/invariance"}
+  for epoch, std, invariance in ((2, 0.1, 4.0), (3.5, 0.1, 4.0), (4, 0.2, 2.0)):
+    found = study.last_values(str(tmp_path), epoch, keys)
+    assert found == {"std": std, "invariance": invariance}
+  assert study.last_values(str(tmp_path / "none"), 4, keys) == {}
+
+
+def test_published_scores_stand_in_their_rows(tmp_path):
+  loaded = suite.load("configs/suites/convergence.py", THESIS)
+  results = suite.collect(loaded, str(tmp_path))
+  text = suite.markdown(loaded, results, "")
+  # Table A.1, its first and last rows.
+  want = "| CLMR | 300 | - | 87.52 | - | - | 88.12 | - | - | 33.40 | - | -"
+  assert want in text
+  assert "| VICReg | 8000 | - | 87.93 | - | - | 89.14 | - |" in text
+  loaded = suite.load("configs/suites/transfer.py", THESIS)
+  text = suite.markdown(loaded, suite.collect(loaded, str(tmp_path)), "")
+  assert "| MusicCNN (cited) | MTAT | - | 89.00 | - |" in text
+  assert len(suite.collect(loaded, str(tmp_path)).rows) == 8
+  assert thesis.TABLE_4_1["VICReg", "FMA"]["mlp"]["pr_auc"] == 35.85
+
+
+# --- the whole of it ---------------------------------------------------------
+
+
+def test_a_suite_at_smoke_scale(tmp_path):
+  """Trains, probes, and draws; a second time there is nothing left to do."""
+  command = [sys.executable, "-m", "vicreg_jax.suite"]
+  command += ["--suite=configs/suites/projector.py", "--scale=smoke"]
+  command += [f"--workdir={tmp_path}", f"--config.data.dir={tmp_path}/data"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  rows = list(csv.DictReader((tmp_path / "projector/table.csv").open()))
+  assert len(rows) == 4 * 4  # runs; metrics of heads
+  for row in rows:
+    assert 0 < float(row["ours"]) < 100
+    if row["thesis"]:
+      difference = float(row["ours"]) - float(row["thesis"])
+      assert float(row["difference"]) == pytest.approx(difference, abs=1e-3)
+  assert study.STAMP in (tmp_path / "projector/table.md").read_text()
+  for suffix in (".png", ".svg"):
+    assert os.path.getsize(tmp_path / f"projector/projector{suffix}") > 10_000
+  again = subprocess.run(command, capture_output=True, text=True)
+  assert again.stderr.count("was finished before") == 8
+  assert again.stdout == done.stdout

@@ -1,0 +1,340 @@
+"""What a suite is made of: runs, their probes, and the points of a table.
+
+A suite is a file with `get_suite(scale)`, as those in `configs/suites`:
+
+    def get_suite(scale):
+      runs = {e: study.pretrain(scale, "VICReg", epochs=e) for e in (300, 1000)}
+      points = [
+        study.probed(scale, {"method": "VICReg", "epochs": e}, run, e)
+        for e, run in runs.items()
+      ]
+      return study.Suite("Title", points, draw)
+
+All numbers are the thesis's; `scale` makes them smaller where it is "smoke".
+Runs that are equal are one run, in one suite or in several.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from vicreg_jax import files, plots
+
+SCALES = ("thesis", "smoke")
+STAMP = (
+  "smoke scale: shows that the machinery works, says nothing about the thesis"
+)
+HEADS = {"linear": "linear", "mlp": "mlp"}
+# The axes of the thesis: tables A.1, A.2 and B.1.
+EPOCHS = (300, 1000, 3000, 5000, 8000)
+SIZES = (32, 64, 128, 256, 512)
+BATCH_SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
+_CONFIGS = {
+  ("VICReg", "FMA"): "vicreg_fma",
+  ("VICReg", "GTZAN"): "vicreg_gtzan",
+  ("VICReg", "MTAT"): "vicreg_mtat",
+  ("CLMR", "FMA"): "clmr_fma",
+  ("CLMR", "GTZAN"): "clmr_gtzan",
+}
+_BATCH_SIZE = {"VICReg": 768, "CLMR": 256}
+# Smoke scale: epochs, batch sizes and widths are so much smaller.
+_FEWER_EPOCHS, _SMALLER_BATCH, _NARROWER = 100, 16, 8
+_SEEDS = {"FMA": 0, "GTZAN": 1, "MTAT": 2}  # of the synthetic music
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One command: `python -m vicreg_jax.main --config=... --workdir=...`.
+
+  Attributes:
+    config: the config file, `configs/<config>.py`.
+    workdir: below that of the suite.
+    overrides: config keys, with dots, and values.
+    work: how much it is, to guess how long it takes: clips seen, for example.
+    longer: a job that is this one but for its `epochs`, which are more, has
+      done this one too (the schedule is constant).
+  """
+
+  config: str
+  workdir: str
+  overrides: Mapping[str, Any]
+  work: float
+  longer: bool = False
+
+  def flags(self, root: str) -> list[str]:
+    """What follows `python -m vicreg_jax.main`."""
+    return [
+      f"--config=configs/{self.config}.py",
+      f"--workdir={root}/{self.workdir}",
+      *(
+        f"--config.{key}={_text(value, root)}"
+        for key, value in self.overrides.items()
+      ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """As a value of an override: the workdir of another job."""
+
+  path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """A row of the table.
+
+  Attributes:
+    labels: what tells it from the other rows. Points with the same labels are
+      repetitions, and become one row: mean and standard deviation.
+    jobs: what has to be run, in this order.
+    heads: names of the table's heads to names in the last job's probe.json.
+    thesis: the published scores, by head and metric.
+    epoch: of the run that `measure` looks at.
+  """
+
+  labels: Mapping[str, Any]
+  jobs: tuple[Job, ...]
+  heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  thesis: Mapping[str, Mapping[str, float]] | None = None
+  epoch: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """A comparison.
+
+  Attributes:
+    title: above the table.
+    points: its rows, in order.
+    draw: `(results, out_stem, stamp)` writes the figure; see `suite.Results`.
+    metrics: columns of the table, of each head.
+    measure: `(workdir, epoch) -> {column: number}` adds columns from what the
+      first job of a point has left.
+  """
+
+  title: str
+  points: list[Point]
+  draw: Callable
+  metrics: tuple[str, ...] = ("roc_auc", "pr_auc")
+  measure: Callable[[str, float], dict[str, float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How large a suite is run: "thesis" or "smoke"."""
+
+  name: str
+
+  @property
+  def smoke(self) -> bool:
+    return self.name == "smoke"
+
+  def axis(self, values: tuple[int, ...]) -> tuple[int, ...]:
+    """An axis of a grid; at smoke scale every other value, and the ends."""
+    ends = (values[0], values[-1])
+    return tuple(
+      v for i, v in enumerate(values) if not (self.smoke and i % 2) or v in ends
+    )
+
+  def epochs(self, epochs: int) -> int:
+    return epochs // _FEWER_EPOCHS if self.smoke else epochs
+
+  def batch_size(self, size: int) -> int:
+    return size // _SMALLER_BATCH if self.smoke else size
+
+  def width(self, size: int) -> int:
+    return size // _NARROWER if self.smoke else size
+
+
+def pretrain(
+  scale: Scale,
+  method: str,
+  *,
+  data: str = "FMA",
+  epochs: int = 1000,
+  batch_size: int | None = None,
+  size: int = 512,
+  projector: str | None = None,
+) -> Job:
+  """A pretraining of the thesis, from its config in `configs`.
+
+  Args:
+    scale: of the suite.
+    method: "VICReg" or "CLMR".
+    data: "FMA", "GTZAN" or "MTAT".
+    epochs: how many. CLMR's rate is constant, so a longer run has all shorter
+      ones in it.
+    batch_size: the method's own if not given.
+    size: of the representation.
+    projector: of which method; its own if not given.
+  """
+  batch_size = scale.batch_size(batch_size or _BATCH_SIZE[method])
+  projector, constant = projector or method, method == "CLMR"
+  name = f"{method}-{data}-b{batch_size}-d{scale.width(size)}".lower()
+  if not constant:
+    name += f"-e{scale.epochs(epochs)}"
+  if projector != method:
+    name += f"-{projector.lower()}-projector"
+  overrides = {
+    "epochs": scale.epochs(epochs),
+    "batch_size": batch_size,
+    "model.representation_size": scale.width(size),
+    "model.projector": _projector(scale, projector, size),
+    "model.projector_batch_norm": projector == "VICReg",
+  }
+  if data == "FMA":
+    # Held out, as nothing of FMA is (figure A.1).
+    overrides["valid_data.name"] = "magnatagatune"
+    overrides["eval_every_epochs"] = 1.0 if scale.smoke else 20.0
+    overrides["diagnostics.every_epochs"] = 5.0 if scale.smoke else 100.0
+    if constant or epochs == EPOCHS[-1]:
+      marks = (*(e for e in EPOCHS if e < epochs), epochs)
+      overrides["checkpoint.keep_at_epochs"] = tuple(map(scale.epochs, marks))
+  if scale.smoke:
+    overrides |= _smoke_data(data) | _SMOKE_MODEL | _SMOKE_TRAINING
+    if data == "FMA":
+      overrides["valid_data.name"] = "synthetic"
+      overrides["valid_data.seed"] = _SEEDS["MTAT"]
+  return Job(
+    config=_CONFIGS[method, data],
+    workdir=f"runs/{name}",
+    overrides=overrides,
+    work=scale.epochs(epochs),
+    longer=constant,
+  )
+
+
+def _projector(scale, method, size) -> tuple[int, ...]:
+  if method == "CLMR":  # its hidden layer is as wide as the representation
+    return scale.width(size), scale.width(128)
+  return (64 if scale.smoke else 8196,) * 3
+
+
+def supervised(scale: Scale) -> Job:
+  """SampleCNN trained with the labels of MagnaTagATune (table 4.1)."""
+  overrides = {}
+  if scale.smoke:
+    overrides = _smoke_data("MTAT") | _SMOKE_MODEL
+    overrides |= {"epochs": 10, "batch_size": 16}
+    overrides |= {"model.representation_size": scale.width(512)}
+  return Job(
+    config="supervised_mtat",
+    workdir="runs/supervised-mtat",
+    overrides=overrides,
+    work=scale.epochs(1000),
+  )
+
+
+def probed(
+  scale: Scale, labels: Mapping[str, Any], run: Job, epochs: int, thesis=None
+) -> Point:
+  """The point of a run's checkpoint, probed on MagnaTagATune."""
+  epoch = scale.epochs(epochs)
+  overrides = {
+    "checkpoint": Workdir(run.workdir),
+    "epoch": float(epoch),
+    "probe.untrained": False,
+  }
+  if scale.smoke:
+    overrides |= _smoke_data("MTAT")
+    overrides |= {"probe.max_epochs": 20, "probe.batch_size": 32}
+    overrides |= {"probe.distinct_crops": 4}
+  probe = Job(
+    config="probe_mtat",
+    workdir=f"{run.workdir}/probe-{epoch}",
+    overrides=overrides,
+    work=1.0,
+  )
+  return Point(labels, (run, probe), HEADS, thesis, epoch)
+
+
+def _smoke_data(name):
+  # All clips of FMA and GTZAN are trained on.
+  sizes = (128, 48, 64) if name == "MTAT" else (96, 48, 0)
+  return {
+    "data.name": "synthetic",
+    "data.seed": _SEEDS[name],
+    "data.sizes": sizes,
+    "data.clip_seconds": 2.0,
+  }
+
+
+_SMOKE_MODEL = {
+  "data.crop": 6561,
+  "model.blocks": 7,
+  "model.width": 0.125,
+  "dtype": "float32",
+  "log_every_steps": 1,
+  "checkpoint.every_epochs": 20.0,
+}
+_SMOKE_TRAINING = {
+  "augment.pitch.p": 0.0,
+  "augment.reverb.p": 0.0,
+  "optim.warmup_epochs": 1.0,
+}
+
+
+def draw_rows(function: Callable, results, out_stem, stamp, **options):
+  """A suite's `draw` by a figure of `suite_plots` that takes its rows."""
+  function(results.rows, out_stem, stamp=stamp, **options)
+
+
+def metrics_path(results, point: Point) -> str:
+  """metrics.jsonl of a point's run."""
+  return f"{results.root}/{point.jobs[0].workdir}/metrics.jsonl"
+
+
+def steps_per_epoch(rows: list[dict]) -> float:
+  """From the lines of a training; 0 if it has not begun."""
+  return max(
+    (row["step"] / row["train/epoch"] for row in rows if "train/epoch" in row),
+    default=0.0,
+  )
+
+
+def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
+  """{column: value} of the last line up to an epoch that has each key.
+
+  Args:
+    workdir: of the run.
+    epoch: the lines after it do not count.
+    keys: columns to names in metrics.jsonl.
+  """
+  path = f"{workdir}/metrics.jsonl"
+  if not files.exists(path):
+    return {}
+  rows = plots.read_metrics(path)
+  # A step may miss the epoch's end by rounding.
+  last, found = epoch * steps_per_epoch(rows) + 0.5, {}
+  for row in rows:
+    if row["step"] <= last:
+      found |= {column: row[k] for column, k in keys.items() if k in row}
+  return found
+
+
+def spectra(metrics_path: str) -> dict:
+  """{epoch: (singular values of representations, of embeddings)} of a run."""
+  directory = epath.Path(metrics_path).parent / "diagnostics"
+  if not (files.exists(metrics_path) and directory.exists()):
+    return {}
+  per_epoch = steps_per_epoch(plots.read_metrics(metrics_path))
+  found = {}
+  for path in sorted(directory.iterdir(), key=lambda path: int(path.stem)):
+    arrays = np.load(io.BytesIO(files.read(path)))
+    found[int(path.stem) / per_epoch] = (
+      arrays["representation_singular"],
+      arrays["embedding_singular"],
+    )
+  return found
+
+
+def _text(value, root) -> str:
+  """A value as a flag has it."""
+  if isinstance(value, Workdir):
+    return f"{root}/{value.path}"
+  return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
