@@ -50,7 +50,7 @@ def test_config_loads_validates_and_traces(path):
     "Expected result",
   ):
     assert part in module.__doc__
-  if "checkpoint" in config and config.job != "pretrain":
+  if "checkpoint" in config and config.job not in configs.TRAINING:
     config.checkpoint = "runs/some"
   configs.validate(config)
   if config.job not in configs.TRAINING:

@@ -267,6 +267,13 @@ def test_one_core_and_eight_devices_make_no_difference(
   """The stream to the bit, and steps but for the order of sums."""
   (tmp_path / "other.py").write_text(f"""
 import os, sys
+
+class NoTorch:  # which tensorboardX would load, for seconds
+  def find_spec(self, name, *_):
+    if name == "torch":
+      raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoTorch())
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 import jax
 import numpy as np
