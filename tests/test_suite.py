@@ -12,6 +12,7 @@ import sys
 import time
 from unittest import mock
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -376,6 +377,24 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
     found = study.last_values(str(tmp_path), epoch, keys)
     assert found == {"std": std, "invariance": invariance}
   assert study.last_values(str(tmp_path / "none"), 4, keys) == {}
+
+
+def test_spectra_are_of_a_few_epochs(tmp_path):
+  path = str(tmp_path / "metrics.jsonl")
+  assert study.spectra(path) == {}
+  (tmp_path / "metrics.jsonl").write_text('{"step": 4, "train/epoch": 2.0}\n')
+  (tmp_path / "diagnostics").mkdir()
+  for step in range(2, 24, 2):  # 10 after 8, as numbers
+    np.savez(
+      tmp_path / f"diagnostics/{step}.npz",
+      representation_singular=[step, 1.0],
+      embedding_singular=[2.0 * step],
+    )
+  found = study.spectra(path, most=3)
+  assert list(found) == [1, 6, 11]  # steps 2, 12, 22
+  np.testing.assert_array_equal(found[6][0], [12, 1])
+  np.testing.assert_array_equal(found[11][1], [44])
+  assert len(study.spectra(path, most=99)) == 11
 
 
 def test_published_scores_stand_in_their_rows(tmp_path):

@@ -317,14 +317,19 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   return found
 
 
-def spectra(metrics_path: str) -> dict:
-  """{epoch: (singular values of representations, of embeddings)} of a run."""
+def spectra(metrics_path: str, most: int = 5) -> dict:
+  """{epoch: (singular values of representations, of embeddings)} of a run.
+
+  Of at most so many epochs: the first, the last, and some between.
+  """
   directory = epath.Path(metrics_path).parent / "diagnostics"
   if not (files.exists(metrics_path) and directory.exists()):
     return {}
   per_epoch = steps_per_epoch(plots.read_metrics(metrics_path))
+  paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
+  chosen = np.linspace(0, len(paths) - 1, min(most, len(paths)))
   found = {}
-  for path in sorted(directory.iterdir(), key=lambda path: int(path.stem)):
+  for path in (paths[round(i)] for i in chosen):
     arrays = np.load(io.BytesIO(files.read(path)))
     found[int(path.stem) / per_epoch] = (
       arrays["representation_singular"],
