@@ -379,9 +379,31 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   assert study.last_values(str(tmp_path / "none"), 4, keys) == {}
 
 
+def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
+  """Two of nine batch sizes have been trained; the third has just begun."""
+  loaded = suite.load("configs/suites/loss_terms.py", SMOKE)
+  for point, count in zip(loaded.points, (6, 6, 0)):
+    run = tmp_path / point.jobs[0].workdir
+    run.mkdir(parents=True)
+    rows = [
+      {"step": 2 * e, "train/epoch": e}
+      | {f"train/{term}": 1.0 / e for term in ("invariance", "variance")}
+      | {"train/covariance": float(e)}
+      for e in range(1, count + 1)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "metrics.jsonl").write_text(text)
+  results = suite.collect(loaded, str(tmp_path))
+  paths = [study.metrics_path(results, point) for point in loaded.points]
+  assert [path is not None for path in paths] == [True] * 3 + [False] * 6
+  assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 6)
+  loaded.draw(results, str(tmp_path / "terms"), "")
+  assert os.path.getsize(tmp_path / "terms.png") > 10_000
+
+
 def test_spectra_are_of_a_few_epochs(tmp_path):
   path = str(tmp_path / "metrics.jsonl")
-  assert study.spectra(path) == {}
+  assert study.spectra(None) == {}
   (tmp_path / "metrics.jsonl").write_text('{"step": 4, "train/epoch": 2.0}\n')
   (tmp_path / "diagnostics").mkdir()
   for step in range(2, 24, 2):  # 10 after 8, as numbers

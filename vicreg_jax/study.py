@@ -54,7 +54,7 @@ class Job:
     config: the config file, `configs/<config>.py`.
     workdir: below that of the suite.
     overrides: config keys, with dots, and values.
-    work: how much it is, to guess how long it takes: clips seen, for example.
+    work: how much it is, to guess how long it takes: its epochs, for example.
     longer: a job that is this one but for its `epochs`, which are more, has
       done this one too (the schedule is constant).
   """
@@ -284,9 +284,10 @@ def draw_rows(function: Callable, results, out_stem, stamp, **options):
   function(results.rows, out_stem, stamp=stamp, **options)
 
 
-def metrics_path(results, point: Point) -> str:
-  """metrics.jsonl of a point's run."""
-  return f"{results.root}/{point.jobs[0].workdir}/metrics.jsonl"
+def metrics_path(results, point: Point) -> str | None:
+  """metrics.jsonl of a point's run; None if there is none."""
+  path = f"{results.root}/{point.jobs[0].workdir}/metrics.jsonl"
+  return path if files.exists(path) else None
 
 
 def steps_per_epoch(rows: list[dict]) -> float:
@@ -317,13 +318,15 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   return found
 
 
-def spectra(metrics_path: str, most: int = 5) -> dict:
+def spectra(metrics_path: str | None, most: int = 5) -> dict:
   """{epoch: (singular values of representations, of embeddings)} of a run.
 
   Of at most so many epochs: the first, the last, and some between.
   """
+  if metrics_path is None:
+    return {}
   directory = epath.Path(metrics_path).parent / "diagnostics"
-  if not (files.exists(metrics_path) and directory.exists()):
+  if not directory.exists():
     return {}
   per_epoch = steps_per_epoch(plots.read_metrics(metrics_path))
   paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
