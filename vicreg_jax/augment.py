@@ -315,20 +315,14 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   kernel = sinc * window
   kernel /= tf.reduce_sum(kernel)
 
-  # Overlap-save: blocks that fit the cache beat one long transform. The second
-  # half of the signal travels as the imaginary part of the first: an inverse
-  # transform to real numbers takes twice as long as its share of a complex one.
-  half_length = (length + 1) // 2
-  edge, last = tf.ones([widest]), tf.ones([widest + length % 2])
-  padded = tf.concat([x_T[:1] * edge, x_T, x_T[-1:] * last], 0)
-  z = tf.complex(padded[: half_length + 2 * widest], padded[half_length:])
-  hop = block - 2 * widest
-  z = tf.pad(z, [[0, -half_length % hop]])
-  blocks_NxS = tf.signal.frame(z, block, hop)
-  kernel_S = tf.cast(tf.pad(kernel, [[0, hop - 1]]), tf.complex64)
-  y_NxS = tf.signal.ifft(tf.signal.fft(blocks_NxS) * tf.signal.fft(kernel_S))
-  y = tf.reshape(y_NxS[:, 2 * widest :], [-1])[:half_length]
-  return tf.concat([tf.math.real(y), tf.math.imag(y)], 0)[:length]
+  # Overlap-save: blocks that fit the cache beat one long transform.
+  edge = tf.ones([widest])
+  padded = tf.concat([x_T[:1] * edge, x_T, x_T[-1:] * edge], 0)
+  blocks = tf.signal.frame(padded, block, block - 2 * widest, pad_end=True)
+  spectrum = tf.signal.rfft(blocks)
+  spectrum *= tf.signal.rfft(kernel, [block])
+  y = tf.signal.irfft(spectrum, [block])[:, 2 * widest :]
+  return tf.reshape(y, [-1])[:length]
 
 
 def highpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
