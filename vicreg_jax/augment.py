@@ -355,7 +355,7 @@ def _pitch_plan(length):
   back to a grain's second analysis; grains; samples of silence before `length`
   samples and after. Both sizes have small factors only, which makes their FFTs
   fast: of all such pairs the one nearest to the shift, half a cent off on
-  average and never three, as near as an even size for grains of 1,536 samples.
+  average and never three. The pitch is exact, as it comes from the phases.
   """
   even = np.arange(3 * _ROW, 2 * _GRAINS[1], 2)
   smooth = even[[_is_smooth(int(n)) for n in even]]
