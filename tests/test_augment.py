@@ -618,10 +618,10 @@ def test_a_view_must_be_mono_of_known_length():
 
 
 def test_pitch_parts_are_the_plain_operations():
-  x = white(20, length=40 * A._ROW * 12 + A._GRAIN)
-  for hop in (10, 12, 21):
-    grains = A._frames(tf.constant(x), 5, 16, hop)
-    plain = tf.signal.frame(x[5:], A._GRAIN, hop * A._ROW)[:16]
+  x = white(20, length=40 * A._ROW * 12 + 1536)
+  for width, hop in ((47, 10), (48, 12), (55, 21)):
+    grains = A._frames(tf.constant(x), 5, 16, width, hop)
+    plain = tf.signal.frame(x[5:], width * A._ROW, hop * A._ROW)[:16]
     np.testing.assert_array_equal(grains, plain)
   steps = white(21, 1.0, 24 * 7).reshape(24, 7)
   np.testing.assert_allclose(
@@ -629,10 +629,52 @@ def test_pitch_parts_are_the_plain_operations():
     np.cumsum(steps, 0) - steps,
     atol=1e-5,
   )
-  grains = white(22, length=16 * 4 * 96).reshape(16, 4 * 96)
-  plain = tf.signal.overlap_and_add(tf.constant(grains), 96)
-  y = A._overlap_add(tf.constant(grains), tf.constant(96))
-  np.testing.assert_allclose(y, plain, atol=1e-6)
+  grains = white(22, length=16 * 300).reshape(16, 300)
+  window = white(23, 1.0, 288)
+  plain = np.zeros((16 + 2) * 96)
+  for i, grain in enumerate(grains.astype(np.float64)):
+    plain[i * 96 : (i + 3) * 96] += grain[6:294] * window
+  y = A._overlap_add(tf.constant(grains), 6, tf.reshape(window, [3, 96]))
+  np.testing.assert_allclose(y, plain[2 * 96 : -2 * 96], atol=1e-6)
+
+
+def test_pitch_rotations_are_those_of_complex_numbers():
+  rng = np.random.default_rng(24)
+  now, lagged = rng.normal(size=(2, 6, 9)) + 1j * rng.normal(size=(2, 6, 9))
+  angle, size = A._step(
+    tf.constant(now, tf.complex64), tf.constant(lagged, tf.complex64)
+  )
+  np.testing.assert_allclose(angle, np.angle(now / lagged), atol=1e-5)
+  np.testing.assert_allclose(size, np.abs(now) * np.abs(lagged), rtol=1e-5)
+  turns, weight = rng.uniform(-99, 99, (6, 9)), rng.uniform(0.1, 1, (6, 9))
+  rotation = A._locked_rotation(
+    tf.constant(turns, tf.float32), tf.constant(weight, tf.float32)
+  )
+  # Within a row; the outermost bins also hear the rows beside theirs.
+  part = weight * np.exp(1j * turns)
+  part = part[:, :-2] + part[:, 1:-1] + part[:, 2:]
+  np.testing.assert_allclose(rotation[:, 1:-1], part / np.abs(part), atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, T])
+def test_pitch_sizes_are_near_the_shift_and_fast(length):
+  plan = A._pitch_plan(length)
+  semitones = np.linspace(-7, 7, len(plan))
+  grain, size, hop, lag, grains, before, after = plan.T
+  cents = np.abs(1_200 * np.log2(grain / size) - 100 * semitones)
+  assert cents.max() < 3 and cents.mean() < 0.6
+  for n in {*grain, *size}:
+    assert n % 2 == 0 and math.gcd(int(n), (2 * 3 * 5 * 7 * 11 * 13) ** 11) == n
+  overlap = size / hop
+  assert overlap.min() >= 3 and overlap.max() < 3.3
+  assert np.abs(lag - hop * 2 ** (semitones / 12)).max() <= 0.5
+  # Both analyses of every grain are inside what is padded, at its centre.
+  first = before + (-hop - grain // 2)
+  for start in (first, first + hop - lag):
+    assert start.min() >= 0
+    end = start + (grains - 1) * hop + -(-grain // A._ROW) * A._ROW
+    assert (end <= before + length + after).all()
+  assert ((grains - 2.5) * hop >= length).all()
 
 
 @pytest.mark.parametrize("length", [1, 700, T, 99_000])

@@ -12,6 +12,7 @@ view does not depend on the order or number of threads. Sums over samples are
 kept out of multi-threaded reductions for the same reason.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -36,7 +37,8 @@ _FILTER_HALF = 1024  # longest half kernel
 # Half kernels that a block is for, and its samples: short blocks fit the cache.
 _FILTER_BLOCKS = ((64, 2048), (448, 4096), (_FILTER_HALF, 8192))
 
-_GRAIN = 1536  # 70 ms at 22,050 Hz; sox's `pitch` uses 82 ms segments
+_GRAINS = (1480, 1760)  # 67 to 80 ms at 22,050 Hz; sox's `pitch` has 82 ms
+_SHIFTS = 200  # sizes to choose from, per semitone
 _ROW = 32  # hops are multiples of it
 _GRAINS_IN_BLOCK = 8
 _MAX_SEMITONES = 7.0
@@ -339,107 +341,169 @@ def delay(x_T, delay_ms, factor, sample_rate):
   return x_T + factor * tf.ensure_shape(echo, [length])
 
 
-def _hann(size):
-  """Periodic Hann window of a (tensor) size."""
-  size = tf.cast(size, tf.float32)
-  return 0.5 - 0.5 * tf.cos(2 * math.pi * tf.range(size) / size)
+def _hann(size, count):
+  """The first values of a periodic Hann window of a (tensor) size."""
+  turn = 2 * math.pi / tf.cast(size, tf.float32)
+  return 0.5 - 0.5 * tf.cos(tf.cast(tf.range(count), tf.float32) * turn)
 
 
-def _frames(x_T, start, count, hop):
-  """`count` grains of `x_T`, the first from `start`; hop in rows of _ROW."""
-  rows = (count - 1) * hop + _GRAIN // _ROW
+@functools.lru_cache(maxsize=8)
+def _pitch_plan(length):
+  """Sizes for each shift on a grid of 1 / _SHIFTS semitones, int32 [shifts, 7].
+
+  Columns: samples of a grain, of a squeezed grain, of a hop, and of the way
+  back to a grain's second analysis; grains; samples of silence before `length`
+  samples and after. Both sizes have small factors only, which makes their FFTs
+  fast: of all such pairs the one nearest to the shift, half a cent off on
+  average and never three. The pitch is exact, as it comes from the phases.
+  """
+  even = np.arange(3 * _ROW, 2 * _GRAINS[1], 2)
+  smooth = even[[_is_smooth(int(n)) for n in even]]
+  grains_A = smooth[(smooth >= _GRAINS[0]) & (smooth <= _GRAINS[1])]
+  cents_AxB = 1200 * np.log2(grains_A[:, None] / smooth)
+  plan = []
+  for i in range(round(2 * _MAX_SEMITONES * _SHIFTS) + 1):
+    semitones = i / _SHIFTS - _MAX_SEMITONES
+    nearest = np.argmin(np.abs(cents_AxB - 100 * semitones))
+    a, b = np.unravel_index(nearest, cents_AxB.shape)
+    grain, size = int(grains_A[a]), int(smooth[b])
+    hop = size // (3 * _ROW) * _ROW
+    lag = round(2 ** (semitones / 12) * hop)
+    # Centres at -1, 0, 1 ... hops, to one hop past the end and more.
+    blocks = -(-(length + 3 * hop) // (hop * _GRAINS_IN_BLOCK))
+    grains = blocks * _GRAINS_IN_BLOCK
+    before = grain // 2 + hop + max(lag - hop, 0)
+    read = abs(lag - hop) + (grains - 1) * hop + grain + _ROW
+    after = max(read - before - length, 0)
+    plan.append((grain, size, hop, lag, grains, before, after))
+  return np.array(plan, np.int32)
+
+
+def _is_smooth(n):
+  """Whether `n` has no prime factor above 13."""
+  for prime in (2, 3, 5, 7, 11, 13):
+    while n % prime == 0:
+      n //= prime
+  return n == 1
+
+
+def _frames(x_T, start, count, width, hop):
+  """`count` grains of `x_T`, the first from `start`; others in rows of _ROW."""
+  rows = (count - 1) * hop + width
   x_RxW = tf.reshape(x_T[start : start + rows * _ROW], [-1, _ROW])
-  row_GxR = hop * tf.range(count)[:, None] + tf.range(_GRAIN // _ROW)
-  return tf.reshape(tf.gather(x_RxW, row_GxR), [-1, _GRAIN])
+  row_GxR = hop * tf.range(count)[:, None] + tf.range(width)
+  return tf.reshape(tf.gather(x_RxW, row_GxR), [count, width * _ROW])
 
 
 def _sum_before(x_GxF):
   """tf.cumsum over the rows, exclusive, by blocks of 8: three times as fast."""
-  x_NxBxF = tf.reshape(x_GxF, [-1, _GRAINS_IN_BLOCK, x_GxF.shape[1]])
+  bins = tf.shape(x_GxF)[1]
+  x_NxBxF = tf.reshape(x_GxF, [-1, _GRAINS_IN_BLOCK, bins])
   sums = tf.unstack(x_NxBxF, axis=1)
   for i in range(1, _GRAINS_IN_BLOCK):
     sums[i] += sums[i - 1]
   before_NxF = tf.cumsum(sums[-1], exclusive=True)
   sums = [before_NxF] + [before_NxF + s_NxF for s_NxF in sums[:-1]]
-  return tf.reshape(tf.stack(sums, axis=1), [-1, x_GxF.shape[1]])
+  return tf.reshape(tf.stack(sums, axis=1), [-1, bins])
 
 
-def _overlap_add(grains_GxS, hop):
-  """Sum of grains of 4 hops, each laid down a hop after the one before it."""
-  width = 4 * hop
-  grains_Nx4xS = tf.reshape(grains_GxS, [-1, 4, width])
-  # Every fourth grain is a signal without overlap.
+def _overlap_add(grains_GxS, margin, window_3xH):
+  """Sum of windowed grains, each laid down a hop after the one before it.
+
+  Of a grain, three hops are used, `margin` samples from its start. The sum
+  runs from the start of the third grain's to the end of the first hop of the
+  last one's: all samples that three grains overlap in, flat.
+  """
+  hop = tf.shape(window_3xH)[1]
   parts = [
-    tf.pad(tf.reshape(grains_Nx4xS[:, i], [-1]), [[i * hop, (3 - i) * hop]])
-    for i in range(4)
+    grains_GxS[:, margin + i * hop : margin + (i + 1) * hop] * window_H
+    for i, window_H in enumerate(tf.unstack(window_3xH))
   ]
-  return (parts[0] + parts[1]) + (parts[2] + parts[3])
+  return tf.reshape((parts[0][2:] + parts[1][1:-1]) + parts[2][:-2], [-1])
+
+
+def _step(now_GxF, lagged_GxF):
+  """Angle from one spectrum to another, and the product of their magnitudes."""
+  step_GxF = now_GxF * tf.math.conj(lagged_GxF)
+  re_GxF, im_GxF = tf.math.real(step_GxF), tf.math.imag(step_GxF)
+  size_GxF = tf.sqrt(tf.square(re_GxF) + tf.square(im_GxF))
+  return tf.atan2(im_GxF, re_GxF), size_GxF
+
+
+def _locked_rotation(angle_GxF, weight_GxF):
+  """Rotations (complex, of size 1) by the weighted mean of a bin and its two
+  neighbours.
+
+  Over the flat array, which is faster: what the outermost bins get from the
+  grains beside theirs, at 0 Hz and the Nyquist frequency, is next to nothing.
+  """
+  angle, weight = tf.reshape(angle_GxF, [-1]), tf.reshape(weight_GxF, [-1])
+
+  def locked(part):
+    part *= weight
+    left = tf.roll(part, 1, 0)
+    # A plain sum of three would become an add_n in graphs, as in `reverb`.
+    return tf.roll(left + part, -1, 0) + left
+
+  re, im = locked(tf.cos(angle)), locked(tf.sin(angle))
+  # 1e-30 keeps silence silent. rsqrt, as graphs turn 1 / sqrt into it, and
+  # eager samples would differ in the last bit.
+  scale = tf.math.rsqrt(tf.square(re) + tf.square(im) + 1e-30)
+  rotation = tf.complex(re * scale, im * scale)
+  return tf.reshape(rotation, tf.shape(angle_GxF))
 
 
 def pitch_shift(x_T, semitones):
   """Moves all frequencies by `semitones` (fractional, within +-7); same length.
 
-  A phase vocoder on resampled grains. Each grain of 1,536 samples is squeezed
-  to 1,536 / ratio samples by an inverse FFT of that size, and grains are laid
-  down at the hop at which they were taken, so time is kept; a hop is a third
-  of a squeezed grain, the most that squared Hann windows allow. What a grain
-  needs is a rotation per bin that continues the previous one at the shifted
-  frequency: the phase a bin advances over `ratio` hops of input, read off a
-  second analysis taken that much earlier (Puckette 1995, "Phase-locked
+  A phase vocoder on resampled grains. Each grain of some 1,600 samples is
+  squeezed to grain / ratio samples by an inverse FFT of that size, and grains
+  are laid down at the hop at which they were taken, so time is kept; a hop is a
+  third of a squeezed grain, the most that squared Hann windows allow. What a
+  grain needs is a rotation per bin that continues the previous one at the
+  shifted frequency: the phase a bin advances over `ratio` hops of input, read
+  off a second analysis taken that much earlier (Puckette 1995, "Phase-locked
   vocoder"), which needs no unwrapping. As there, a bin takes its rotation from
   its neighbourhood, weighted by power, which keeps a partial's bins in phase.
   """
   x_T, length = _view(x_T)
-  bins = _GRAIN // 2 + 1
-  ratio = tf.pow(2.0, tf.cast(semitones, tf.float32) / 12)
-  size = 2 * tf.cast(tf.round(_GRAIN / 2 / ratio), tf.int32)
-  hop = size // (3 * _ROW) * _ROW
-  # Centres at -1, 0, 1 ... hops, to one hop past the end and more.
-  grains = -(-(length + 3 * hop) // (hop * _GRAINS_IN_BLOCK)) * _GRAINS_IN_BLOCK
-  advance = ratio * tf.cast(hop, tf.float32)
-  lag = tf.round(advance)  # the rest of `advance` is applied as a phase
-
-  window = _hann(_GRAIN)
-  first = _GRAIN // 2 + hop  # samples before 0
-  before = first + tf.maximum(tf.cast(lag, tf.int32) - hop, 0)
-  after = tf.maximum((grains + 1) * hop + _GRAIN - first - length, 0)
+  semitones = tf.cast(semitones, tf.float32)
+  shift = tf.cast(tf.round((semitones + _MAX_SEMITONES) * _SHIFTS), tf.int32)
+  grain, size, hop, lag, grains, before, after = tf.unstack(
+    tf.gather(_pitch_plan(length), shift)
+  )
+  advance = tf.pow(2.0, semitones / 12) * tf.cast(hop, tf.float32)
   padded = tf.pad(x_T, [[before, after]])
+  width = (grain + _ROW - 1) // _ROW
+  window = _hann(grain, width * _ROW)
 
-  def analyse(offset):
-    frames_GxS = _frames(padded, before - first - offset, grains, hop // _ROW)
-    return tf.signal.rfft(frames_GxS * window)
+  def analyse(start):
+    frames_GxS = _frames(padded, start, grains, width, hop // _ROW)
+    # The transform leaves out what a row has beyond the grain.
+    return tf.raw_ops.RFFT(input=frames_GxS * window, fft_length=[grain])
 
-  now_GxF = analyse(0)
-  lagged_GxF = analyse(tf.cast(lag, tf.int32) - hop)  # of the next grain
-  step_GxF = now_GxF * tf.math.conj(lagged_GxF)
-  step_GxF = tf.atan2(tf.math.imag(step_GxF), tf.math.real(step_GxF))
-  bin_F = tf.range(bins, dtype=tf.float32)
-  step_GxF += bin_F * ((advance - lag) * 2 * math.pi / _GRAIN)
-  angle_GxF = _sum_before(step_GxF)
+  now_GxF = analyse(tf.maximum(lag - hop, 0))
+  lagged_GxF = analyse(tf.maximum(hop - lag, 0))  # of the next grain
+  step_GxF, power_GxF = _step(now_GxF, lagged_GxF)
+  # The rest of `advance` is applied as a phase.
+  rest = (advance - tf.cast(lag, tf.float32)) / tf.cast(grain, tf.float32)
+  bins = grain // 2 + 1
+  step_GxF += tf.cast(tf.range(bins), tf.float32) * (rest * 2 * math.pi)
+  now_GxF *= _locked_rotation(_sum_before(step_GxF), power_GxF)
+  missing = tf.maximum(size // 2 + 1 - bins, 0)
+  now_GxF = tf.pad(now_GxF, [[0, 0], [0, missing]])
+  grains_GxS = tf.raw_ops.IRFFT(input=now_GxF, fft_length=[size])
 
-  power_GxF = tf.math.real(now_GxF * tf.math.conj(now_GxF))
-
-  def locked(part_GxF):
-    # Over the flat array, which is faster: what the outermost bins get from
-    # the grains beside theirs, at 0 Hz and the Nyquist frequency, is next to
-    # nothing.
-    part = tf.reshape(power_GxF * part_GxF, [-1])
-    wide = tf.pad(part, [[1, 1]])
-    return tf.reshape(wide[:-2] + part + wide[2:], [-1, bins])
-
-  re_GxF, im_GxF = locked(tf.cos(angle_GxF)), locked(tf.sin(angle_GxF))
-  # 1e-30 keeps silence silent. rsqrt, as graphs turn 1 / sqrt into it, and
-  # eager samples would differ in the last bit.
-  scale_GxF = tf.math.rsqrt(tf.square(re_GxF) + tf.square(im_GxF) + 1e-30)
-  now_GxF *= tf.complex(re_GxF * scale_GxF, im_GxF * scale_GxF)
-
-  # Overlapping squared Hann windows add up to 3/8 of grain / hop.
-  level = tf.cast(hop, tf.float32) / (0.375 * _GRAIN)
-  grains_GxS = tf.signal.irfft(now_GxF, [size]) * (_hann(size) * level)
-  margin = (4 * hop - size) // 2
-  grains_GxS = tf.pad(grains_GxS, [[0, 0], [margin, 4 * hop - size - margin]])
-  y = _overlap_add(grains_GxS, hop)
-  return tf.ensure_shape(y[3 * hop : 3 * hop + length], [length])
+  margin = (size - 3 * hop) // 2
+  squeezed = _hann(size, size)[margin : margin + 3 * hop]
+  squeezed_3xH = tf.reshape(squeezed, [3, -1])
+  window_3xH = tf.reshape(_hann(3 * hop, 3 * hop), [3, -1])
+  # Overlapping products of both windows add up to 1.
+  window_3xH /= tf.reduce_sum(window_3xH * squeezed_3xH, 0)
+  window_3xH *= tf.cast(size, tf.float32) / tf.cast(grain, tf.float32)
+  y = _overlap_add(grains_GxS, margin, window_3xH)
+  # Three grains overlap from half a hop before the first sample.
+  return tf.ensure_shape(y[hop // 2 : hop // 2 + length], [length])
 
 
 def reverb(x_T, room_size, reverberance, damping, sample_rate):
