@@ -158,7 +158,7 @@ def base_supervised() -> ml_collections.ConfigDict:
   config = base_pretrain()
   for key in ("train_splits", "augment", "loss", "probe_after", "probe"):
     del config[key]
-  for key in ("valid_data", "eval_every_epochs", "diagnostics"):
+  for key in ("valid_data", "diagnostics"):
     del config[key]
   for key in ("projector", "projector_batch_norm"):
     del config.model[key]
@@ -166,6 +166,7 @@ def base_supervised() -> ml_collections.ConfigDict:
   config.batch_size = 48
   config.epochs = 200
   config.model.dropout = 0.5  # table 2.1
+  config.eval_every_epochs = 1.0
   config.optim.name = "adam"
   config.optim.learning_rate = 3e-4
   config.optim.per_256 = False
@@ -249,13 +250,13 @@ def durations(config, num_clips: int) -> Durations:
   def steps(epochs):
     return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
 
-  by_views = config.job == "pretrain"  # with labels: after every epoch
+  views = config.job == "pretrain"  # there are none of these with labels
   return Durations(
     per_epoch=per_epoch,
     total=total,
     warmup=min(steps(config.optim.warmup_epochs), total - 1),
-    eval_every=steps(config.eval_every_epochs) if by_views else per_epoch,
-    diagnose_every=steps(config.diagnostics.every_epochs) if by_views else 0,
+    eval_every=steps(config.eval_every_epochs),
+    diagnose_every=steps(config.diagnostics.every_epochs) if views else 0,
     checkpoint_every=steps(config.checkpoint.every_epochs) or total,
     keep_at=_keep_at(config.checkpoint.keep_at_epochs, per_epoch, total),
   )
@@ -535,6 +536,7 @@ def _validate_supervised(config):
   dropout = config.model.dropout
   if not 0 <= dropout < 1:
     raise ValueError(f"model.dropout is {dropout}; use 0 to below 1")
+  _above("eval_every_epochs", config.eval_every_epochs)
   _at_least("stop_patience", config.stop_patience, 0)
   _above("encode_batch_size", config.encode_batch_size)
 

@@ -2,9 +2,9 @@
 
 Thesis table 4.1, row SampleCNN*: what a pretrained encoder is to be compared
 with. The encoder, dropout and a dense layer (table 2.1) learn the labels of one
-random crop of each clip and epoch, without augmentation. After every epoch all
-clips of the split "valid" are cut into consecutive segments; the weights of the
-lowest loss are kept, and scored on "test".
+random crop of each clip and epoch, without augmentation. After every epoch
+(`eval_every_epochs`) all clips of the split "valid" are cut into consecutive
+segments; the weights of the lowest loss are kept, and scored on "test".
 """
 
 import functools
