@@ -481,3 +481,31 @@ def test_marked_epochs_are_saved_and_stay(small, tmp_path):
   small.checkpoint.keep_at_epochs = (1, 4)
   with pytest.raises(ValueError, match=r"keep_at_epochs is \(1, 4\).*after 3"):
     pretrain.run(small, str(tmp_path))
+
+
+def test_a_shorter_run_leaves_what_a_longer_one_keeps(small, tmp_path):
+  """A constant rate: the run of three epochs is a part of that of five."""
+  small.optim.schedule = "constant"
+  small.checkpoint.update(every_epochs=0.3, keep=1, keep_at_epochs=(1, 2, 3, 5))
+  small.steps, small.epochs = 0, 5
+  record = loop._Loop._record
+
+  def stop(self, step, scalars):
+    record(self, step, scalars)
+    if step == 11:
+      raise RuntimeError
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop._Loop, "_record", stop)
+    with pytest.raises(RuntimeError):
+      pretrain.run(small, str(tmp_path))
+  kept = sorted(os.listdir(tmp_path / "checkpoints"), key=int)
+  assert kept[:3] == ["3", "6", "9"]
+  small.epochs, small.checkpoint.keep_at_epochs = 1, (1,)
+  pretrain.run(small, str(tmp_path))
+  assert sorted(os.listdir(tmp_path / "checkpoints"), key=int) == kept
+  small.epochs, small.checkpoint.keep_at_epochs = 5, (1, 2, 3, 5)
+  state = pretrain.run(small, str(tmp_path))
+  assert int(state.step) == 15
+  left = sorted(os.listdir(tmp_path / "checkpoints"), key=int)
+  assert left == ["3", "6", "9", "15"]

@@ -222,6 +222,9 @@ def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
   _, err = process.communicate()
   assert calls(tmp_path)[5:] == ["bad"]
   assert "runs/one: was finished before, at least" in err
+  # Where data are makes no difference, and a study may be moved.
+  toy(("one",), "--config.data.dir=elsewhere").communicate()
+  assert calls(tmp_path)[6:] == []
   # With another flag nothing is finished.
   toy(("one",), "--config.probe.max_epochs=3").communicate()
   assert calls(tmp_path)[6:] == ["one", "one-probe"]
@@ -267,7 +270,7 @@ def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
   )
   with subprocess.Popen([sys.executable, "-c", code, str(workdir)]):
     wait_for(workdir / "held")
-    suite._wait_for_lock(str(workdir))
+    suite._wait_for_lock(str(workdir), lambda: False)
     assert (workdir / "released").exists()
 
 
@@ -283,6 +286,7 @@ def test_one_member_and_a_list(toy, tmp_path):
   assert calls(tmp_path) == ["two", "two-probe"]
   process = toy(("one", "two"), "--only=2")
   assert "use numbers from 0 to 1" in process.communicate()[1]
+  toy(("one", "two"), "--only=1,1").communicate()
   out, _ = toy(("one", "two"), "--collect").communicate()
   assert calls(tmp_path) == ["two", "two-probe"]
   assert "| one | - |" in out and "| two | 59.00 |" in out
@@ -306,28 +310,34 @@ def test_errors_are_one_line(tmp_path, capsys):
   (tmp_path / "w").write_text("a file")
   assert "error: cannot write" in error("--collect")
   (tmp_path / "w").unlink()
+  assert "there is no such directory" in error("--collect")
   suite._check_workdir(f"{tmp_path}/w", THESIS)
   assert "of --scale=thesis" in error("--scale=smoke", "--collect")
 
 
-def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path):
+def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path, capsys):
   long = study.pretrain(THESIS, "CLMR", epochs=8000)
   short = study.pretrain(THESIS, "CLMR", epochs=1000)
   assert long.workdir == short.workdir
   root = str(tmp_path)
   (tmp_path / long.workdir).mkdir(parents=True)
 
+  path = tmp_path / long.workdir / suite.FINISHED
+
   def finish(job):
-    content = {"flags": job.flags(root), "work": job.work, "seconds": 7.0}
-    path = tmp_path / job.workdir / suite.FINISHED
+    flags = suite._identity(job, [])
+    content = {"flags": flags, "work": job.work, "seconds": 7.0}
     path.write_text(json.dumps(content))
 
   finish(long)
-  assert suite._finished(short, short.flags(root), root) == 7.0
+  assert suite._finished(short, [], root)["seconds"] == 7.0
   other = dataclasses.replace(short, overrides=short.overrides | {"seed": 1})
-  assert suite._finished(other, other.flags(root), root) is None
+  assert suite._finished(other, [], root) is None
   finish(short)
-  assert suite._finished(long, long.flags(root), root) is None
+  assert suite._finished(long, [], root) is None
+  path.write_text("{")
+  assert suite._finished(short, [], root) is None
+  assert "is damaged and does not count" in capsys.readouterr().err
 
 
 # --- tables ------------------------------------------------------------------
@@ -376,13 +386,14 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   for epoch, std, invariance in ((2, 0.1, 4.0), (3.5, 0.1, 4.0), (4, 0.2, 2.0)):
     found = study.last_values(str(tmp_path), epoch, keys)
     assert found == {"std": std, "invariance": invariance}
+  assert study.last_values(str(tmp_path), 4.5, keys) == {}  # not there yet
   assert study.last_values(str(tmp_path / "none"), 4, keys) == {}
 
 
 def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
   """Two of nine batch sizes have been trained; the third has just begun."""
   loaded = suite.load("configs/suites/loss_terms.py", SMOKE)
-  for point, count in zip(loaded.points, (6, 6, 0)):
+  for point, count in zip(loaded.points, (10, 6, 0)):
     run = tmp_path / point.jobs[0].workdir
     run.mkdir(parents=True)
     rows = [
@@ -396,7 +407,8 @@ def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
   results = suite.collect(loaded, str(tmp_path))
   paths = [study.metrics_path(results, point) for point in loaded.points]
   assert [path is not None for path in paths] == [True] * 3 + [False] * 6
-  assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 6)
+  assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 10)
+  assert results.rows[1]["extra"] == {}  # its last epoch is not there
   loaded.draw(results, str(tmp_path / "terms"), "")
   assert os.path.getsize(tmp_path / "terms.png") > 10_000
 

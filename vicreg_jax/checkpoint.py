@@ -367,6 +367,11 @@ def _directory(run) -> epath.Path:
   return path if path.name == DIRECTORY else path / DIRECTORY
 
 
+def saved_steps(run: str) -> list[int]:
+  """Steps of the checkpoints in workdir `run`, the oldest first."""
+  return _steps(_directory(run))
+
+
 def _steps(path) -> list[int]:
   """Steps that Orbax has committed, the oldest first."""
   if not path.exists():

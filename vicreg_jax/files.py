@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 
 from etils import epath
 
@@ -42,7 +43,8 @@ def write(path, content: bytes):
     if is_bucket(path):
       path.write_bytes(content)
       return
-  partial = f"{path}.tmp"
+  # A name of its own: several machines may write one file.
+  partial = f"{path}.{socket.gethostname()}-{os.getpid()}.tmp"
   with open(partial, "wb") as f:
     f.write(content)
     f.flush()

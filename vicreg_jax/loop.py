@@ -183,6 +183,10 @@ def run(config, workdir: str, training: Training, devices: Mesh) -> Trained:
   _check_same(config, training.header, workdir)
   durations = training.durations
   keep, keep_at = config.checkpoint.keep, set(durations.keep_at)
+  saved_steps = checkpoint.saved_steps(workdir)
+  if max(saved_steps, default=0) > durations.total:
+    # A longer run has come past this one's end: what it keeps is its own.
+    keep_at |= set(saved_steps)
   if training.patience is not None:
     keep_at |= _Best(workdir, training.patience).record_steps()
   with (

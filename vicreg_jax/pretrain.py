@@ -54,7 +54,7 @@ def run(config, workdir: str) -> steps.TrainState:
 
   training = loop.Training(
     header=loop.header(config, prepared, durations),
-    summary=prepared.summary(),
+    summary=prepared.summary() + evaluation.note,
     durations=durations,
     schedule=steps.make_schedule(config, durations),
     init=lambda: steps.init_state(config, tx),
@@ -79,7 +79,7 @@ class _Evaluation:
     self._workdir = workdir
     self._eval_step = steps.jit_eval_step(config, devices)
     self._represent = steps.jit_represent(config, devices)
-    self.batch_size = 0
+    self.batch_size, self.note = 0, ""
     if not (durations.eval_every or durations.diagnose_every):
       return
     if config.valid_data.name:
@@ -87,7 +87,9 @@ class _Evaluation:
     # The largest batch that the devices can share.
     clips = prepared.num_clips.get("valid", 0)
     share = min(config.batch_size, clips) // devices.size * devices.size
-    if share >= 2:
+    if share < 2:
+      self.note = f"\nnothing is evaluated: there are {clips} clips to do it on"
+    else:
       self.batch_size = share
       self._views = input_pipeline.ValidViews(prepared, config, "valid", share)
 

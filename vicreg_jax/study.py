@@ -192,6 +192,11 @@ def pretrain(
     overrides["valid_data.name"] = "magnatagatune"
     overrides["eval_every_epochs"] = 1.0 if scale.smoke else 20.0
     overrides["diagnostics.every_epochs"] = 5.0 if scale.smoke else 100.0
+    # Whole batches of both methods, so that they are of the same clips.
+    overrides["diagnostics.clips"] = 48 if scale.smoke else 1536
+    # 1.2 GB each, at full width.
+    overrides["checkpoint.keep"] = 2
+    overrides["checkpoint.every_epochs"] = 20.0
     if constant or epochs == EPOCHS[-1]:
       marks = (*(e for e in EPOCHS if e < epochs), epochs)
       overrides["checkpoint.keep_at_epochs"] = tuple(map(scale.epochs, marks))
@@ -286,7 +291,7 @@ def draw_rows(function: Callable, results, out_stem, stamp, **options):
 
 def metrics_path(results, point: Point) -> str | None:
   """metrics.jsonl of a point's run; None if there is none."""
-  path = f"{results.root}/{point.jobs[0].workdir}/metrics.jsonl"
+  path = f"{results.workdir(point.jobs[0])}/metrics.jsonl"
   return path if files.exists(path) else None
 
 
@@ -301,6 +306,8 @@ def steps_per_epoch(rows: list[dict]) -> float:
 def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   """{column: value} of the last line up to an epoch that has each key.
 
+  Empty if the run has not come there yet.
+
   Args:
     workdir: of the run.
     epoch: the lines after it do not count.
@@ -310,10 +317,12 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   if not files.exists(path):
     return {}
   rows = plots.read_metrics(path)
+  last, found = epoch * steps_per_epoch(rows), {}
   # A step may miss the epoch's end by rounding.
-  last, found = epoch * steps_per_epoch(rows) + 0.5, {}
+  if max((row["step"] for row in rows), default=-1) < last - 0.5:
+    return {}
   for row in rows:
-    if row["step"] <= last:
+    if row["step"] <= last + 0.5:
       found |= {column: row[k] for column, k in keys.items() if k in row}
   return found
 
@@ -330,6 +339,8 @@ def spectra(metrics_path: str | None, most: int = 5) -> dict:
     return {}
   per_epoch = steps_per_epoch(plots.read_metrics(metrics_path))
   paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
+  if not per_epoch:
+    return {}
   chosen = np.linspace(0, len(paths) - 1, min(most, len(paths)))
   found = {}
   for path in (paths[round(i)] for i in chosen):

@@ -14,6 +14,7 @@ A suite is a Python file, and is run: only take those you trust.
 """
 
 import argparse
+import contextlib
 import csv
 import ctypes
 import dataclasses
@@ -94,8 +95,16 @@ class Runner:
     self._seconds = {}  # config: (seconds, work) of what has been done
     self._child = None
     self.stopped = False
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, self._stop)
+
+  def __enter__(self):
+    self._before = {
+      s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    return self
+
+  def __exit__(self, *unused):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
 
   def _stop(self, number, frame):
     self.stopped = True
@@ -104,27 +113,34 @@ class Runner:
 
   def run(self, job: study.Job) -> bool:
     """Whether the job is finished, by now or before."""
-    started = time.monotonic()
-    flags = [*job.flags(self._root), *_applicable(job, self._extra)]
-    done = _finished(job, flags, self._root)
+    extra = _applicable(job, self._extra)
+    done = _finished(job, extra, self._root)
     if done is None:
+      started = time.monotonic()
+      # What a run took before it was interrupted is not known.
+      whole = not files.exists(f"{self._root}/{job.workdir}/checkpoints")
       self._say(f"{job.workdir}: started{self._eta()}")
-      code = self._call(job, flags)
+      code = self._call(job, [*job.flags(self._root), *extra])
       if code:
         if not self.stopped:
           log = _log_path(f"{self._root}/{job.workdir}")
           self._say(f"{job.workdir}: FAILED with code {code}, see {log}")
         return False
-      done = time.monotonic() - started
-      content = {"flags": flags, "work": job.work, "seconds": done}
+      seconds = time.monotonic() - started
+      done = {
+        "flags": _identity(job, extra),
+        "work": job.work,
+        "seconds": seconds if whole else None,
+      }
       path = f"{self._root}/{job.workdir}/{FINISHED}"
-      _write(path, json.dumps(content, indent=1) + "\n")
-      state = f"finished in {datetime.timedelta(seconds=round(done))}"
+      _write(path, json.dumps(done, indent=1) + "\n")
+      state = f"finished in {datetime.timedelta(seconds=round(seconds))}"
     else:
       state = "was finished before"
     del self._left[job.workdir]
-    seconds, work = self._seconds.get(job.config, (0.0, 0.0))
-    self._seconds[job.config] = seconds + done, work + job.work
+    if done["seconds"] is not None:
+      seconds, work = self._seconds.get(job.config, (0.0, 0.0))
+      self._seconds[job.config] = seconds + done["seconds"], work + done["work"]
     self._say(f"{job.workdir}: {state}{self._eta()}")
     return True
 
@@ -151,7 +167,7 @@ class Runner:
   def _call(self, job, flags) -> int:
     workdir = f"{self._root}/{job.workdir}"
     log = _open_log(workdir)
-    _wait_for_lock(workdir)
+    _wait_for_lock(workdir, lambda: self.stopped)
     with log:
       command = [*COMMAND, *flags]
       log.write(f"$ {shlex.join(command)}\n".encode())
@@ -176,17 +192,24 @@ class Runner:
   def _relay(self, log):
     """What a run says goes into its log; its progress is shown as well."""
     for line in self._child.stderr:
-      log.write(line)
-      log.flush()
-      if line.startswith((b"step ", b"error: ")):
-        sys.stderr.write(f"    {line.decode(errors='replace')}")
-        sys.stderr.flush()
+      # A full disk or a closed terminal must not stop the reading: the run
+      # would wait for ever to be heard.
+      with contextlib.suppress(OSError):
+        log.write(line)
+        log.flush()
+      with contextlib.suppress(OSError):
+        if line.startswith((b"step ", b"error: ")):
+          sys.stderr.write(f"    {line.decode(errors='replace')}")
+          sys.stderr.flush()
+
+
+_libc = ctypes.CDLL(None)
 
 
 def _die_with_parent():
   """A suite that is killed shall not leave a run behind: it saves and ends."""
   pr_set_pdeathsig = 1
-  ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+  _libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _log_path(workdir) -> pathlib.Path:
@@ -208,12 +231,17 @@ def _open_log(workdir):
     ) from e
 
 
-def _wait_for_lock(workdir):
+def _wait_for_lock(workdir, stopped):
   """Waits for a run that a killed suite has left, and which is saving."""
   path = pathlib.Path(workdir, "lock")
-  deadline = time.monotonic() + _PATIENCE
-  while path.exists() and time.monotonic() < deadline:
-    with path.open("a") as file:
+  start, said = time.monotonic(), False
+  while path.exists() and time.monotonic() < start + _PATIENCE:
+    if stopped():
+      return
+    if not said and time.monotonic() > start + 5:
+      said = True
+      print(f"waiting for another process in {workdir}", file=sys.stderr)
+    with path.open("r") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
@@ -245,22 +273,39 @@ def _key(flag):
   return flag.removeprefix("--config.").partition("=")[0]
 
 
-def _finished(job, flags, root) -> float | None:
-  """Seconds that the job took, if it is finished with these flags."""
-  path = f"{root}/{job.workdir}/{FINISHED}"
+def _identity(job, extra) -> list[str]:
+  """What makes a job: its flags, but not where things are."""
+  places = ("data.dir", "data.path", "data.download", "data.beam")
+  extra = [flag for flag in extra if _key(flag) not in places]
+  return [*job.flags(""), *extra]
+
+
+def _finished(job, extra, root) -> dict | None:
+  """Its finished.json, if the job is finished with these flags."""
+  found = _read_json(f"{root}/{job.workdir}/{FINISHED}")
+  if not (found and {"flags", "work", "seconds"} <= found.keys()):
+    return None
+  before, now = found["flags"], _identity(job, extra)
+  if job.longer and found["work"] > job.work:
+    length = ("--config.epochs=", "--config.checkpoint.keep_at_epochs=")
+    before, now = (
+      [f for f in some if not f.startswith(length)] for some in (before, now)
+    )
+  return found if before == now else None
+
+
+def _read_json(path) -> dict | None:
+  """An object; None, and a warning, if the file is not one; None without it."""
   if not files.exists(path):
     return None
   try:
     found = json.loads(files.read(path))
-    before, work, seconds = found["flags"], found["work"], found["seconds"]
-  except (ValueError, KeyError, TypeError):
-    return None
-  if job.longer and work > job.work:
-    length = ("--config.epochs=", "--config.checkpoint.keep_at_epochs=")
-    before, flags = (
-      [f for f in some if not f.startswith(length)] for some in (before, flags)
-    )
-  return seconds if before == flags else None
+    if isinstance(found, dict):
+      return found
+  except ValueError:
+    pass
+  print(f"warning: {path} is damaged and does not count", file=sys.stderr)
+  return None
 
 
 # --- collecting --------------------------------------------------------------
@@ -296,10 +341,9 @@ def _scores(point, metrics, root) -> dict | None:
   """Of the last job of a point, if it has left any."""
   if not (point.jobs and point.heads):
     return None
-  path = f"{root}/{point.jobs[-1].workdir}/probe.json"
-  if not files.exists(path):
+  found = _read_json(f"{root}/{point.jobs[-1].workdir}/probe.json")
+  if found is None:
     return None
-  found = json.loads(files.read(path))
   return {
     head: {m: found[name][m] for m in metrics if m in found[name]}
     for head, name in point.heads.items()
@@ -439,14 +483,14 @@ def load(path: str, scale: study.Scale) -> study.Suite:
 def _check_workdir(root, scale):
   """One scale a workdir: the names of their runs are the same."""
   path = f"{root}/suites.json"
-  if files.exists(path):
-    found = json.loads(files.read(path)).get("scale")
-    if found != scale.name:
-      raise ValueError(
-        f"--workdir={root} holds suites of --scale={found}: use another"
-        f" --workdir for --scale={scale.name}"
-      )
-  _write(path, json.dumps({"scale": scale.name}) + "\n")
+  found = _read_json(path)
+  if found is None:
+    _write(path, json.dumps({"scale": scale.name}) + "\n")
+  elif found.get("scale") != scale.name:
+    raise ValueError(
+      f"--workdir={root} holds suites of --scale={found.get('scale')}: use"
+      f" another --workdir for --scale={scale.name}"
+    )
 
 
 def _write(path, text):
@@ -463,7 +507,7 @@ def _choose(all_members, only):
   if only is None:
     return all_members
   try:
-    numbers = [int(n) for n in only.split(",")]
+    numbers = list(dict.fromkeys(int(n) for n in only.split(",")))
     if min(numbers) < 0:
       raise IndexError
     return [all_members[n] for n in numbers]
@@ -514,22 +558,17 @@ def run(args, extra: list[str]) -> int:
         print(f"# {number}: {job.workdir}")
         print(f"python -m vicreg_jax.main {shlex.join(flags)}")
     return 0
+  if args.collect and not files.exists(root):
+    raise ValueError(f"--workdir={root}: there is no such directory")
   _check_workdir(root, scale)
   failed = []
   if not args.collect:
-    runner = Runner(root, extra, [job for jobs in chosen for job in jobs])
-    for first, *probes in chosen:
-      if not runner.run(first):
-        failed.append(first)
-        for job in probes:
-          runner.skip(job, f"as {first.workdir} is not finished")
-        probes = ()
-      for job in probes:
-        if not runner.stopped and not runner.run(job):
-          failed.append(job)
-      if runner.stopped:
-        print("interrupted; run the same command to continue", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    jobs = [job for jobs in chosen for job in jobs]
+    with Runner(root, extra, jobs) as runner:
+      failed = run_all(runner, chosen)
+    if runner.stopped:
+      print("interrupted; run the same command to continue", file=sys.stderr)
+      return EXIT_INTERRUPTED
   report(suite, name, root, scale)
   if failed:
     names = ", ".join(job.workdir for job in failed)
@@ -537,11 +576,28 @@ def run(args, extra: list[str]) -> int:
   return int(bool(failed))
 
 
+def run_all(runner: Runner, chosen: list[list[study.Job]]) -> list[study.Job]:
+  """Runs members until all are done or it is stopped; those that failed."""
+  failed = []
+  for first, *probes in chosen:
+    finished = runner.run(first)
+    if not (finished or runner.stopped):
+      failed.append(first)
+      for job in probes:
+        runner.skip(job, f"as {first.workdir} is not finished")
+    for job in probes if finished else ():
+      if not (runner.stopped or runner.run(job) or runner.stopped):
+        failed.append(job)
+    if runner.stopped:
+      break
+  return failed
+
+
 def main(argv=None):
   args, extra = _parse(sys.argv[1:] if argv is None else argv)
   try:
     sys.exit(run(args, extra))
-  except ValueError as e:
+  except (ValueError, OSError) as e:
     sys.exit(f"error: {e}")
 
 
