@@ -14,7 +14,7 @@ def get_suite(scale):
   for method in ("CLMR", "VICReg"):
     for projector in ("CLMR", "VICReg"):
       run = study.pretrain(scale, method, projector=projector)
-      labels = {"method": method, "projector": projector}
+      labels = {"method": method, "projector": f"{projector} projector"}
       published = thesis.TABLE_B_2[method, projector]
       points.append(study.probed(scale, labels, run, 1000, published))
   draw = functools.partial(study.draw_rows, suite_plots.score_dots)
