@@ -187,6 +187,22 @@ def test_pipeline(tmp_path):
   assert median(result["overhead"]) > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_peak_memory_is_that_of_the_process_alone():
+  """Of a small child of a process that holds 300 MiB, and of what it takes."""
+  ballast = np.ones(300 * 2**17)
+  code = (
+    "from vicreg_jax.benchmarks import timing; a = timing.peak_mib();"
+    "x = bytearray(100 * 2**20); print(a, timing.peak_mib() - a)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True
+  )
+  before, more = map(float, done.stdout.split())
+  assert before < 150 < ballast.nbytes / 2**20
+  assert more == pytest.approx(100, abs=5)
+
+
 def test_pipeline_views_are_those_of_its_ops(tmp_path):
   """`ops` augments the crops that the pipeline does, by the same seeds."""
   from vicreg_jax import input_pipeline

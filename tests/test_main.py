@@ -159,7 +159,7 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     (["--config.batchsize=3"], r"no such key \(did you mean batch_size\?\)"),
     (["--config.batch_size.x=3"], r"^error: --config.batch_size.x=3"),
     (["--config=configs"], r"^error: .*configs"),
-    (["--config.job=probe"], r"job=probe needs step"),
+    (["--config.job=probe"], r"job=probe needs epoch, step"),
     (["--config.model.x=3"], r"^error: --config.model.x=3: .*no such key"),
     (["--config=configs/nowhere.py"], r"^error: .*configs/nowhere.py"),
     (["--config.data.name=fmaa"], r"data.name.*'fmaa'.*folder.*synthetic"),

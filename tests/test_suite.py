@@ -454,11 +454,13 @@ def test_a_suite_at_smoke_scale(tmp_path):
   command = [sys.executable, "-m", "vicreg_jax.suite"]
   command += ["--suite=configs/suites/projector.py", "--scale=smoke"]
   command += [f"--workdir={tmp_path}", f"--config.data.dir={tmp_path}/data"]
+  command += ["--only=0,3"]  # each method with its own projector
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   rows = list(csv.DictReader((tmp_path / "projector/table.csv").open()))
-  assert len(rows) == 4 * 4  # runs; metrics of heads
-  for row in rows:
+  ours = [row for row in rows if row["ours"]]
+  assert len(ours) == 2 * 4  # runs; metrics of heads
+  for row in ours:
     assert 0 < float(row["ours"]) < 100
     if row["thesis"]:
       difference = float(row["ours"]) - float(row["thesis"])
@@ -467,5 +469,5 @@ def test_a_suite_at_smoke_scale(tmp_path):
   for suffix in (".png", ".svg"):
     assert os.path.getsize(tmp_path / f"projector/projector{suffix}") > 10_000
   again = subprocess.run(command, capture_output=True, text=True)
-  assert again.stderr.count("was finished before") == 8
+  assert again.stderr.count("was finished before") == 4
   assert again.stdout == done.stdout

@@ -21,7 +21,10 @@ def parse(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:
-    sys.exit(f"error: {line(e)}")
+    # absl does not say whose name it is.
+    spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
+    which = f"{line(spaced[0])}: " if "space" in str(e) and spaced else ""
+    sys.exit(f"error: {which}{line(e)}")
   except (AttributeError, KeyError) as e:
     # ml_collections reports an unknown key as a missing attribute, followed
     # by a suggestion if a known key is near.

@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -164,7 +163,7 @@ def _stream(config, repeats):
     "ops_cpu_ms_per_view": timing.spread([1e3 * t.cpu / views for t in ops]),
     "overhead": timing.spread([p.cpu / o.cpu - 1 for p, o in zip(taken, ops)]),
     "bytes_per_clip_to_device": sizes[0],
-    "peak_mib": _peak_mib(),
+    "peak_mib": timing.peak_mib(),
   }
 
 
@@ -257,7 +256,7 @@ def _train(config, repeats):
   return {
     "clips_per_s": timing.spread(rates),
     "waiting_for_data": timing.spread(waits),
-    "peak_mib": _peak_mib(),
+    "peak_mib": timing.peak_mib(),
   }
 
 
@@ -269,11 +268,7 @@ def _memory(config):
   views = input_pipeline.train_views(prepared, config)
   for _ in itertools.islice(views, clips // config.batch_size):
     pass
-  return {"clips": clips, "peak_mib": _peak_mib()}
-
-
-def _peak_mib():
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  return {"clips": clips, "peak_mib": timing.peak_mib()}
 
 
 def _main():

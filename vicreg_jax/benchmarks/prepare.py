@@ -5,7 +5,6 @@ back.
 """
 
 import pathlib
-import resource
 import tempfile
 
 from vicreg_jax import config as configs
@@ -46,6 +45,6 @@ def run(args) -> timing.Report:
     "clips_per_cpu_s": clips / taken.cpu,
     "bytes_per_clip": size / clips,
     "read_ms_per_clip": timing.spread([1e3 * t.wall / clips for t in reads]),
-    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "peak_mib": timing.peak_mib(),
   }
   return timing.Report({"prepare": figures}, [])
