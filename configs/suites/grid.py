@@ -18,11 +18,14 @@ def get_suite(scale):
       run = study.pretrain(scale, "VICReg", batch_size=batch_size, size=size)
       labels = {
         "batch size": scale.batch_size(batch_size),
-        "size": scale.width(size),
+        "representation size": scale.width(size),
       }
       points.append(study.probed(scale, labels, run, 1000))
   draw = functools.partial(
-    study.draw_rows, suite_plots.heat_maps, x="size", y="batch size"
+    study.draw_rows,
+    suite_plots.heat_maps,
+    x="representation size",
+    y="batch size",
   )
   title = "Batch size and size of the representation: figure B.3"
   return study.Suite(title, points, draw)
