@@ -37,7 +37,7 @@ _FILTER_HALF = 1024  # longest half kernel
 # Half kernels that a block is for, and its samples: short blocks fit the cache.
 _FILTER_BLOCKS = ((64, 2048), (448, 4096), (_FILTER_HALF, 8192))
 
-_GRAINS = (1480, 1760)  # 67 to 80 ms at 22,050 Hz; sox's `pitch` has 82 ms
+_GRAINS = (2160, 2560)  # 98 to 116 ms at 22,050 Hz; sox's `pitch` has 82 ms
 _SHIFTS = 200  # sizes to choose from, per semitone
 _ROW = 32  # hops are multiples of it
 _GRAINS_IN_BLOCK = 8
@@ -357,7 +357,7 @@ def _pitch_plan(length):
   fast: of all such pairs the one nearest to the shift, half a cent off on
   average and never three. The pitch is exact, as it comes from the phases.
   """
-  even = np.arange(3 * _ROW, 2 * _GRAINS[1], 2)
+  even = np.arange(2 * _ROW, 2 * _GRAINS[1], 2)
   smooth = even[[_is_smooth(int(n)) for n in even]]
   grains_A = smooth[(smooth >= _GRAINS[0]) & (smooth <= _GRAINS[1])]
   cents_AxB = 1200 * np.log2(grains_A[:, None] / smooth)
@@ -367,12 +367,12 @@ def _pitch_plan(length):
     nearest = np.argmin(np.abs(cents_AxB - 100 * semitones))
     a, b = np.unravel_index(nearest, cents_AxB.shape)
     grain, size = int(grains_A[a]), int(smooth[b])
-    hop = size // (3 * _ROW) * _ROW
+    hop = size // (2 * _ROW) * _ROW
     lag = round(2 ** (semitones / 12) * hop)
-    # Centres at -1, 0, 1 ... hops, to one hop past the end and more.
-    blocks = -(-(length + 3 * hop) // (hop * _GRAINS_IN_BLOCK))
+    # Centres at 0, 1, 2 ... hops, up to the end or beyond.
+    blocks = -(-(length + hop) // (hop * _GRAINS_IN_BLOCK))
     grains = blocks * _GRAINS_IN_BLOCK
-    before = grain // 2 + hop + max(lag - hop, 0)
+    before = grain // 2 + max(lag - hop, 0)
     read = abs(lag - hop) + (grains - 1) * hop + grain + _ROW
     after = max(read - before - length, 0)
     plan.append((grain, size, hop, lag, grains, before, after))
@@ -396,7 +396,7 @@ def _frames(x_T, start, count, width, hop):
 
 
 def _sum_before(x_GxF):
-  """tf.cumsum over the rows, exclusive, by blocks of 8: three times as fast."""
+  """tf.cumsum over the rows, exclusive, by blocks: three times as fast."""
   bins = tf.shape(x_GxF)[1]
   x_NxBxF = tf.reshape(x_GxF, [-1, _GRAINS_IN_BLOCK, bins])
   sums = tf.unstack(x_NxBxF, axis=1)
@@ -407,32 +407,31 @@ def _sum_before(x_GxF):
   return tf.reshape(tf.stack(sums, axis=1), [-1, bins])
 
 
-def _overlap_add(grains_GxS, margin, window_3xH):
+def _overlap_add(grains_GxS, margin, window_2xH):
   """Sum of windowed grains, each laid down a hop after the one before it.
 
-  Of a grain, three hops are used, `margin` samples from its start. The sum
-  runs from the start of the third grain's to the end of the first hop of the
-  last one's: all samples that three grains overlap in, flat.
+  Of a grain, two hops are used, `margin` samples from its start. The sum runs
+  from the middle of the first grain to that of the last one, flat.
   """
-  hop = tf.shape(window_3xH)[1]
-  parts = [
+  hop = tf.shape(window_2xH)[1]
+  rising_GxH, falling_GxH = (
     grains_GxS[:, margin + i * hop : margin + (i + 1) * hop] * window_H
-    for i, window_H in enumerate(tf.unstack(window_3xH))
-  ]
-  return tf.reshape((parts[0][2:] + parts[1][1:-1]) + parts[2][:-2], [-1])
+    for i, window_H in enumerate(tf.unstack(window_2xH))
+  )
+  return tf.reshape(falling_GxH[:-1] + rising_GxH[1:], [-1])
 
 
 def _step(now_GxF, lagged_GxF):
-  """Angle from one spectrum to another, and the product of their magnitudes."""
+  """Angle from one spectrum to another, and the product of their powers."""
   step_GxF = now_GxF * tf.math.conj(lagged_GxF)
   re_GxF, im_GxF = tf.math.real(step_GxF), tf.math.imag(step_GxF)
-  size_GxF = tf.sqrt(tf.square(re_GxF) + tf.square(im_GxF))
-  return tf.atan2(im_GxF, re_GxF), size_GxF
+  power_GxF = tf.square(re_GxF) + tf.square(im_GxF)
+  return tf.atan2(im_GxF, re_GxF), power_GxF
 
 
 def _locked_rotation(angle_GxF, weight_GxF):
-  """Rotations (complex, of size 1) by the weighted mean of a bin and its two
-  neighbours.
+  """Rotations (complex, of size 1) by the weighted mean of a bin and its four
+  neighbours, of which the outer ones count half.
 
   Over the flat array, which is faster: what the outermost bins get from the
   grains beside theirs, at 0 Hz and the Nyquist frequency, is next to nothing.
@@ -440,15 +439,17 @@ def _locked_rotation(angle_GxF, weight_GxF):
   angle, weight = tf.reshape(angle_GxF, [-1]), tf.reshape(weight_GxF, [-1])
 
   def locked(part):
+    # 1 2 2 2 1 = (1 1)(1 1)(1 0 1). A plain sum would become an add_n in
+    # graphs, as in `reverb`.
     part *= weight
-    left = tf.roll(part, 1, 0)
-    # A plain sum of three would become an add_n in graphs, as in `reverb`.
-    return tf.roll(left + part, -1, 0) + left
+    part += tf.roll(part, -1, 0)
+    part += tf.roll(part, 2, 0)
+    return part + tf.roll(part, -1, 0)
 
   re, im = locked(tf.cos(angle)), locked(tf.sin(angle))
-  # 1e-30 keeps silence silent. rsqrt, as graphs turn 1 / sqrt into it, and
+  # 1e-37 keeps silence silent. rsqrt, as graphs turn 1 / sqrt into it, and
   # eager samples would differ in the last bit.
-  scale = tf.math.rsqrt(tf.square(re) + tf.square(im) + 1e-30)
+  scale = tf.math.rsqrt(tf.square(re) + tf.square(im) + 1e-37)
   rotation = tf.complex(re * scale, im * scale)
   return tf.reshape(rotation, tf.shape(angle_GxF))
 
@@ -456,15 +457,16 @@ def _locked_rotation(angle_GxF, weight_GxF):
 def pitch_shift(x_T, semitones):
   """Moves all frequencies by `semitones` (fractional, within +-7); same length.
 
-  A phase vocoder on resampled grains. Each grain of some 1,600 samples is
+  A phase vocoder on resampled grains. Each grain of some 2,400 samples is
   squeezed to grain / ratio samples by an inverse FFT of that size, and grains
-  are laid down at the hop at which they were taken, so time is kept; a hop is a
-  third of a squeezed grain, the most that squared Hann windows allow. What a
-  grain needs is a rotation per bin that continues the previous one at the
-  shifted frequency: the phase a bin advances over `ratio` hops of input, read
-  off a second analysis taken that much earlier (Puckette 1995, "Phase-locked
-  vocoder"), which needs no unwrapping. As there, a bin takes its rotation from
-  its neighbourhood, weighted by power, which keeps a partial's bins in phase.
+  are laid down at the hop at which they were taken, so time is kept; a hop is
+  half a squeezed grain. What a grain needs is a rotation per bin that continues
+  the previous one at the shifted frequency: the phase a bin advances over
+  `ratio` hops of input, read off a second analysis taken that much earlier
+  (Puckette 1995, "Phase-locked vocoder"), which needs no unwrapping. As there,
+  a bin takes its rotation from its neighbourhood, which keeps a partial's bins
+  in phase; five bins, weighted by the square of their power, do so well enough
+  for grains that overlap only twice.
   """
   x_T, length = _view(x_T)
   semitones = tf.cast(semitones, tf.float32)
@@ -484,26 +486,27 @@ def pitch_shift(x_T, semitones):
 
   now_GxF = analyse(tf.maximum(lag - hop, 0))
   lagged_GxF = analyse(tf.maximum(hop - lag, 0))  # of the next grain
+  # What an upward shift moves beyond the Nyquist frequency is left out.
+  bins = tf.minimum(grain, size) // 2 + 1
+  now_GxF, lagged_GxF = now_GxF[:, :bins], lagged_GxF[:, :bins]
   step_GxF, power_GxF = _step(now_GxF, lagged_GxF)
   # The rest of `advance` is applied as a phase.
   rest = (advance - tf.cast(lag, tf.float32)) / tf.cast(grain, tf.float32)
-  bins = grain // 2 + 1
   step_GxF += tf.cast(tf.range(bins), tf.float32) * (rest * 2 * math.pi)
   now_GxF *= _locked_rotation(_sum_before(step_GxF), power_GxF)
   missing = tf.maximum(size // 2 + 1 - bins, 0)
   now_GxF = tf.pad(now_GxF, [[0, 0], [0, missing]])
   grains_GxS = tf.raw_ops.IRFFT(input=now_GxF, fft_length=[size])
 
-  margin = (size - 3 * hop) // 2
-  squeezed = _hann(size, size)[margin : margin + 3 * hop]
-  squeezed_3xH = tf.reshape(squeezed, [3, -1])
-  window_3xH = tf.reshape(_hann(3 * hop, 3 * hop), [3, -1])
+  margin = (size - 2 * hop) // 2
+  squeezed = _hann(size, size)[margin : margin + 2 * hop]
+  squeezed_2xH = tf.reshape(squeezed, [2, -1])
+  window_2xH = tf.reshape(tf.sqrt(_hann(2 * hop, 2 * hop)), [2, -1])
   # Overlapping products of both windows add up to 1.
-  window_3xH /= tf.reduce_sum(window_3xH * squeezed_3xH, 0)
-  window_3xH *= tf.cast(size, tf.float32) / tf.cast(grain, tf.float32)
-  y = _overlap_add(grains_GxS, margin, window_3xH)
-  # Three grains overlap from half a hop before the first sample.
-  return tf.ensure_shape(y[hop // 2 : hop // 2 + length], [length])
+  window_2xH /= tf.reduce_sum(window_2xH * squeezed_2xH, 0)
+  window_2xH *= tf.cast(size, tf.float32) / tf.cast(grain, tf.float32)
+  y = _overlap_add(grains_GxS, margin, window_2xH)
+  return tf.ensure_shape(y[:length], [length])
 
 
 def reverb(x_T, room_size, reverberance, damping, sample_rate):
