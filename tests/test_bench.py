@@ -235,6 +235,10 @@ def test_tpu_says_which_side_holds_up():
   assert tpu.combine(estimate, 36.0)["bottleneck"] == "host"
   too_large = {"global_batch": 9_000, "fits": False}
   assert tpu.combine(too_large, 3.6) == {"fits": False}
+  cost = tpu.diagnostics((4, 6), 1.0, repeats=3)
+  # 100 of 1,000 epochs, which take an hour, and a tenth of 96 cores.
+  seconds = cost["diagnostics_cpu_s"]["median"]
+  assert cost["diagnostics_share"] == pytest.approx(seconds / 9.6 / 360)
 
 
 def test_errors(tmp_path, capsys):

@@ -33,6 +33,8 @@ HEADS = {"linear": "linear", "mlp": "mlp"}
 EPOCHS = (300, 1000, 3000, 5000, 8000)
 SIZES = (32, 64, 128, 256, 512)
 BATCH_SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
+# Diagnostics of collapse. Whole batches of both methods, so of the same clips.
+DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS = 100, 1536
 _CONFIGS = {
   ("VICReg", "FMA"): "vicreg_fma",
   ("VICReg", "GTZAN"): "vicreg_gtzan",
@@ -191,9 +193,9 @@ def pretrain(
     # Held out, as nothing of FMA is (figure A.1).
     overrides["valid_data.name"] = "magnatagatune"
     overrides["eval_every_epochs"] = 1.0 if scale.smoke else 20.0
-    overrides["diagnostics.every_epochs"] = 5.0 if scale.smoke else 100.0
-    # Whole batches of both methods, so that they are of the same clips.
-    overrides["diagnostics.clips"] = 48 if scale.smoke else 1536
+    diagnosed = (5, 48) if scale.smoke else (DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS)
+    overrides["diagnostics.every_epochs"] = float(diagnosed[0])
+    overrides["diagnostics.clips"] = diagnosed[1]
     # 1.2 GB each, at full width.
     overrides["checkpoint.keep"] = 2
     overrides["checkpoint.every_epochs"] = 20.0

@@ -3,6 +3,10 @@
 The device's side is the TPU compiler's own estimate of a step
 (`python -m vicreg_jax.aot`), the host's the CPU time of the whole input
 pipeline a view on one core of this machine, over the TPU host's 96 cores.
+
+`diagnostics` is what the suites' diagnostics of collapse cost: the host's CPU
+time for the embeddings of both recipes, as a share of the device's time between
+them if a tenth of the host's cores is at work.
 """
 
 import importlib.util
@@ -13,11 +17,15 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
+
 from vicreg_jax import config as configs
+from vicreg_jax import metrics, study
 from vicreg_jax.benchmarks import pipeline, timing
 
 RECIPES = ("vicreg_fma", "clmr_fma")
 CLIPS, EPOCHS, HOST_CORES = 25_000, 1_000, 96
+DIMENSIONS = {"vicreg_fma": (512, 8196), "clmr_fma": (512, 128)}
 CAVEAT = (
   "Estimates, nothing was run on a TPU: device_hours is the compiler's own"
   " estimate of a step, which leaves out waiting between chips and on the host;"
@@ -45,6 +53,10 @@ def run(args) -> timing.Report:
     for recipe in RECIPES:
       estimate = _compile(args.configs / f"{recipe}.py", args, directory)
       results[recipe] = combine(estimate, milliseconds)
+      if "device_hours" in results[recipe]:
+        results[recipe] |= diagnostics(
+          DIMENSIONS[recipe], results[recipe]["device_hours"], args.repeats
+        )
   return timing.Report(results, [CAVEAT])
 
 
@@ -70,6 +82,27 @@ def combine(estimate: dict, cpu_ms_per_view: float) -> dict:
     "hours": max(device, host),
     "bottleneck": "device" if device >= host else "host",
   }
+
+
+def diagnostics(dimensions, device_hours, repeats) -> dict:
+  """CPU time of a recipe's diagnostics, and their share of training time.
+
+  Args:
+    dimensions: of representations and embeddings.
+    device_hours: of 1,000 epochs.
+    repeats: how often it is measured.
+  """
+  rng = np.random.default_rng(0)
+  shapes = [(study.DIAGNOSED_CLIPS, d) for d in dimensions]
+  outputs = [rng.standard_normal(shape, np.float32) for shape in shapes]
+  times = [
+    timing.clock(lambda: [metrics.collapse(z_NxD) for z_NxD in outputs])
+    for _ in range(repeats)
+  ]
+  cpu = timing.spread([t.cpu for t in times])
+  between = device_hours * 3600 * study.DIAGNOSED_EPOCHS / EPOCHS
+  share = cpu["median"] / (HOST_CORES / 10) / between
+  return {"diagnostics_cpu_s": cpu, "diagnostics_share": share}
 
 
 def _compile(config, args, directory) -> dict:
