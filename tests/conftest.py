@@ -16,6 +16,25 @@ from vicreg_jax import datasets
 
 SIZES = (24, 9, 10)
 
+# Modules that take longest begin first, so that the workers end together.
+LONGEST = (
+  "test_hosts",
+  "test_suite",
+  "test_sharding",
+  "test_soak",
+  "test_main",
+  "test_steps",
+  "test_fuzz",
+  "test_aot",
+  "test_bucket",
+  "test_pretrain",
+)
+
+
+def pytest_collection_modifyitems(items):
+  ranks = {name: rank for rank, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
