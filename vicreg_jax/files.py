@@ -1,6 +1,7 @@
 """Files of a workdir, which is a directory or lies in a bucket (gs://...)."""
 
 import contextlib
+import json
 import os
 import socket
 
@@ -29,6 +30,18 @@ def read(path) -> bytes:
   """The content of a file. Raises OSError if it cannot be read."""
   with _as_os_error(path):
     return epath.Path(path).read_bytes()
+
+
+def json_lines(path, remedy: str) -> list[dict]:
+  """The objects of a .jsonl file, each on a line; without a torn end.
+
+  Raises ValueError, which ends in `remedy`, if the file is missing or faulty.
+  """
+  try:
+    *texts, _ = read(path).decode().split("\n")
+    return [dict(json.loads(text)) for text in texts]
+  except (OSError, TypeError, ValueError) as error:
+    raise ValueError(f"Cannot read {path} ({error}): {remedy}") from error
 
 
 def write(path, content: bytes):

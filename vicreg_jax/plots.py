@@ -4,7 +4,6 @@ Below them stands what `suite_plots` draws with too.
 """
 
 import io
-import json
 import math
 
 from vicreg_jax import files
@@ -200,13 +199,7 @@ def read_metrics(path):
 
   Raises ValueError if the file is missing or faulty.
   """
-  try:
-    *texts, _ = files.read(path).decode().split("\n")
-    return [json.loads(text) for text in texts]
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f"Cannot read {path} ({error}): give the metrics.jsonl of a run."
-    ) from error
+  return files.json_lines(path, "give the metrics.jsonl of a run.")
 
 
 def _series(lines, term):

@@ -43,16 +43,14 @@ def read(workdir) -> list[dict]:
     ValueError: it cannot be read, or a line is no JSON object.
   """
   path = f"{os.fspath(workdir)}/metrics.jsonl"
+  remedy = (
+    "put a copy of it in its place, or start anew with another --workdir."
+  )
   try:
-    if not files.exists(path):
-      return []
-    *texts, _ = files.read(path).decode().split("\n")
-    return [dict(json.loads(text)) for text in texts]
-  except (OSError, TypeError, ValueError) as error:
-    raise ValueError(
-      f"Cannot read {path} ({error}): put a copy of it in its place, or start "
-      "anew with another --workdir."
-    ) from error
+    there = files.exists(path)
+  except OSError as error:
+    raise ValueError(f"Cannot read {path} ({error}): {remedy}") from error
+  return files.json_lines(path, remedy) if there else []
 
 
 class Silent:
