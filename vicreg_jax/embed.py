@@ -116,12 +116,11 @@ def jit_encode(config, devices: Mesh) -> Callable:
     steps.make_encoder(config.model, config.dtype).apply,
     in_shardings=(whole, mesh.batch_sharding(devices)),
     out_shardings=whole,
+    compiler_options=mesh.compiler_options(devices),
   )
 
 
-def load(
-  run: str, step: int, devices: Mesh, *, epoch: float = -1.0
-) -> Encoder:
+def load(run: str, step: int, devices: Mesh, *, epoch: float = -1.0) -> Encoder:
   """The encoder that the training in workdir `run` saved.
 
   At `step` (-1 is the newest), or after `epoch` where that is not negative.
@@ -222,9 +221,7 @@ def run(config, workdir: str) -> str:
   `<split>_ids` [N]; `<split>_labels` [N, K]; and the names in `labels`.
   """
   devices = mesh.make_mesh()
-  encoder = load(
-    config.checkpoint, config.step, devices, epoch=config.epoch
-  )
+  encoder = load(config.checkpoint, config.step, devices, epoch=config.epoch)
   prepared = data_for(encoder, config.data)
   checkpoint.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}

@@ -289,6 +289,7 @@ def jit_train_step(config, tx, devices: Mesh) -> Callable:
     in_shardings=(whole, split),
     out_shardings=(whole, whole),
     donate_argnums=0,
+    compiler_options=mesh.compiler_options(devices),
   )
 
 
@@ -300,6 +301,7 @@ def jit_supervised_step(config, tx, single: bool, devices: Mesh) -> Callable:
     in_shardings=(whole, split),
     out_shardings=(whole, whole),
     donate_argnums=0,
+    compiler_options=mesh.compiler_options(devices),
   )
 
 
@@ -310,6 +312,7 @@ def jit_eval_step(config, devices: Mesh) -> Callable:
     lambda state, views: eval_step(config, state, views),
     in_shardings=(whole, split),
     out_shardings=whole,
+    compiler_options=mesh.compiler_options(devices),
   )
 
 
@@ -320,4 +323,5 @@ def jit_represent(config, devices: Mesh) -> Callable:
     lambda state, views: represent(config, state, views),
     in_shardings=(whole, split),
     out_shardings=whole,
+    compiler_options=mesh.compiler_options(devices),
   )
