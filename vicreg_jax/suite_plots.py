@@ -230,7 +230,13 @@ def score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"), stamp=""):
     _handle(f"{HEADS[head]}{', thesis' * (source == 'thesis')}", **style)
     for source, head, style in kinds
   ]
-  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+  runs = max(row.get("repetitions", 1) for row in rows)
+  figure.legend(
+    handles=handles,
+    loc="outside upper center",
+    ncols=4,
+    title=f"mean and standard deviation of {runs} runs" if runs > 1 else None,
+  )
   _save(figure, out_stem, stamp)
 
 
