@@ -4,9 +4,9 @@ The device's side is the TPU compiler's own estimate of a step
 (`python -m vicreg_jax.aot`), the host's the CPU time of the whole input
 pipeline a view on one core of this machine, over the TPU host's 96 cores.
 
-`diagnostics` is what the suites' diagnostics of collapse cost: the host's CPU
-time for the embeddings of both recipes, as a share of the device's time between
-them if a tenth of the host's cores is at work.
+`diagnostics_share` is what the suites' diagnostics of collapse cost: the host's
+CPU time for representations and embeddings of a recipe, as a share of the
+device's time between them if a tenth of the host's cores is at work.
 """
 
 import importlib.util
