@@ -19,6 +19,8 @@ from vicreg_jax.datasets import base
 # Numbers of the pipeline's own draws, apart from the views' (0, 1, ...).
 _FILES, _SHUFFLE, _CROP = 101, 102, 103
 _OPEN_FILES = 16
+# Clips, so that what follows need not wait where an epoch fills its shuffle.
+_READ_AHEAD = 64
 _BYTES = 2  # a sample is 16-bit PCM
 
 
@@ -65,7 +67,7 @@ def train_views(
     process_count,
   )
   share = config.batch_size // process_count
-  batches = _batches(_views(clips, config), share, drop_remainder=True)
+  batches = _view_batches(clips, config, share)
   return _read_or_explain(prepared, batches)
 
 
@@ -131,7 +133,7 @@ def _without_end(
       lambda i, _: i % batch_size // share == process_index
     )
     clips = clips.map(lambda _, clip: clip)
-  return clips
+  return clips.prefetch(_READ_AHEAD)
 
 
 class ValidViews:
@@ -146,9 +148,7 @@ class ValidViews:
     self, prepared: base.Prepared, config, split: str, batch_size: int
   ):
     clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
-    passes = _batches(
-      _views(clips, config), batch_size, drop_remainder=True, repeat=True
-    )
+    passes = _view_batches(clips, config, batch_size, repeat=True)
     self._batches = _read_or_explain(prepared, passes)
     self._count = prepared.num_clips[split] // batch_size
 
@@ -259,8 +259,11 @@ def _epoch(prepared, config, splits, epoch, cut) -> tf.data.Dataset:
       config.seed, epoch, tf.zeros([], tf.int64), number
     )
 
+  decode = prepared.builder.info.features.deserialize_example
   clips = _read(prepared, splits, seed(_FILES)).map(
-    cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    lambda record: cut(decode(record)),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
   )
   return clips.shuffle(
     config.shuffle_buffer,
@@ -270,7 +273,7 @@ def _epoch(prepared, config, splits, epoch, cut) -> tf.data.Dataset:
 
 
 def _read(prepared, splits, seed) -> tf.data.Dataset:
-  """Examples of some splits, their files in an order drawn from a seed tensor.
+  """Records of some splits, their files in an order drawn from a seed tensor.
 
   TFDS's own reader takes only a Python seed, for all epochs the same.
   """
@@ -286,15 +289,16 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
     tf.data.TFRecordDataset,
     cycle_length=min(len(files), _OPEN_FILES),
     block_length=1,
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
   )
   # A file cut between two records reads well; the stream would shift.
   count = sum(prepared.num_clips.get(s, 0) for s in splits)
-  records = records.apply(tf.data.experimental.assert_cardinality(count))
-  return records.map(builder.info.features.deserialize_example)
+  return records.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def _views(clips, config) -> tf.data.Dataset:
-  """Views [V, T] of each clip.
+def _view_batches(clips, config, batch_size, repeat=False) -> tf.data.Dataset:
+  """Whole batches [B, V, T] of views of the clips; on `repeat`, for ever.
 
   A view at a time, so that there is one graph of the augmentations to build.
   """
@@ -321,12 +325,16 @@ def _views(clips, config) -> tf.data.Dataset:
   views = views.map(
     view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  return views.batch(configs.VIEWS, drop_remainder=True)
+  # Batched at once: clip by clip, and then batch by batch, would copy twice.
+  shape = [batch_size, configs.VIEWS, config.data.crop]
+  batches = views.batch(batch_size * configs.VIEWS, drop_remainder=True)
+  batches = batches.map(lambda x: tf.reshape(x, shape))
+  batches = batches.repeat() if repeat else batches
+  return _options(batches.prefetch(tf.data.AUTOTUNE))
 
 
-def _batches(examples, batch_size, drop_remainder, repeat=False):
+def _batches(examples, batch_size, drop_remainder) -> tf.data.Dataset:
   examples = examples.batch(batch_size, drop_remainder=drop_remainder)
-  examples = examples.repeat() if repeat else examples
   return _options(examples.prefetch(tf.data.AUTOTUNE))
 
 

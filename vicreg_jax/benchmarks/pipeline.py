@@ -1,18 +1,22 @@
 """The tf.data pipeline from a prepared data set to batches in memory.
 
-`1 core`, `2 cores`: processes that may use so many. Views a second; CPU time a
-view, of which `ops` is the augmentations alone, of the same crops by the same
-seeds out of memory, and `overhead` the rest over it: reading, cropping,
-shuffling, decoding, batching. `training`: a train step of the quickstart's
+`1 core`, `2 cores`: processes that may use so many and take turns. Views a
+second; CPU time a view, of which `ops` is the augmentations alone, of the same
+crops by the same seeds out of memory, and `overhead` the rest over it: reading,
+cropping, shuffling, decoding, batching. `busiest_thread`: CPU time a view of the
+busiest thread other than the workers, one a core, that clips are shared out to;
+what it does no further cores make faster. `training`: a train step of the quickstart's
 encoder on all cores, and the share of its time that waits for data.
 `memory`: peak of a process that reads an epoch of a small and of a large data
 set of tiny clips; only the shuffle's window may tell them apart.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +29,7 @@ from vicreg_jax import datasets
 from vicreg_jax.benchmarks import music, timing
 
 _MAX_CORES = 2  # what the comparison of cores goes up to
+_EPOCHS = 4  # to a round
 
 
 def add_arguments(parser):
@@ -44,26 +49,15 @@ def run(args) -> timing.Report:
   with tempfile.TemporaryDirectory() as directory:
     config = _config(directory, args.clips, args.batch, args.blocks)
     datasets.prepare(config.data)
-    results, notes = {}, []
     usable = sorted(os.sched_getaffinity(0))[:_MAX_CORES]
-    for count in range(1, len(usable) + 1):
-      name = f"{count} core" + "s" * (count > 1)
-      results[name] = _worker(
-        "stream", usable[:count], config, repeats=args.repeats
-      )
-    if len(usable) > 1:
-      rates = [
-        results[name]["views_per_s"]["median"] for name in ("1 core", "2 cores")
-      ]
-      results["2 cores"]["times_1_core"] = rates[1] / rates[0]
-    else:
-      notes.append("only one core may be used: no scaling")
-    results["training"] = _worker("train", usable, config, repeats=args.repeats)
+    results = _by_cores(usable, config, args.repeats)
+    notes = [] if len(usable) > 1 else ["only one core may be used: no scaling"]
+    with _worker("train", usable, config, repeats=args.repeats) as ask:
+      results["training"] = ask()
     sizes = (args.memory_clips // 10, args.memory_clips)
     for clips in sizes:
-      results[f"memory, {clips} clips"] = _worker(
-        "memory", usable, _tiny(directory, clips)
-      )
+      with _worker("memory", usable, _tiny(directory, clips)) as ask:
+        results[f"memory, {clips} clips"] = ask()
     small, large = (results[f"memory, {n} clips"]["peak_mib"] for n in sizes)
     results[f"memory, {sizes[1]} clips"]["growth_kib_per_clip"] = (
       1024 * (large - small) / (sizes[1] - sizes[0])
@@ -76,7 +70,35 @@ def one_core(directory, clips, batch, repeats) -> dict:
   config = _config(directory, clips, batch, 9)
   datasets.prepare(config.data)
   core = sorted(os.sched_getaffinity(0))[:1]
-  return _worker("stream", core, config, repeats=repeats)
+  return _by_cores(core, config, repeats)["1 core"]
+
+
+def _by_cores(usable, config, repeats) -> dict[str, dict]:
+  """The pipeline and its ops alone, on one core and on more, in turns."""
+  names = {f"{n} core" + "s" * (n > 1): n for n in range(1, len(usable) + 1)}
+  with contextlib.ExitStack() as stack:
+    asks = {
+      (name, job): stack.enter_context(_worker(job, usable[:n], config))
+      for name, n in names.items()
+      for job in ("stream", "ops")
+    }
+    turns = [
+      {key: ask() for key, ask in asks.items()} for _ in range(repeats + 1)
+    ][1:]  # the first warms up
+  rounds = {name: [] for name in names}
+  for turn in turns:
+    for name in names:
+      figures = turn[name, "stream"] | turn[name, "ops"]
+      whole, ops = (figures[f"{o}cpu_ms_per_view"] for o in ("", "ops_"))
+      figures["overhead"] = whole / ops - 1
+      if name != "1 core":
+        rate = turn["1 core", "stream"]["views_per_s"]
+        figures["times_1_core"] = figures["views_per_s"] / rate
+      rounds[name].append(figures)
+  return {
+    name: {k: timing.spread([f[k] for f in figures]) for k in figures[0]}
+    for name, figures in rounds.items()
+  }
 
 
 def _config(directory, clips, batch, blocks):
@@ -85,7 +107,10 @@ def _config(directory, clips, batch, blocks):
   config.data.update(
     name="synthetic", dir=f"{directory}/data", crop=3 ** (blocks + 1)
   )
-  config.data.update(sizes=(clips, 0, 0), clip_seconds=30.0)
+  # A file a split: real sets have many, of which several are read at once.
+  third = clips // 3
+  config.data.update(sizes=(clips - 2 * third, third, third), clip_seconds=30.0)
+  config.train_splits = ("train", "valid", "test")
   config.batch_size = batch
   config.dtype = "float32"
   config.model.update(
@@ -111,8 +136,13 @@ def _tiny(directory, clips):
   return config
 
 
-def _worker(job, cores, config, **options) -> dict:
-  """Runs a job of this module in a process that may use the given cores."""
+@contextlib.contextmanager
+def _worker(job, cores, config, **options):
+  """A process of this module that may use the given cores.
+
+  Gives a function: have it do the next part of its job, and say what it found.
+  Between the parts it is stopped, lest it reads ahead for the next.
+  """
   task = {"job": job, "config": config.to_dict(), "options": options}
   command = [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline"]
   before = os.sched_getaffinity(0)
@@ -121,61 +151,86 @@ def _worker(job, cores, config, **options) -> dict:
     worker = subprocess.Popen(
       [*command, json.dumps(task)],
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
     )
   finally:
     os.sched_setaffinity(0, before)
+
+  def ask() -> dict:
+    worker.send_signal(signal.SIGCONT)
+    with contextlib.suppress(BrokenPipeError):  # what it said says why
+      print(file=worker.stdin, flush=True)
+    answer = worker.stdout.readline()
+    if not answer:
+      raise subprocess.CalledProcessError(worker.wait(), command)
+    worker.send_signal(signal.SIGSTOP)
+    return json.loads(answer)
+
   with worker:
-    lines = worker.stdout.read().splitlines()
-  if worker.returncode:
-    raise subprocess.CalledProcessError(worker.returncode, command)
-  return json.loads(lines[-1])
+    try:
+      yield ask
+    finally:
+      worker.send_signal(signal.SIGCONT)
 
 
-# --- in the worker -----------------------------------------------------------
+# --- in the worker: a job yields what each of its parts found ----------------
 
 
-def _stream(config, repeats):
+def _stream(config):
+  """Without end: some epochs of the pipeline."""
   from vicreg_jax import input_pipeline
 
   prepared = datasets.prepare(config.data)
-  per_epoch = input_pipeline.num_train_clips(prepared, config)
-  batches = per_epoch // config.batch_size
-  clips = batches * config.batch_size
-  views = clips * configs.VIEWS
-  sizes = []
+  batches = (
+    input_pipeline.num_train_clips(prepared, config) // config.batch_size
+  )
   # One graph and one iterator for all epochs, as in training: what a round
   # takes is a steady stream, without the seconds that it takes to begin.
   stream = input_pipeline.train_views(prepared, config)
+  views = _EPOCHS * batches * config.batch_size * configs.VIEWS
+  sizes = []
 
-  def run_stream():
-    for batch in itertools.islice(stream, batches):
-      sizes.append(batch.nbytes / len(batch))
+  def take():
+    for batch in itertools.islice(stream, _EPOCHS * batches):
+      sizes.append(batch.nbytes // len(batch))
 
-  # One after the other, as what reads ahead for one would be counted for both.
-  taken = _rounds(run_stream, repeats)
-  stream.close()
-  ops = _rounds(_ops(prepared, config, clips, repeats + 1), repeats)
-  return {
-    "views_per_s": timing.spread([views / t.wall for t in taken]),
-    "cpu_ms_per_view": timing.spread([1e3 * t.cpu / views for t in taken]),
-    "ops_cpu_ms_per_view": timing.spread([1e3 * t.cpu / views for t in ops]),
-    "overhead": timing.spread([p.cpu / o.cpu - 1 for p, o in zip(taken, ops)]),
-    "bytes_per_clip_to_device": sizes[0],
-    "peak_mib": timing.peak_mib(),
-  }
+  while True:
+    before = timing.thread_seconds()
+    taken = timing.clock(take)
+    threads = [
+      seconds - before.get(thread, 0.0)
+      for thread, seconds in timing.thread_seconds().items()
+    ]
+    beside_pool = sorted(threads)[: -len(os.sched_getaffinity(0))]
+    yield {
+      "views_per_s": views / taken.wall,
+      "cpu_ms_per_view": 1e3 * taken.cpu / views,
+      "busiest_thread_ms_per_view": 1e3 * max(beside_pool) / views,
+      "bytes_per_clip_to_device": sizes[0],
+      "peak_mib": timing.peak_mib(),
+    }
 
 
-def _rounds(run, repeats) -> list[timing.Time]:
-  """Times of all rounds but the first."""
-  return timing.take_turns({"": run}, repeats + 1)[""][1:]
+def _augment(config):
+  """Without end: some epochs of the augmentations alone."""
+  from vicreg_jax import input_pipeline
+
+  prepared = datasets.prepare(config.data)
+  clips = input_pipeline.num_train_clips(prepared, config)
+  clips -= clips % config.batch_size
+  run = _ops(prepared, config, clips, _EPOCHS)
+  views = _EPOCHS * clips * configs.VIEWS
+  while True:
+    taken = timing.clock(lambda: [run() for _ in range(_EPOCHS)])
+    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / views}
 
 
 def _ops(prepared, config, clips, epochs, see=lambda x_VxT: None):
   """A function that augments the views of an epoch, held in memory.
 
-  At each call those of the next epoch, of `epochs` in all.
+  At each call those of the next epoch; after `epochs` from the first again.
   """
   import tensorflow as tf
 
@@ -210,7 +265,7 @@ def _ops(prepared, config, clips, epochs, see=lambda x_VxT: None):
 
   examples = tf.data.Dataset.from_tensor_slices((x_NxVxT, number_N, epoch_N))
   stream = iter(
-    examples.map(
+    examples.repeat().map(
       views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
   )
@@ -253,7 +308,7 @@ def _train(config, repeats):
     elapsed = time.perf_counter() - start
     waits.append(waited / elapsed)
     rates.append(durations.per_epoch * config.batch_size / elapsed)
-  return {
+  yield {
     "clips_per_s": timing.spread(rates),
     "waiting_for_data": timing.spread(waits),
     "peak_mib": timing.peak_mib(),
@@ -268,16 +323,20 @@ def _memory(config):
   views = input_pipeline.train_views(prepared, config)
   for _ in itertools.islice(views, clips // config.batch_size):
     pass
-  return {"clips": clips, "peak_mib": timing.peak_mib()}
+  yield {"clips": clips, "peak_mib": timing.peak_mib()}
 
 
 def _main():
   import ml_collections
 
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)  # what libraries print is no answer
   task = json.loads(sys.argv[1])
-  job = {"stream": _stream, "train": _train, "memory": _memory}[task["job"]]
+  job = {"stream": _stream, "ops": _augment, "train": _train, "memory": _memory}
   config = ml_collections.ConfigDict(task["config"])
-  print(json.dumps(job(config, **task["options"])))
+  parts = job[task["job"]](config, **task["options"])
+  for _ in sys.stdin:
+    print(json.dumps(next(parts)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
