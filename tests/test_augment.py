@@ -533,7 +533,6 @@ def test_neighbouring_seeds_neither_collide_nor_correlate():
   grid = [(s, e, v) for s in (0, 1) for e in (0, 1, 2) for v in (0, 1)]
   examples = tf.range(300, dtype=tf.int64)  # the mixing is elementwise
   seeds = np.stack([A.example_seed(s, e, examples, v) for s, e, v in grid])
-  seeds = np.ascontiguousarray(seeds.transpose(0, 2, 1))
   flat = seeds.reshape(-1, 2)
   assert len(np.unique(flat[:, 0])) == len(np.unique(flat[:, 1])) == len(flat)
   bits = np.unpackbits(flat.view(np.uint8), axis=1).astype(float)

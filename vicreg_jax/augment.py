@@ -163,18 +163,36 @@ def _u64(value):
   return tf.constant(int(value) % 2**64, tf.uint64)
 
 
+_GAMMA = 0x9E3779B97F4A7C15  # of SplitMix64
+
+
 def example_seed(seed, epoch, example, view):
   """Seed (int64 [2]) of one view of one example in one epoch of one run.
 
   `seed`, `epoch`, `example` (number or 64-bit hash) and `view` are integers
-  or integer scalars; each is absorbed by one SplitMix64 step.
+  or integer tensors; each is absorbed by one SplitMix64 step. Of tensors [...]
+  the seeds are [..., 2].
   """
-  gamma = _u64(0x9E3779B97F4A7C15)
+  return finish_seed(begin_seed(seed, epoch, view), example)
+
+
+def begin_seed(seed, epoch, view):
+  """What `example_seed` makes of all but the example, once for many of them."""
   h = _u64(0)
-  for value in (seed, epoch, view, example):
-    h = _splitmix(tf.bitwise.bitwise_xor(h, _u64(value)) + gamma)
-  pair = tf.stack([_splitmix(h + gamma), _splitmix(h + gamma + gamma)])
-  return tf.bitcast(pair, tf.int64)
+  for value in (seed, epoch, view):
+    h = _absorb(h, value)
+  return h
+
+
+def finish_seed(begun, example):
+  """The `example_seed` of an example."""
+  h = _absorb(begun, example)
+  pair = [_splitmix(h + _u64(_GAMMA)), _splitmix(h + _u64(2 * _GAMMA))]
+  return tf.bitcast(tf.stack(pair, axis=-1), tf.int64)
+
+
+def _absorb(h, value):
+  return _splitmix(tf.bitwise.bitwise_xor(h, _u64(value)) + _u64(_GAMMA))
 
 
 def op_seed(seed, op):

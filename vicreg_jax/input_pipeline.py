@@ -88,7 +88,7 @@ def train_crops(
   def epoch_of(epoch):
     def cut(example):
       key = _crop_seed(config.seed, epoch, example)
-      raw = _random_crop(example["samples"], config.data.crop, key)
+      raw = _random_crops(example["samples"], config.data.crop, [key])[0]
       return raw, example["labels"]
 
     return _epoch(prepared, config, ("train",), epoch, cut)
@@ -172,7 +172,7 @@ def crops(
 
   def one(example):
     key = _crop_seed(seed, epoch, example)
-    return _decode(_random_crop(example["samples"], crop, key))
+    return _decode(_random_crops(example["samples"], crop, [key])[0])
 
   examples = prepared.dataset(split).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -232,18 +232,20 @@ def labels(prepared: base.Prepared, split: str) -> Labels:
 def raw_crops(prepared, config, splits, epoch) -> tf.data.Dataset:
   """The clips of one epoch, in its order, cut to the views' raw crops.
 
-  Elements are (bytes of each view's crop [V], the clip's number, the epoch):
-  with `augment.example_seed(config.seed, epoch, number, view)`, all that the
-  views are made of.
+  Elements are (bytes of each view's crop [V], each view's seed [V, 2]): all
+  that the views are made of.
   """
+  views = list(range(configs.VIEWS))
+  # The seeds of crops and of views in one go: a graph's small ops cost as much
+  # as their calls, not as their numbers.
+  numbers = tf.constant([_CROP + v for v in views] + views, tf.int64)
+  begun = augment.begin_seed(config.seed, epoch, numbers)
 
   def cut(example):
-    example_hash = _hash(example["id"])
-    raw_V = []
-    for v in range(configs.VIEWS):
-      key = _crop_seed(config.seed, epoch, example, v)
-      raw_V.append(_random_crop(example["samples"], config.data.crop, key))
-    return tf.stack(raw_V), example_hash, epoch
+    seeds = augment.finish_seed(begun, _hash(example["id"]))
+    crop_seeds = [seeds[v] for v in views]
+    raw_V = _random_crops(example["samples"], config.data.crop, crop_seeds)
+    return raw_V, seeds[configs.VIEWS :]
 
   return _epoch(prepared, config, splits, epoch, cut)
 
@@ -259,34 +261,32 @@ def _epoch(prepared, config, splits, epoch, cut) -> tf.data.Dataset:
       config.seed, epoch, tf.zeros([], tf.int64), number
     )
 
-  decode = prepared.builder.info.features.deserialize_example
-  clips = _read(prepared, splits, seed(_FILES)).map(
-    lambda record: cut(decode(record)),
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
-  )
-  return clips.shuffle(
+  return _read(prepared, splits, seed(_FILES), cut).shuffle(
     config.shuffle_buffer,
     seed=tf.cast(seed(_SHUFFLE)[0], tf.int64),
     reshuffle_each_iteration=False,
   )
 
 
-def _read(prepared, splits, seed) -> tf.data.Dataset:
-  """Records of some splits, their files in an order drawn from a seed tensor.
+def _read(prepared, splits, seed, cut) -> tf.data.Dataset:
+  """What `cut` leaves of each example of some splits.
 
-  TFDS's own reader takes only a Python seed, for all epochs the same.
+  Their files come in an order drawn from a seed tensor, several at a time;
+  TFDS's own reader takes only a Python seed, for all epochs the same. A record
+  is cut by the thread that has read it, while it is in its cache.
   """
-  builder = prepared.builder
+  info = prepared.builder.info
   files = [
     str(f)
     for s in splits
     if s in prepared.num_clips
-    for f in builder.info.splits[s].filepaths
+    for f in info.splits[s].filepaths
   ]
   order = tf.random.experimental.stateless_shuffle(files, seed)
-  records = tf.data.Dataset.from_tensor_slices(order).interleave(
-    tf.data.TFRecordDataset,
+  clips = tf.data.Dataset.from_tensor_slices(order).interleave(
+    lambda file: tf.data.TFRecordDataset(file).map(
+      lambda record: cut(info.features.deserialize_example(record))
+    ),
     cycle_length=min(len(files), _OPEN_FILES),
     block_length=1,
     num_parallel_calls=tf.data.AUTOTUNE,
@@ -294,7 +294,7 @@ def _read(prepared, splits, seed) -> tf.data.Dataset:
   )
   # A file cut between two records reads well; the stream would shift.
   count = sum(prepared.num_clips.get(s, 0) for s in splits)
-  return records.apply(tf.data.experimental.assert_cardinality(count))
+  return clips.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _view_batches(clips, config, batch_size, repeat=False) -> tf.data.Dataset:
@@ -304,25 +304,14 @@ def _view_batches(clips, config, batch_size, repeat=False) -> tf.data.Dataset:
   """
   chain = config.augment.to_dict()
 
-  def apart(raw_V, example_hash, epoch):
-    numbers = tf.range(configs.VIEWS)
-    return (
-      raw_V,
-      tf.fill([configs.VIEWS], example_hash),
-      tf.fill([configs.VIEWS], epoch),
-      numbers,
-    )
-
   # Converting all that is called takes as long as tracing it; there is no
   # Python in it to convert.
   @tf.autograph.experimental.do_not_convert
-  def view(raw, example_hash, epoch, number):
+  def view(raw, seed):
     x_T = tf.ensure_shape(_decode(raw), [config.data.crop])
-    key = augment.example_seed(config.seed, epoch, example_hash, number)
-    return augment.augment(x_T, key, chain, config.data.sample_rate)
+    return augment.augment(x_T, seed, chain, config.data.sample_rate)
 
-  views = clips.map(apart).unbatch()
-  views = views.map(
+  views = clips.unbatch().map(
     view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
   # Batched at once: clip by clip, and then batch by batch, would copy twice.
@@ -374,9 +363,9 @@ def _damaged_file(prepared) -> str:
   return ""
 
 
-def _crop_seed(seed, epoch, example, view=0):
-  """The seed of where a view's crop starts."""
-  return augment.example_seed(seed, epoch, _hash(example["id"]), _CROP + view)
+def _crop_seed(seed, epoch, example):
+  """The seed of where a clip's first view, or only crop, starts."""
+  return augment.example_seed(seed, epoch, _hash(example["id"]), _CROP)
 
 
 def _hash(clip_id):
@@ -384,11 +373,14 @@ def _hash(clip_id):
   return tf.strings.to_hash_bucket_fast(clip_id, 2**62)
 
 
-def _random_crop(samples, crop, key):
-  """`crop` samples of raw PCM bytes, from a uniformly drawn start."""
+def _random_crops(samples, crop, seeds):
+  """`crop` samples of raw PCM bytes for each seed, which draws their start."""
   count = tf.strings.length(samples) // _BYTES
-  start = tf.cast(augment.random_crop_start(count, crop, key), tf.int32)
-  return tf.strings.substr(samples, start * _BYTES, crop * _BYTES)
+  starts = tf.stack([augment.random_crop_start(count, crop, s) for s in seeds])
+  starts = tf.cast(starts, tf.int32) * _BYTES
+  return tf.strings.substr(
+    samples, starts, tf.fill(starts.shape, crop * _BYTES)
+  )
 
 
 def _decode(samples):

@@ -3,10 +3,11 @@
 `1 core`, `2 cores`: processes that may use so many and take turns. Views a
 second; CPU time a view, of which `ops` is the augmentations alone, of the same
 crops by the same seeds out of memory, and `overhead` the rest over it: reading,
-cropping, shuffling, decoding, batching. `busiest_thread`: CPU time a view of the
-busiest thread other than the workers, one a core, that clips are shared out to;
-what it does no further cores make faster. `training`: a train step of the quickstart's
-encoder on all cores, and the share of its time that waits for data.
+cropping, shuffling, decoding, batching. `busiest_thread`: CPU time a view of
+the busiest thread other than the workers, one a core, that clips are shared out
+to; what it does no further cores make faster. `training`: a train step of the
+quickstart's encoder on all cores, and the share of its time that waits for
+data.
 `memory`: peak of a process that reads an epoch of a small and of a large data
 set of tiny clips; only the shuffle's window may tell them apart.
 """
@@ -29,12 +30,12 @@ from vicreg_jax import datasets
 from vicreg_jax.benchmarks import music, timing
 
 _MAX_CORES = 2  # what the comparison of cores goes up to
-_EPOCHS = 4  # to a round
+_EPOCHS = 1  # to a round
 
 
 def add_arguments(parser):
   """The benchmark's own flags."""
-  parser.add_argument("--clips", type=int, default=64, help="in the data set")
+  parser.add_argument("--clips", type=int, default=256, help="in the data set")
   parser.add_argument("--batch", type=int, default=16)
   parser.add_argument(
     "--blocks", type=int, default=9, help="crop of 3^(blocks + 1) samples"
@@ -214,67 +215,75 @@ def _stream(config):
 
 
 def _augment(config):
-  """Without end: some epochs of the augmentations alone."""
-  from vicreg_jax import input_pipeline
-
+  """Without end: the augmentations alone, of what `_stream` does meanwhile."""
   prepared = datasets.prepare(config.data)
-  clips = input_pipeline.num_train_clips(prepared, config)
-  clips -= clips % config.batch_size
-  run = _ops(prepared, config, clips, _EPOCHS)
-  views = _EPOCHS * clips * configs.VIEWS
-  while True:
-    taken = timing.clock(lambda: [run() for _ in range(_EPOCHS)])
-    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / views}
+  for clips, run in _ops(prepared, config, _EPOCHS):
+    taken = timing.clock(run)
+    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / clips / configs.VIEWS}
 
 
-def _ops(prepared, config, clips, epochs, see=lambda x_VxT: None):
-  """A function that augments the views of an epoch, held in memory.
+def _ops(prepared, config, epochs):
+  """Yields functions that augment the views of some epochs, held in memory.
 
-  At each call those of the next epoch; after `epochs` from the first again.
+  And how many clips these have; each time of the next epochs.
   """
   import tensorflow as tf
 
   from vicreg_jax import audio, augment, input_pipeline
 
-  rows = []
-  for epoch in range(epochs):
-    raw = input_pipeline.raw_crops(
-      prepared, config, config.train_splits, tf.constant(epoch, tf.int64)
-    )
-    rows += raw.take(clips).as_numpy_iterator()
-  x_NxVxT = np.stack(
-    [
-      [audio.from_int16(np.frombuffer(pcm, "<i2")) for pcm in raw_V]
-      for raw_V, _, _ in rows
-    ]
+  clips = input_pipeline.num_train_clips(prepared, config)
+  clips -= clips % config.batch_size
+  crops = tf.data.Dataset.range(2**31).flat_map(
+    lambda epoch: input_pipeline.raw_crops(
+      prepared, config, config.train_splits, epoch
+    ).take(clips)
   )
-  number_N, epoch_N = (np.array(values) for values in list(zip(*rows))[1:])
+  crops = crops.as_numpy_iterator()
+  count, size = epochs * clips, config.data.crop
+  # Two rooms: what works ahead of one round finds the next one's crops there.
+  rooms = [
+    np.zeros([2 * count, configs.VIEWS, size], np.float32),
+    np.zeros([2 * count, configs.VIEWS, 2], np.int64),
+  ]
+  x_NxVxT, seed_NxVx2 = (tf.Variable(room) for room in rooms)
   chain = config.augment.to_dict()
 
+  def fill(room):
+    rows = list(itertools.islice(crops, count))
+    pcm_NxVxT = [
+      [np.frombuffer(pcm, "<i2") for pcm in raw_V] for raw_V, _ in rows
+    ]
+    at = slice(room * count, (room + 1) * count)
+    rooms[0][at] = audio.from_int16(np.array(pcm_NxVxT))
+    rooms[1][at] = [seed_Vx2 for _, seed_Vx2 in rows]
+    # As wholes: to assign a part has TensorFlow copy the rest at each read.
+    x_NxVxT.assign(rooms[0])
+    seed_NxVx2.assign(rooms[1])
+
   @tf.autograph.experimental.do_not_convert
-  def views(x_VxT, number, epoch):
+  def views(i):
     return tuple(
       augment.augment(
-        x_VxT[v],
-        augment.example_seed(config.seed, epoch, number, v),
-        chain,
-        config.data.sample_rate,
+        x_NxVxT[i, v], seed_NxVx2[i, v], chain, config.data.sample_rate
       )
       for v in range(configs.VIEWS)
     )
 
-  examples = tf.data.Dataset.from_tensor_slices((x_NxVxT, number_N, epoch_N))
+  # One iterator for all rounds: to begin another takes a third of a second.
   stream = iter(
-    examples.repeat().map(
-      views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    tf.data.Dataset.range(2 * count)
+    .repeat()
+    .map(views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   )
 
-  def run_views():
-    for x_V in itertools.islice(stream, clips):
+  def run(see=lambda x_V: None):
+    for x_V in itertools.islice(stream, count):
       see(x_V)
 
-  return run_views
+  fill(0)
+  for room in itertools.cycle((1, 0)):
+    fill(room)
+    yield count, run
 
 
 def _train(config, repeats):

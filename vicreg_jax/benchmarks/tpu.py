@@ -38,7 +38,7 @@ def add_arguments(parser):
   """The benchmark's own flags."""
   parser.add_argument("--configs", type=pathlib.Path, default="configs")
   parser.add_argument("--topology", default="v3-8")
-  parser.add_argument("--clips", type=int, default=64, help="read by the host")
+  parser.add_argument("--clips", type=int, default=256, help="read by the host")
 
 
 def run(args) -> timing.Report:

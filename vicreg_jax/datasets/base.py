@@ -63,8 +63,8 @@ from vicreg_jax import audio
 
 # TensorFlow only reads and augments audio; accelerators are for JAX.
 tf.config.set_visible_devices([], "GPU")
-# Clips are many and each is small, so one thread to an op: to share it out costs
-# more, in waking threads, than it gains.
+# Clips are many and each is small, so one thread to an op: to share it out
+# costs more, in waking threads, than it gains.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 
 SPLITS = ("train", "valid", "test")
