@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -205,6 +206,23 @@ def test_peak_memory_is_that_of_the_process_alone():
   before, more = map(float, done.stdout.split())
   assert before < 150 < ballast.nbytes / 2**20
   assert more == pytest.approx(100, abs=5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_each_thread_has_its_own_seconds():
+  def work(seconds, done):
+    while time.thread_time() < seconds:
+      pass
+    done.append((str(threading.get_native_id()), timing.thread_seconds()))
+
+  for seconds in (0.1, 0.3):
+    done = []
+    thread = threading.Thread(target=work, args=(seconds, done))
+    thread.start()
+    thread.join()
+    ((name, found),) = done
+    assert found[name] == pytest.approx(seconds, abs=0.05)
+    assert name not in timing.thread_seconds()  # it has ended
 
 
 def test_pipeline_views_are_those_of_its_ops(tmp_path):

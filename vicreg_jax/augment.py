@@ -177,7 +177,11 @@ def example_seed(seed, epoch, example, view):
 
 
 def begin_seed(seed, epoch, view):
-  """What `example_seed` makes of all but the example, once for many of them."""
+  """What `example_seed` makes of all but the example, once for many of them.
+
+  Returns the state (uint64, of the arguments' common shape [...]) after three
+  of its SplitMix64 steps, for `finish_seed`.
+  """
   h = _u64(0)
   for value in (seed, epoch, view):
     h = _absorb(h, value)
@@ -185,7 +189,7 @@ def begin_seed(seed, epoch, view):
 
 
 def finish_seed(begun, example):
-  """The `example_seed` of an example."""
+  """The `example_seed` (int64 [..., 2]) of an example; `begun` is [...]."""
   h = _absorb(begun, example)
   pair = [_splitmix(h + _u64(_GAMMA)), _splitmix(h + _u64(2 * _GAMMA))]
   return tf.bitcast(tf.stack(pair, axis=-1), tf.int64)

@@ -233,12 +233,7 @@ def _ops(prepared, config, epochs):
 
   clips = input_pipeline.num_train_clips(prepared, config)
   clips -= clips % config.batch_size
-  crops = tf.data.Dataset.range(2**31).flat_map(
-    lambda epoch: input_pipeline.raw_crops(
-      prepared, config, config.train_splits, epoch
-    ).take(clips)
-  )
-  crops = crops.as_numpy_iterator()
+  crops = _raw_crops(prepared, config, clips)
   count, size = epochs * clips, config.data.crop
   # Two rooms: what works ahead of one round finds the next one's crops there.
   rooms = [
@@ -284,6 +279,20 @@ def _ops(prepared, config, epochs):
   for room in itertools.cycle((1, 0)):
     fill(room)
     yield count, run
+
+
+def _raw_crops(prepared, config, clips):
+  """`raw_crops` of so many clips of each epoch, epoch after epoch."""
+  import tensorflow as tf
+
+  from vicreg_jax import input_pipeline
+
+  crops = tf.data.Dataset.range(2**31).flat_map(
+    lambda epoch: input_pipeline.raw_crops(
+      prepared, config, config.train_splits, epoch
+    ).take(clips)
+  )
+  return crops.as_numpy_iterator()
 
 
 def _train(config, repeats):
