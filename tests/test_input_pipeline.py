@@ -1,15 +1,18 @@
 import itertools
+import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from vicreg_jax import audio, datasets
+from vicreg_jax import audio, augment, datasets
 from vicreg_jax import input_pipeline as pipeline
+from vicreg_jax.datasets import records
 
 HERE = pathlib.Path(__file__).parent
 
@@ -125,9 +128,10 @@ def augmented(config):
   return config
 
 
-def flip(path):
+def flip(path, place=None):
+  """Flips a bit there, or amid the samples of a clip in the middle."""
   content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 16
+  content[place or len(content) // 2 + len(content) // 48] ^= 16
   path.write_bytes(content)
 
 
@@ -224,27 +228,184 @@ def test_several_splits_make_one_stream(small, prepared):
   assert sorted(seen) == sorted(clips)
 
 
-def test_many_record_files_are_read_in_another_order_each_epoch(
-  small, tmp_path
+def in_files(prepared, directory, counts):
+  """The same training clips in so many files, of so many clips each."""
+  records_ = tf.data.TFRecordDataset(
+    [str(f) for f in prepared.builder.info.splits["train"].filepaths]
+  ).as_numpy_iterator()
+  shutil.copytree(prepared.path, directory)
+  for file in directory.glob("*-train.tfrecord*"):
+    file.unlink()
+  for i, count in enumerate(counts):
+    name = f"synthetic-train.tfrecord-{i:05}-of-{len(counts):05}"
+    with tf.io.TFRecordWriter(str(directory / name)) as f:
+      for record in itertools.islice(records_, count):
+        f.write(record)
+  info = json.loads((directory / "dataset_info.json").read_text())
+  for split in info["splits"]:
+    if split["name"] == "train":
+      split["shardLengths"] = [str(n) for n in counts]
+  (directory / "dataset_info.json").write_text(json.dumps(info))
+  return datasets.base.Prepared.open(directory)
+
+
+def test_clips_of_many_files_come_in_an_order_of_each_epoch(
+  small, prepared, tmp_path
 ):
-  files = []
-  for i in range(5):
-    files.append(str(tmp_path / f"{i}"))
-    with tf.io.TFRecordWriter(files[-1]) as f:
-      f.write(str(i))
+  """As tf.data has them when it reads and shuffles whole records."""
+  counts = (1, 5, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+  many = in_files(prepared, tmp_path / "1.0.0", counts)
+  small.shuffle_buffer = 7
+  small.batch_size = 24
+  clips = raw_clips(many, "train")
+  assert sorted(clips) == sorted(raw_clips(prepared, "train"))
+  views = pipeline.train_views(many, plain(small))
+  orders = [owners(next(views), clips) for _ in range(3)]
+  for epoch, order in enumerate(orders):
+    assert order == order_by_reading(many, small, epoch)
+  assert orders[0] != orders[1] != orders[2]
 
-  class Info:
-    splits = {"train": type("S", (), {"filepaths": files})}
-    features = type("F", (), {"deserialize_example": staticmethod(lambda x: x)})
 
-  builder = type("B", (), {"info": Info})
-  fake = type("P", (), {"builder": builder, "num_clips": {"train": 5}})
-  orders = [
-    [int(x) for x in pipeline._read(fake, ("train",), [0, e], lambda x: x)]
-    for e in (1, 1, 2)
-  ]
-  assert orders[0] == orders[1] != orders[2]
-  assert sorted(orders[2]) == [0, 1, 2, 3, 4]
+def order_by_reading(prepared, config, epoch):
+  """Ids of whole records, read in the order that the epoch's seeds draw."""
+
+  def seed(number):
+    zero = tf.zeros([], tf.int64)
+    return augment.example_seed(config.seed, epoch, zero, number)
+
+  info = prepared.builder.info
+  files = [str(f) for f in info.splits["train"].filepaths]
+  examples = (
+    tf.data.Dataset.from_tensor_slices(
+      tf.random.experimental.stateless_shuffle(files, seed(101))
+    )
+    .interleave(tf.data.TFRecordDataset, cycle_length=16, num_parallel_calls=2)
+    .map(info.features.deserialize_example)
+    .shuffle(
+      config.shuffle_buffer,
+      seed=tf.cast(seed(102)[0], tf.int64),
+      reshuffle_each_iteration=False,
+    )
+  )
+  return [e["id"].decode() for e in examples.as_numpy_iterator()]
+
+
+def test_a_flip_beside_the_samples_concerns_who_reads_it(
+  small, prepared, tmp_path
+):
+  shutil.copytree(prepared.path, tmp_path / "1.0.0")
+  mine = datasets.base.Prepared.open(tmp_path / "1.0.0")
+  views = pipeline.train_views(mine, small)
+  expected = list(itertools.islice(views, 9))
+  (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
+  flip(file, place=20)
+  again = pipeline.train_views(mine, small)
+  np.testing.assert_array_equal(list(itertools.islice(again, 9)), expected)
+  with pytest.raises(ValueError, match=r"\(damaged\) cannot be read"):
+    pipeline.labels(mine, "train")
+
+
+@pytest.mark.parametrize("index", [None, b"", b"PK", "flip", "other"])
+def test_an_index_that_does_not_fit_is_made_anew(
+  small, prepared, tmp_path, index
+):
+  expected = next(pipeline.train_views(prepared, small))
+  mine = tmp_path / "1.0.0"
+  shutil.copytree(prepared.path, mine)
+  path = mine / "index-train.npz"
+  good = path.read_bytes()
+  if index == "flip":
+    flip(path)
+  elif index == "other":
+    records.Clips(datasets.base.Prepared.open(mine), ("valid",))
+    shutil.copy(mine / "index-valid.npz", path)
+  elif index is None:
+    path.unlink()
+  else:
+    path.write_bytes(index)
+  mine = datasets.base.Prepared.open(mine)
+  found = next(pipeline.train_views(mine, small))
+  np.testing.assert_array_equal(found, expected)
+  assert path.read_bytes() == good
+
+
+def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
+  """Others' data, or a full disk."""
+  expected = next(pipeline.train_views(prepared, small))
+  shutil.copytree(prepared.path, tmp_path / "1.0.0")
+  (tmp_path / "1.0.0" / "index-train.npz").unlink()
+
+  def write(path, content):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(records.files, "write", write)
+  mine = datasets.base.Prepared.open(tmp_path / "1.0.0")
+  found = next(pipeline.train_views(mine, small))
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("crop", [1, 5_000, 8_192, 59_049, 100_000])
+def test_crops_read_are_those_of_the_clip(small, tmp_path, crop):
+  """From the first sample to the last, whole blocks and parts of them."""
+  small.data.update(
+    dir=str(tmp_path), sizes=(3, 0, 0), clip_seconds=5.0, crop=crop
+  )
+  prepared = datasets.prepare(small.data)
+  clips = records.Clips(prepared, ("train",))
+  names = [i.decode() for i in clips.index.id_N]
+  whole = raw_clips(prepared, "train")
+  assert names == pipeline.labels(prepared, "train").ids
+  last = len(whole[names[0]]) - crop
+  start_NxV = np.array([[0, last], [last // 2, 8_191], [1, last - 1]])
+  pcm_NxVxM, skip_NxV = clips.read(np.array([2, 0, 1]), start_NxV, crop)
+  for n, clip in enumerate((2, 0, 1)):
+    for v in range(2):
+      skip, start = skip_NxV[n, v], start_NxV[n, v]
+      np.testing.assert_array_equal(
+        audio.from_int16(pcm_NxVxM[n, v, skip : skip + crop]),
+        whole[names[clip]][start : start + crop],
+      )
+
+
+def test_streams_that_are_dropped_end_their_threads(small, prepared):
+  def threads():
+    return {t for t in threading.enumerate() if "_run" in t.name}
+
+  before = threads()
+  for number in (0, 1, 9):
+    views = pipeline.train_views(prepared, small)
+    list(itertools.islice(views, number))
+    assert len(threads() - before) == (number > 0)
+    del views
+    assert not threads() - before
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "1 / 0", "del views"])
+def test_a_process_may_end_while_a_stream_is_open(
+  small, data_dir, prepared, tmp_path, end
+):
+  (tmp_path / "ends.py").write_text(f"""
+import sys
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+import test_input_pipeline as t
+from conftest import shrink
+from vicreg_jax import config, datasets
+c = shrink(config.base_pretrain(), {data_dir!r})
+views = t.pipeline.train_views(datasets.prepare(c.data), c)
+next(views)
+print("one", flush=True)
+{end}
+""")
+  done = subprocess.run(
+    [sys.executable, str(tmp_path / "ends.py")],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  codes = {"sys.exit(3)": 3, "1 / 0": 1}
+  assert done.returncode == codes.get(end, 0), done.stderr
+  assert done.stdout == "one\n"
+  assert "Exception ignored" not in done.stderr
 
 
 def test_validation_views_are_the_same_every_time(small, prepared):

@@ -34,7 +34,14 @@ from etils.epath import backend, gpath, register
 
 from vicreg_jax import audio, cli, datasets, main
 from vicreg_jax import config as configs
-from vicreg_jax.datasets import archives, base, fma, gtzan, magnatagatune
+from vicreg_jax.datasets import (
+  archives,
+  base,
+  fma,
+  gtzan,
+  magnatagatune,
+  records,
+)
 
 RATE = 22_050
 CROP = 11_025
@@ -753,6 +760,52 @@ def test_prepared_data_in_a_bucket(ram, tmp_path, monkeypatch):
   assert {p.name for p in tmp_path.iterdir()} == {
     "official", "official.zip", "prepared",
   }  # fmt: skip
+
+
+def test_records_in_a_bucket_are_read_from_a_copy(ram, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  root = mtat_archives(tmp_path / "official")
+  here, there = (
+    datasets.prepare(data("magnatagatune", root, tmp_path, dir=directory))
+    for directory in (str(tmp_path / "prepared"), "ram://bucket/copied")
+  )
+  where = np.array([0, 1]), np.array([[0, 5], [3, 0]]), 100
+
+  def same():
+    mine, theirs = (records.Clips(p, ("train", "valid")) for p in (here, there))
+    assert mine.index.id_N.tolist() == theirs.index.id_N.tolist()
+    for a, b in zip(mine.read(*where), theirs.read(*where), strict=True):
+      np.testing.assert_array_equal(a, b)
+    return theirs.files
+
+  copied = []
+  copy = records._copy
+
+  def spy(source, path, stat, progress):
+    copied.append(os.path.basename(path))
+    copy(source, path, stat, progress)
+
+  monkeypatch.setattr(records, "_copy", spy)
+  files = same()
+  assert files.directory.startswith(str(tmp_path / "cache"))
+  assert sorted(copied) == sorted(files.counts)
+  copied.clear()
+  same()
+  assert not copied
+  # What is torn here, or newer there, is copied again, and nothing else.
+  first, *_, last = files.paths
+  pathlib.Path(first).write_bytes(b"torn")
+  os.utime(last, ns=(1, 1))
+  same()
+  assert sorted(copied) == sorted(map(os.path.basename, {first, last}))
+  # Without room for it nothing is written.
+  os.unlink(first)
+  usage = type("Usage", (), {"free": 10})
+  monkeypatch.setattr(records.shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(ValueError, match=r"GB are free\): make room there, or"):
+    same()
+  assert not os.path.exists(first)
+  assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("flag", ["encrypted", "compression", "bomb"])

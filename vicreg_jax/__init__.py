@@ -11,14 +11,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
+def cache_directory(name: str) -> str:
+  """A directory of the user's for what can be had again; it may not be there.
+
+  Under `~/.cache`, or where XDG_CACHE_HOME says.
+  """
+  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return os.path.join(base, "vicreg_jax", name)
+
+
 def _keep_compiled_programs():
   """Points JAX's compilation cache at the user's, unless it is set already.
 
   A run that compiles what another has compiled starts sooner. Without a place
   to write, JAX would warn at every program, so it is not told of one.
   """
-  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  path = os.path.join(base, "vicreg_jax", "xla")
+  path = cache_directory("xla")
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   try:

@@ -5,7 +5,12 @@ the shuffle, each view's crop and augmentation. No generator state exists, so
 the stream may be entered at any step, on any number of hosts and threads.
 """
 
+import atexit
+import concurrent.futures
+import contextlib
 import itertools
+import os
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,14 +19,21 @@ import tensorflow as tf
 
 from vicreg_jax import audio, augment
 from vicreg_jax import config as configs
-from vicreg_jax.datasets import base
+from vicreg_jax.datasets import base, records
 
 # Numbers of the pipeline's own draws, apart from the views' (0, 1, ...).
 _FILES, _SHUFFLE, _CROP = 101, 102, 103
+# What each view of a clip draws from: its crop, then its augmentations.
+_NUMBERS = [_CROP + v for v in range(configs.VIEWS)] + [*range(configs.VIEWS)]
 _OPEN_FILES = 16
-# Clips, so that what follows need not wait where an epoch fills its shuffle.
-_READ_AHEAD = 64
-_BYTES = 2  # a sample is 16-bit PCM
+# Clips read in one go, by so many threads, and how many goes ahead of what
+# follows.
+_GROUP, _READERS, _GROUPS_AHEAD = 16, min(8, os.cpu_count()), 2
+_DRAWERS = 4
+# Views at work: a core that has ended one finds the next.
+_CALLS = 2 * os.cpu_count()
+# Clips drawn ahead, for the time that the next epoch's shuffle takes to fill.
+_DRAWN_AHEAD = 4096
 
 
 class Segments(NamedTuple):
@@ -58,17 +70,36 @@ def train_views(
   batch. Of each global batch, host h of H gets rows [h B/H, (h+1) B/H).
   Starting at a step skips clips before anything is augmented.
   """
-  clips = _without_end(
-    num_train_clips(prepared, config),
-    config.batch_size,
-    lambda epoch: raw_crops(prepared, config, config.train_splits, epoch),
-    start_step,
-    process_index,
-    process_count,
+  raw = raw_views(
+    prepared,
+    config,
+    start_step=start_step,
+    process_index=process_index,
+    process_count=process_count,
   )
-  share = config.batch_size // process_count
-  batches = _view_batches(clips, config, share)
-  return _read_or_explain(prepared, batches)
+  batches = _view_batches(raw, config, config.batch_size // process_count)
+  return raw.stream(batches)
+
+
+def raw_views(
+  prepared: base.Prepared,
+  config,
+  *,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> "_Crops":
+  """The crops of `train_views`'s views, each with the view's seed [2]."""
+  clips = records.Clips(prepared, config.train_splits)
+  drawn = _without_end(
+    clips,
+    config,
+    _NUMBERS,
+    start_step=start_step,
+    process_index=process_index,
+    process_count=process_count,
+  )
+  return _view_crops(clips, config, drawn)
 
 
 def train_crops(
@@ -85,55 +116,46 @@ def train_crops(
   clip's crop is the one that `crops` draws for the same seed and epoch.
   """
 
-  def epoch_of(epoch):
-    def cut(example):
-      key = _crop_seed(config.seed, epoch, example)
-      raw = _random_crops(example["samples"], config.data.crop, [key])[0]
-      return raw, example["labels"]
-
-    return _epoch(prepared, config, ("train",), epoch, cut)
-
-  def decode(raw, labels_K):
-    return tf.ensure_shape(_decode(raw), [config.data.crop]), labels_K
-
-  clips = _without_end(
-    prepared.num_clips["train"],
-    config.batch_size,
-    epoch_of,
-    start_step,
-    process_index,
-    process_count,
-  ).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  clips = records.Clips(prepared, ("train",))
+  drawn = _without_end(
+    clips,
+    config,
+    [_CROP],
+    start_step=start_step,
+    process_index=process_index,
+    process_count=process_count,
+  )
+  labels_NxK = tf.constant(clips.index.labels_NxK)
+  drawn = _draw(
+    clips, drawn, config.data.crop, 1, lambda clip, _: labels_NxK[clip][None]
+  )
+  crops = _Crops(clips, config.data.crop, drawn)
+  examples = crops.map(lambda pcm_T, labels_K: (_to_float(pcm_T), labels_K))
   share = config.batch_size // process_count
-  batches = _batches(clips, share, drop_remainder=True)
-  for x_BxT, labels_BxK in _read_or_explain(prepared, batches):
+  batches = _batches(examples, share, drop_remainder=True)
+  for x_BxT, labels_BxK in crops.stream(batches):
     yield LabelledCrops(x_BxT, labels_BxK)
 
 
 def _without_end(
-  num_clips, batch_size, epoch_of, start_step, process_index, process_count
+  clips, config, numbers, *, start_step, process_index, process_count
 ) -> tf.data.Dataset:
-  """Epoch after epoch, from a step on: one host's clips, of whole batches.
-
-  Args:
-    num_clips: of an epoch; those of a short last batch are dropped.
-    batch_size: of all hosts together.
-    epoch_of: gives the clips of an epoch, which is a tensor.
-    start_step, process_index, process_count: as in `train_views`.
-  """
-  per_epoch = num_clips // batch_size
+  """`_epoch` after epoch, from a step on: one host's clips of whole batches."""
+  per_epoch = len(clips.index.id_N) // config.batch_size
   epoch, step = divmod(start_step, per_epoch)
-  clips = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
-    lambda e: epoch_of(e).take(per_epoch * batch_size)
-  )
-  clips = clips.skip(step * batch_size)
-  if process_count > 1:
-    share = batch_size // process_count
-    clips = clips.enumerate().filter(
-      lambda i, _: i % batch_size // share == process_index
+  drawn = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
+    lambda e: _epoch(clips, config, numbers, e).take(
+      per_epoch * config.batch_size
     )
-    clips = clips.map(lambda _, clip: clip)
-  return clips.prefetch(_READ_AHEAD)
+  )
+  drawn = drawn.skip(step * config.batch_size)
+  if process_count > 1:
+    share = config.batch_size // process_count
+    drawn = drawn.enumerate().filter(
+      lambda i, _: i % config.batch_size // share == process_index
+    )
+    drawn = drawn.map(lambda _, clip: clip)
+  return drawn.prefetch(_DRAWN_AHEAD)
 
 
 class ValidViews:
@@ -147,10 +169,12 @@ class ValidViews:
   def __init__(
     self, prepared: base.Prepared, config, split: str, batch_size: int
   ):
-    clips = raw_crops(prepared, config, (split,), tf.constant(-1, tf.int64))
-    passes = _view_batches(clips, config, batch_size, repeat=True)
-    self._batches = _read_or_explain(prepared, passes)
     self._count = prepared.num_clips[split] // batch_size
+    clips = records.Clips(prepared, (split,))
+    drawn = _epoch(clips, config, _NUMBERS, tf.constant(-1, tf.int64))
+    drawn = drawn.take(self._count * batch_size).repeat()
+    crops = _view_crops(clips, config, drawn)
+    self._batches = crops.stream(_view_batches(crops, config, batch_size))
 
   def __iter__(self) -> Iterator[np.ndarray]:
     return itertools.islice(self._batches, self._count)
@@ -171,14 +195,20 @@ def crops(
   """
 
   def one(example):
-    key = _crop_seed(seed, epoch, example)
-    return _decode(_random_crops(example["samples"], crop, [key])[0])
+    samples = example["samples"]
+    start = augment.random_crop_start(
+      tf.strings.length(samples) // records.SAMPLE,
+      crop,
+      augment.example_seed(seed, epoch, _hash(example["id"]), _CROP),
+    )
+    at = tf.cast(start, tf.int32) * records.SAMPLE
+    return _decode(tf.strings.substr(samples, at, crop * records.SAMPLE))
 
   examples = prepared.dataset(split).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
   batches = _batches(examples, batch_size, drop_remainder=False)
-  return _read_or_explain(prepared, batches)
+  return _read_or_explain(records.Files.of(prepared, (split,)), batches)
 
 
 def segments(
@@ -202,7 +232,8 @@ def segments(
     .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   )
   rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-  for x_BxT, clip_B in _read_or_explain(prepared, _options(rows)):
+  place = records.Files.of(prepared, (split,))
+  for x_BxT, clip_B in _read_or_explain(place, _options(rows)):
     n = len(clip_B)
     pad = batch_size - n
     yield Segments(
@@ -223,102 +254,211 @@ def labels(prepared: base.Prepared, split: str) -> Labels:
   """Ids and labels of every clip, in the order `crops` and `segments` use."""
   ids, rows = [], []
   keys = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
-  for clip_id, row in _read_or_explain(prepared, keys):
+  place = records.Files.of(prepared, (split,))
+  for clip_id, row in _read_or_explain(place, keys):
     ids.append(clip_id.decode())
     rows.append(row)
   return Labels(ids, np.stack(rows))
 
 
-def raw_crops(prepared, config, splits, epoch) -> tf.data.Dataset:
-  """The clips of one epoch, in its order, cut to the views' raw crops.
+def _epoch(clips, config, numbers, epoch) -> tf.data.Dataset:
+  """All clips once, in an order of the epoch's own.
 
-  Elements are (bytes of each view's crop [V], each view's seed [V, 2]): all
-  that the views are made of.
+  Elements are (what `augment.begin_seed` makes of `numbers`, clip). Several
+  files at a time, in an order that is drawn, give a clip each in turn; then
+  clips are shuffled.
   """
-  views = list(range(configs.VIEWS))
-  # The seeds of crops and of views in one go: a graph's small ops cost as much
-  # as their calls, not as their numbers.
-  numbers = tf.constant([_CROP + v for v in views] + views, tf.int64)
-  begun = augment.begin_seed(config.seed, epoch, numbers)
-
-  def cut(example):
-    seeds = augment.finish_seed(begun, _hash(example["id"]))
-    crop_seeds = [seeds[v] for v in views]
-    raw_V = _random_crops(example["samples"], config.data.crop, crop_seeds)
-    return raw_V, seeds[configs.VIEWS :]
-
-  return _epoch(prepared, config, splits, epoch, cut)
-
-
-def _epoch(prepared, config, splits, epoch, cut) -> tf.data.Dataset:
-  """What `cut` leaves of each clip, in an order of the epoch's own.
-
-  Crops are shuffled rather than whole clips: they are a tenth of the size.
-  """
+  begun = augment.begin_seed(config.seed, epoch, tf.constant(numbers, tf.int64))
 
   def seed(number):
     return augment.example_seed(
       config.seed, epoch, tf.zeros([], tf.int64), number
     )
 
-  return _read(prepared, splits, seed(_FILES), cut).shuffle(
-    config.shuffle_buffer,
-    seed=tf.cast(seed(_SHUFFLE)[0], tf.int64),
-    reshuffle_each_iteration=False,
+  counts = list(clips.files.counts.values())
+  ends_F = tf.constant(np.cumsum(counts))
+  begins_F = ends_F - tf.constant(counts, tf.int64)
+  order_F = tf.random.experimental.stateless_shuffle(
+    tf.range(len(counts)), seed(_FILES)
+  )
+  return (
+    tf.data.Dataset.from_tensor_slices(order_F)
+    .interleave(
+      lambda file: tf.data.Dataset.range(begins_F[file], ends_F[file]),
+      cycle_length=min(len(counts), _OPEN_FILES),
+      block_length=1,
+    )
+    .shuffle(
+      config.shuffle_buffer,
+      seed=tf.cast(seed(_SHUFFLE)[0], tf.int64),
+      reshuffle_each_iteration=False,
+    )
+    .map(lambda clip: (begun, clip))
   )
 
 
-def _read(prepared, splits, seed, cut) -> tf.data.Dataset:
-  """What `cut` leaves of each example of some splits.
+class _Crops:
+  """Crops of drawn clips, read ahead by threads of Python's own.
 
-  Their files come in an order drawn from a seed tensor, several at a time;
-  TFDS's own reader takes only a Python seed, for all epochs the same. A record
-  is cut by the thread that has read it, while it is in its cache.
+  TensorFlow can call Python to read (`tf.numpy_function`). But when a dataset's
+  iterator is deleted, it waits for calls that have begun and has the lock of
+  the interpreter, which they need to end.
   """
-  info = prepared.builder.info
-  files = [
-    str(f)
-    for s in splits
-    if s in prepared.num_clips
-    for f in info.splits[s].filepaths
-  ]
-  order = tf.random.experimental.stateless_shuffle(files, seed)
-  clips = tf.data.Dataset.from_tensor_slices(order).interleave(
-    lambda file: tf.data.TFRecordDataset(file).map(
-      lambda record: cut(info.features.deserialize_example(record))
-    ),
-    cycle_length=min(len(files), _OPEN_FILES),
-    block_length=1,
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
+
+  def __init__(self, clips: records.Clips, crop: int, drawn: tf.data.Dataset):
+    """`drawn` has elements (clips [G], starts [G, V], anything [G, V, ...])."""
+    self._clips = clips
+    self._crop = crop
+    self._drawn = drawn
+    self._also = drawn.element_spec[2]
+    types = [tf.int16, tf.int64, self._also.dtype]
+    self._queue = tf.queue.FIFOQueue(_GROUPS_AHEAD, types)
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    self._open = False
+    self._error = None
+
+  def map(self, function) -> tf.data.Dataset:
+    """What `function` makes of each crop (int16 [T]) and what belongs to it."""
+
+    # Converting all that is called takes as long as tracing it; there is no
+    # Python in it to convert.
+    @tf.autograph.experimental.do_not_convert
+    def one(group, row):
+      content_RxM, skip_R, also_R = group
+      skip = skip_R[row]
+      pcm_T = content_RxM[row, skip : skip + self._crop]
+      return function(
+        tf.ensure_shape(pcm_T, [self._crop]),
+        tf.ensure_shape(also_R[row], self._also.shape[2:]),
+      )
+
+    # Each crop with all of its group, which is not copied, as rows would be.
+    return (
+      tf.data.Dataset.range(np.iinfo(np.int64).max)
+      .map(lambda _: tuple(self._queue.dequeue()))
+      .flat_map(
+        lambda *group: tf.data.Dataset.range(
+          tf.shape(group[1], tf.int64)[0]
+        ).map(lambda row: (group, row))
+      )
+      .map(one, num_parallel_calls=_CALLS, deterministic=True)
+    )
+
+  def stream(self, dataset) -> Iterator:
+    """Elements as NumPy of what is made of `map`; once for each object."""
+    self._open = True
+    self._thread.start()
+    # Left running at exit, it would be stopped wherever TensorFlow has it.
+    atexit.register(self._close)
+    iterator = dataset.as_numpy_iterator()
+    try:
+      with self._clips.files.explained():
+        try:
+          yield from iterator
+        except GeneratorExit:  # perhaps at exit, where modules may be gone
+          raise
+        except tf.errors.OpError:
+          if not self._error:
+            raise
+        if self._error:
+          raise self._error
+    finally:
+      # Before the iterator is deleted, which waits for what it asked for.
+      self._close()
+
+  def _close(self):
+    if not self._open:
+      return
+    self._open = False
+    self._end_queue()
+    # A stream that nobody holds any more is closed by whichever thread.
+    if self._thread is not threading.current_thread():
+      self._thread.join()
+    atexit.unregister(self._close)
+
+  def _end_queue(self):
+    # That thread may be building a graph, of which this shall be no part.
+    with tf.init_scope(), contextlib.suppress(tf.errors.CancelledError):
+      self._queue.close(cancel_pending_enqueues=True)
+
+  def _run(self):
+    def read(drawn):
+      clip_G, start_GxV, also_GxV = drawn
+      content_GxVxM, skip_GxV = self._clips.read(clip_G, start_GxV, self._crop)
+      # Copied to TensorFlow here, where others go on, rather than by `enqueue`.
+      return [
+        tf.constant(x.reshape(-1, *x.shape[2:]))
+        for x in (content_GxVxM, skip_GxV, also_GxV)
+      ]
+
+    drawn = self._drawn.as_numpy_iterator()
+    try:
+      with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        for group in base.map_in_order(read, drawn, pool, _READERS):
+          self._queue.enqueue(group)
+    except tf.errors.CancelledError:
+      pass  # the queue has ended
+    except BaseException as e:
+      self._error = e
+      self._end_queue()
+
+
+def _view_crops(clips, config, drawn) -> _Crops:
+  """Each view's crop, with the view's seed."""
+  drawn = _draw(
+    clips,
+    drawn,
+    config.data.crop,
+    configs.VIEWS,
+    lambda clip, seeds: seeds[configs.VIEWS :],
   )
-  # A file cut between two records reads well; the stream would shift.
-  count = sum(prepared.num_clips.get(s, 0) for s in splits)
-  return clips.apply(tf.data.experimental.assert_cardinality(count))
+  return _Crops(clips, config.data.crop, drawn)
 
 
-def _view_batches(clips, config, batch_size, repeat=False) -> tf.data.Dataset:
-  """Whole batches [B, V, T] of views of the clips; on `repeat`, for ever.
+def _draw(clips, drawn, crop, count, also) -> tf.data.Dataset:
+  """Starts of so many crops of each clip, drawn by the first of its seeds.
+
+  Elements are (clips [G], starts [G, V], [G, V, ...] that `also` makes of each
+  clip and its seeds), of a group of clips.
+  """
+  number_N = _hash(clips.index.id_N)
+  length_N = tf.constant(clips.index.size_N // records.SAMPLE)
+
+  def draw(begun, clip):
+    seeds = augment.finish_seed(begun, number_N[clip])
+    starts = [
+      augment.random_crop_start(length_N[clip], crop, seeds[v])
+      for v in range(count)
+    ]
+    return clip, tf.stack(starts), also(clip, seeds)
+
+  options = tf.data.Options()
+  # There is little to tune, and what is tuned may take a minute to end.
+  options.autotune.enabled = False
+  return (
+    drawn.map(draw, num_parallel_calls=_DRAWERS, deterministic=True)
+    .batch(_GROUP)
+    .with_options(options)
+  )
+
+
+def _view_batches(crops: _Crops, config, batch_size) -> tf.data.Dataset:
+  """Whole batches [B, V, T] of the augmented views of crops.
 
   A view at a time, so that there is one graph of the augmentations to build.
   """
   chain = config.augment.to_dict()
 
-  # Converting all that is called takes as long as tracing it; there is no
-  # Python in it to convert.
-  @tf.autograph.experimental.do_not_convert
-  def view(raw, seed):
-    x_T = tf.ensure_shape(_decode(raw), [config.data.crop])
+  def view(pcm_T, seed):
+    x_T = _to_float(pcm_T)
     return augment.augment(x_T, seed, chain, config.data.sample_rate)
 
-  views = clips.unbatch().map(
-    view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
   # Batched at once: clip by clip, and then batch by batch, would copy twice.
   shape = [batch_size, configs.VIEWS, config.data.crop]
-  batches = views.batch(batch_size * configs.VIEWS, drop_remainder=True)
+  batches = crops.map(view).batch(
+    batch_size * configs.VIEWS, drop_remainder=True
+  )
   batches = batches.map(lambda x: tf.reshape(x, shape))
-  batches = batches.repeat() if repeat else batches
   return _options(batches.prefetch(tf.data.AUTOTUNE))
 
 
@@ -334,38 +474,10 @@ def _options(examples):
   return examples.with_options(options)
 
 
-def _read_or_explain(prepared, dataset):
+def _read_or_explain(files: records.Files, dataset):
   """Yields NumPy elements; where reading fails, names file and remedy."""
-  try:
+  with files.explained(tf.errors.OpError):
     yield from dataset.as_numpy_iterator()
-  except tf.errors.OpError as e:
-    raise ValueError(
-      f"{_damaged_file(prepared) or f'{prepared.path} ({e.message})'} cannot be"
-      " read: put a copy of it in its place, or delete the directory"
-      f" {prepared.path} to have the data prepared anew; then run the same"
-      " command to continue"
-    ) from e
-
-
-def _damaged_file(prepared) -> str:
-  """The first record file that is not as it was written, and its fault."""
-  for split in prepared.num_clips:
-    info = prepared.builder.info.splits[split]
-    for file, count in zip(info.filepaths, info.shard_lengths, strict=True):
-      try:
-        found = sum(1 for _ in tf.data.TFRecordDataset(str(file)))
-      except tf.errors.NotFoundError:
-        return f"{file} (missing)"
-      except tf.errors.OpError:
-        return f"{file} (damaged)"
-      if found != count:
-        return f"{file} ({found} of {count} records)"
-  return ""
-
-
-def _crop_seed(seed, epoch, example):
-  """The seed of where a clip's first view, or only crop, starts."""
-  return augment.example_seed(seed, epoch, _hash(example["id"]), _CROP)
 
 
 def _hash(clip_id):
@@ -373,17 +485,10 @@ def _hash(clip_id):
   return tf.strings.to_hash_bucket_fast(clip_id, 2**62)
 
 
-def _random_crops(samples, crop, seeds):
-  """`crop` samples of raw PCM bytes for each seed, which draws their start."""
-  count = tf.strings.length(samples) // _BYTES
-  starts = tf.stack([augment.random_crop_start(count, crop, s) for s in seeds])
-  starts = tf.cast(starts, tf.int32) * _BYTES
-  return tf.strings.substr(
-    samples, starts, tf.fill(starts.shape, crop * _BYTES)
-  )
-
-
 def _decode(samples):
   """float32 [T] in [-1, 1) of raw little-endian 16-bit PCM bytes."""
-  pcm = tf.io.decode_raw(samples, tf.int16, little_endian=True)
+  return _to_float(tf.io.decode_raw(samples, tf.int16, little_endian=True))
+
+
+def _to_float(pcm):
   return tf.cast(pcm, tf.float32) / audio.INT16_SCALE

@@ -142,7 +142,8 @@ def _worker(job, cores, config, **options):
   """A process of this module that may use the given cores.
 
   Gives a function: have it do the next part of its job, and say what it found.
-  Between the parts it is stopped, lest it reads ahead for the next.
+  Between the parts it is stopped, lest it reads ahead for the next. Left to end
+  by itself, it might wait a minute for TensorFlow's tuning of its datasets.
   """
   task = {"job": job, "config": config.to_dict(), "options": options}
   command = [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline"]
@@ -173,7 +174,7 @@ def _worker(job, cores, config, **options):
     try:
       yield ask
     finally:
-      worker.send_signal(signal.SIGCONT)
+      worker.kill()
 
 
 # --- in the worker: a job yields what each of its parts found ----------------
@@ -232,25 +233,23 @@ def _ops(prepared, config, epochs):
   from vicreg_jax import audio, augment, input_pipeline
 
   clips = input_pipeline.num_train_clips(prepared, config)
-  clips -= clips % config.batch_size
-  crops = _raw_crops(prepared, config, clips)
-  count, size = epochs * clips, config.data.crop
+  count = epochs * (clips - clips % config.batch_size)
+  raw = _raw_views(prepared, config)
   # Two rooms: what works ahead of one round finds the next one's crops there.
+  shape = [2 * count, configs.VIEWS]
   rooms = [
-    np.zeros([2 * count, configs.VIEWS, size], np.float32),
-    np.zeros([2 * count, configs.VIEWS, 2], np.int64),
+    np.zeros([*shape, config.data.crop], np.float32),
+    np.zeros([*shape, 2], np.int64),
   ]
   x_NxVxT, seed_NxVx2 = (tf.Variable(room) for room in rooms)
   chain = config.augment.to_dict()
 
   def fill(room):
-    rows = list(itertools.islice(crops, count))
-    pcm_NxVxT = [
-      [np.frombuffer(pcm, "<i2") for pcm in raw_V] for raw_V, _ in rows
-    ]
+    rows = itertools.islice(raw, count * configs.VIEWS)
+    pcm, seeds = map(np.array, zip(*rows, strict=True))
     at = slice(room * count, (room + 1) * count)
-    rooms[0][at] = audio.from_int16(np.array(pcm_NxVxT))
-    rooms[1][at] = [seed_Vx2 for _, seed_Vx2 in rows]
+    rooms[0][at].flat = audio.from_int16(pcm)
+    rooms[1][at].flat = seeds
     # As wholes: to assign a part has TensorFlow copy the rest at each read.
     x_NxVxT.assign(rooms[0])
     seed_NxVx2.assign(rooms[1])
@@ -281,18 +280,13 @@ def _ops(prepared, config, epochs):
     yield count, run
 
 
-def _raw_crops(prepared, config, clips):
-  """`raw_crops` of so many clips of each epoch, epoch after epoch."""
-  import tensorflow as tf
+def _raw_views(prepared, config):
+  """(PCM [T], seed [2]) of view after view, epoch after epoch."""
 
   from vicreg_jax import input_pipeline
 
-  crops = tf.data.Dataset.range(2**31).flat_map(
-    lambda epoch: input_pipeline.raw_crops(
-      prepared, config, config.train_splits, epoch
-    ).take(clips)
-  )
-  return crops.as_numpy_iterator()
+  crops = input_pipeline.raw_views(prepared, config)
+  yield from crops.stream(crops.map(lambda pcm_T, seed: (pcm_T, seed)))
 
 
 def _train(config, repeats):

@@ -340,7 +340,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, split, clips):
     decode = functools.partial(_decode, split, self._crop)
-    for report, example in _map_in_order(decode, clips, self._pool):
+    for report, example in map_in_order(
+      decode, clips, self._pool, 2 * os.cpu_count()
+    ):
       self._progress.update()
       self._reports.append(report)
       if example:
@@ -572,18 +574,18 @@ def _decode(split, crop, clip):
   }
 
 
-def _map_in_order(function, items, pool):
-  """Yields function(item) in order, a few items ahead in threads.
+def map_in_order(function, items, pool, ahead):
+  """Yields function(item) in order, so many items ahead in threads.
 
   libsndfile and soxr release the GIL. The bound on what is decoded ahead keeps
   memory flat however many items there are.
   """
-  ahead = collections.deque()
+  futures = collections.deque()
   for item in items:
-    ahead.append(pool.submit(function, item))
-    if len(ahead) > 2 * os.cpu_count():
-      yield ahead.popleft().result()
-  for future in ahead:
+    futures.append(pool.submit(function, item))
+    if len(futures) > ahead:
+      yield futures.popleft().result()
+  for future in futures:
     yield future.result()
 
 

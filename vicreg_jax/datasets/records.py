@@ -1,0 +1,318 @@
+"""Crops of the clips in prepared records, read alone and checked.
+
+Training takes a tenth of a clip at a time. TFRecord has one checksum for a
+whole record, so reading a crop would mean reading all of its clip. An index
+says where each clip's samples lie and has a CRC-32 of every 16 kB of them. It
+is made when it is first wanted, from records whose own checksums are right, and
+kept beside the records.
+
+Records in a bucket are copied to this machine first: an epoch takes less time
+than a bucket needs to deliver it.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+import os
+import pathlib
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+import vicreg_jax
+from vicreg_jax import files
+from vicreg_jax.datasets import base
+
+BLOCK = 1 << 14  # bytes to a checksum
+SAMPLE = 2  # bytes: 16-bit PCM
+# A record lies between its length, with a checksum, and its own checksum.
+_BEFORE, _AFTER = 12, 4
+_COPIES = 16  # files at a time; one stream does not fill a network
+_CHUNK = 1 << 24
+
+
+class Files(NamedTuple):
+  """Record files, and what to do about one that cannot be read."""
+
+  directory: str
+  counts: dict[str, int]  # name -> records
+  remedy: str
+
+  @classmethod
+  def of(cls, prepared: "base.Prepared", splits: Sequence[str]) -> "Files":
+    """The files of a data set's splits, where they are."""
+    counts = {}
+    for split in splits:
+      info = prepared.builder.info.splits[split]
+      names = (path.name for path in info.filepaths)
+      counts |= zip(names, info.shard_lengths, strict=True)
+    remedy = (
+      f"put a copy of it in its place, or delete the directory {prepared.path}"
+      " to have the data prepared anew"
+    )
+    return cls(prepared.path, counts, remedy)
+
+  @property
+  def paths(self) -> list[str]:
+    return [f"{self.directory}/{name}" for name in self.counts]
+
+  @contextlib.contextmanager
+  def explained(self, errors=(OSError, tf.errors.OpError)):
+    """Turns errors of reading into a ValueError with file and remedy."""
+    try:
+      yield
+    except errors as e:
+      # TensorFlow tells the text of Python's errors with their traceback.
+      text = str(getattr(e, "message", e)).split("\n")[0]
+      what = self._damaged() or f"{self.directory} ({text})"
+      raise ValueError(
+        f"{what} cannot be read: {self.remedy}; then run the same command to"
+        " continue"
+      ) from e
+
+  def _damaged(self) -> str:
+    """The first file that is not as it was written, and its fault."""
+    for file, count in zip(self.paths, self.counts.values(), strict=True):
+      try:
+        found = sum(1 for _ in tf.data.TFRecordDataset(file))
+      except tf.errors.NotFoundError:
+        return f"{file} (missing)"
+      except tf.errors.OpError:
+        return f"{file} (damaged)"
+      if found != count:
+        return f"{file} ({found} of {count} records)"
+    return ""
+
+
+class Index(NamedTuple):
+  """Where the samples of each clip (N) lie, in the order of the files.
+
+  `block_N` is the place of a clip's first checksum in `crc_M`, of all blocks.
+  """
+
+  id_N: np.ndarray  # bytes
+  labels_NxK: np.ndarray  # uint8
+  start_N: np.ndarray  # int64: bytes before them in the file
+  size_N: np.ndarray  # int64: bytes
+  block_N: np.ndarray  # int64
+  crc_M: np.ndarray  # uint32
+
+  @classmethod
+  def join(cls, parts: Sequence["Index"]) -> "Index":
+    """The index of several parts' files, one after another."""
+    ends = itertools.accumulate(len(part.crc_M) for part in parts)
+    parts = [
+      part._replace(block_N=part.block_N + end - len(part.crc_M))
+      for part, end in zip(parts, ends, strict=True)
+    ]
+    return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+class Clips:
+  """The clips of some splits of a data set, on this machine's disk."""
+
+  def __init__(self, prepared: "base.Prepared", splits: Sequence[str]):
+    """Copies and indexes what has not been yet.
+
+    Raises:
+      ValueError: a file is missing, damaged, or there is no room for copies.
+    """
+    splits = [s for s in splits if s in prepared.num_clips]
+    self.files = Files.of(prepared, splits)
+    if files.is_bucket(prepared.path):
+      self.files = _copied(self.files)
+    parse = prepared.builder.info.features.deserialize_example
+    with self.files.explained():
+      parts = []
+      for split in splits:  # each has an index of its own
+        counts = Files.of(prepared, [split]).counts
+        mine = self.files._replace(counts=counts)
+        parts.append(_index(mine, split, parse))
+      self._files = [(path, os.path.getsize(path)) for path in self.files.paths]
+    self.index = Index.join(parts)
+    counts = list(self.files.counts.values())
+    self._file_N = np.repeat(np.arange(len(counts)), counts)
+
+  def read(self, clip_N, start_NxV, crop: int):
+    """Blocks of clips that hold crops from each start (in samples).
+
+    Returns (int16 [N, V, M], skip int64 [N, V]): a crop is M's samples from
+    `skip` on; they are not copied out. Raises OSError if samples cannot be
+    read, or are not what was indexed.
+    """
+    blocks = -(-SAMPLE * crop // BLOCK) + 1  # wherever a crop starts
+    shape = [*start_NxV.shape, blocks * BLOCK]
+    content_NxVxB = np.empty(shape, np.uint8)
+    skip_NxV = SAMPLE * start_NxV % BLOCK // SAMPLE
+    for clip, start_V, content_VxB in zip(
+      clip_N.tolist(), start_NxV.tolist(), content_NxVxB, strict=True
+    ):
+      path, size = self._files[self._file_N[clip]]
+      # Opened anew, so that a file which is replaced is seen.
+      with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size or not all(
+          self._read_blocks(file, clip, start, crop, content_B)
+          for start, content_B in zip(start_V, content_VxB, strict=True)
+        ):
+          raise OSError(f"{path} is not what was indexed")
+    return content_NxVxB.view("<i2"), skip_NxV
+
+  def _read_blocks(self, file, clip, start, crop, content_B) -> bool:
+    """Whole blocks, as they are what can be checked."""
+    index = self.index
+    first = SAMPLE * start // BLOCK
+    end = -(-SAMPLE * (start + crop) // BLOCK)
+    low, high = first * BLOCK, min(end * BLOCK, int(index.size_N[clip]))
+    content = memoryview(content_B)[: high - low]
+    file.seek(int(index.start_N[clip]) + low)
+    size = file.readinto(content)
+    block = index.block_N[clip]
+    crcs = index.crc_M[block + first : block + end].tolist()
+    return size == high - low and _crcs(content) == crcs
+
+
+def _crcs(content: memoryview) -> list[int]:
+  return [
+    zlib.crc32(content[i : i + BLOCK]) for i in range(0, len(content), BLOCK)
+  ]
+
+
+def _index(place: Files, split, parse) -> Index:
+  """The index of a split's files: the one that is kept, if it fits them."""
+  path = f"{place.directory}/index-{split}.npz"
+  sizes = [os.path.getsize(file) for file in place.paths]
+  # What cannot be read, or is of other files, is made anew.
+  damages = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+  with contextlib.suppress(*damages), np.load(path) as kept:
+    if kept["sizes"].tolist() == sizes and kept["block"] == BLOCK:
+      return Index(*(kept[name] for name in Index._fields))
+  index = _scan(place, split, parse)
+  content = io.BytesIO()
+  np.savez(content, sizes=sizes, block=BLOCK, **index._asdict())
+  with contextlib.suppress(OSError):  # somebody else's data, or a full disk
+    files.write(path, content.getvalue())
+  return index
+
+
+def _scan(place, split, parse) -> Index:
+  counts = list(place.counts.values())
+  with (
+    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    _progress(sum(counts), f"index {split}", unit="clip") as progress,
+  ):
+    scan = functools.partial(_scan_file, parse=parse, progress=progress)
+    return Index.join(list(pool.map(scan, place.paths, counts)))
+
+
+def _scan_file(file: str, count: int, parse: Callable, progress: tqdm) -> Index:
+  records = tf.data.TFRecordDataset(file).map(lambda r: (r, parse(r)))
+  ids, labels, starts, sizes, blocks, crcs = [], [], [], [], [0], []
+  at = 0
+  for record, example in records.as_numpy_iterator():
+    samples = example["samples"]
+    starts.append(at + _BEFORE + _find(record, samples))
+    at += _BEFORE + len(record) + _AFTER
+    ids.append(example["id"])
+    labels.append(example["labels"])
+    sizes.append(len(samples))
+    crcs += _crcs(memoryview(samples))
+    blocks.append(len(crcs))
+    progress.update()
+  if len(ids) != count:
+    raise OSError(f"{file} has {len(ids)} of {count} records")
+  return Index(
+    np.array(ids),
+    np.stack(labels),
+    np.array(starts),
+    np.array(sizes),
+    np.array(blocks[:-1]),
+    np.array(crcs, np.uint32),
+  )
+
+
+def _find(record: bytes, samples: bytes) -> int:
+  """Where the samples begin; bytes.find would be slow on so long a text."""
+  head, at = samples[:64], -1
+  while True:
+    at = record.index(head, at + 1)
+    if record.startswith(samples, at):
+      return at
+
+
+def _copied(remote: Files) -> Files:
+  """Copies of a bucket's files on this machine; what is here already stays."""
+  digest = hashlib.sha256(remote.directory.encode()).hexdigest()[:16]
+  directory = vicreg_jax.cache_directory(f"data/{digest}")
+  local = Files(
+    directory,
+    remote.counts,
+    "it is a copy of what is in a bucket: delete it to have it copied again",
+  )
+  with remote.explained():
+    stats = [tf.io.gfile.stat(path) for path in remote.paths]
+  missing = [
+    (source, path, stat)
+    for source, path, stat in zip(remote.paths, local.paths, stats, strict=True)
+    if _size_and_time(path) != (stat.length, stat.mtime_nsec)
+  ]
+  if not missing:
+    return local
+  size = sum(stat.length for *_, stat in missing)
+  try:
+    os.makedirs(directory, exist_ok=True)
+    for index in pathlib.Path(directory).glob("index-*.npz"):
+      index.unlink(missing_ok=True)
+    free = shutil.disk_usage(directory).free
+    if size > free:
+      raise OSError(f"{size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
+    with (
+      remote.explained(tf.errors.OpError),
+      _progress(
+        size, f"copy {remote.directory}", unit="B", unit_scale=True
+      ) as progress,
+      concurrent.futures.ThreadPoolExecutor(_COPIES) as pool,
+    ):
+      copy = functools.partial(_copy, progress=progress)
+      list(pool.map(copy, *zip(*missing, strict=True)))
+  except OSError as e:
+    raise ValueError(
+      f"{remote.directory} cannot be copied to {directory} ({e}): make room"
+      " there, or have XDG_CACHE_HOME name a directory on a larger disk"
+    ) from e
+  return local
+
+
+def _size_and_time(path):
+  try:
+    stat = os.stat(path)
+  except FileNotFoundError:
+    return None
+  return stat.st_size, stat.st_mtime_ns
+
+
+def _copy(source, path, stat, progress):
+  """Whole or not at all, and as old as its source."""
+  partial = f"{path}.{os.getpid()}.tmp"
+  try:
+    with tf.io.gfile.GFile(source, "rb") as read, open(partial, "wb") as write:
+      while content := read.read(_CHUNK):
+        write.write(content)
+        progress.update(len(content))
+    os.utime(partial, ns=(stat.mtime_nsec, stat.mtime_nsec))
+    os.replace(partial, path)
+  finally:
+    pathlib.Path(partial).unlink(missing_ok=True)
+
+
+def _progress(total, name, **options):
+  # What takes no time needs no bar.
+  return tqdm(total=total, desc=name, disable=None, delay=2, **options)
