@@ -774,8 +774,11 @@ def test_records_in_a_bucket_are_read_from_a_copy(ram, tmp_path, monkeypatch):
   def same():
     mine, theirs = (records.Clips(p, ("train", "valid")) for p in (here, there))
     assert mine.index.id_N.tolist() == theirs.index.id_N.tolist()
-    for a, b in zip(mine.read(*where), theirs.read(*where), strict=True):
-      np.testing.assert_array_equal(a, b)
+    (pcm_1, skip), (pcm_2, skip_2) = mine.read(*where), theirs.read(*where)
+    assert skip.tolist() == skip_2.tolist()
+    for n, v in np.ndindex(*skip.shape):
+      crop = slice(skip[n, v], skip[n, v] + 100)
+      np.testing.assert_array_equal(pcm_1[n, v, crop], pcm_2[n, v, crop])
     return theirs.files
 
   copied = []
@@ -795,7 +798,7 @@ def test_records_in_a_bucket_are_read_from_a_copy(ram, tmp_path, monkeypatch):
   # What is torn here, or newer there, is copied again, and nothing else.
   first, *_, last = files.paths
   pathlib.Path(first).write_bytes(b"torn")
-  os.utime(last, ns=(1, 1))
+  os.utime(last, ns=(10**18, 10**18))
   same()
   assert sorted(copied) == sorted(map(os.path.basename, {first, last}))
   # Without room for it nothing is written.

@@ -58,11 +58,16 @@ def write(path, content: bytes):
       return
   # A name of its own: several machines may write one file.
   partial = f"{path}.{socket.gethostname()}-{os.getpid()}.tmp"
-  with open(partial, "wb") as f:
-    f.write(content)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, path)
+  try:
+    with open(partial, "wb") as f:
+      f.write(content)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(partial, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.unlink(partial)
+    raise
 
 
 @contextlib.contextmanager

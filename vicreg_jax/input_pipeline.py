@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -314,7 +315,6 @@ class _Crops:
     types = [tf.int16, tf.int64, self._also.dtype]
     self._queue = tf.queue.FIFOQueue(_GROUPS_AHEAD, types)
     self._thread = threading.Thread(target=self._run, daemon=True)
-    self._open = False
     self._error = None
 
   def map(self, function) -> tf.data.Dataset:
@@ -346,16 +346,14 @@ class _Crops:
 
   def stream(self, dataset) -> Iterator:
     """Elements as NumPy of what is made of `map`; once for each object."""
-    self._open = True
-    self._thread.start()
-    # Left running at exit, it would be stopped wherever TensorFlow has it.
-    atexit.register(self._close)
+    _reading.add(self)
     iterator = dataset.as_numpy_iterator()
     try:
+      self._thread.start()
       with self._clips.files.explained():
         try:
           yield from iterator
-        except GeneratorExit:  # perhaps at exit, where modules may be gone
+        except GeneratorExit:  # perhaps at exit, when modules are gone
           raise
         except tf.errors.OpError:
           if not self._error:
@@ -364,20 +362,17 @@ class _Crops:
           raise self._error
     finally:
       # Before the iterator is deleted, which waits for what it asked for.
-      self._close()
+      self.end()
 
-  def _close(self):
-    if not self._open:
-      return
-    self._open = False
-    self._end_queue()
-    # A stream that nobody holds any more is closed by whichever thread.
-    if self._thread is not threading.current_thread():
-      self._thread.join()
-    atexit.unregister(self._close)
+  def end(self, wait: bool = False):
+    """Has the thread end. Wait only where no lock is held: not in clean-up."""
+    if self._thread.is_alive():
+      self._end_queue()
+      if wait:
+        self._thread.join()
 
   def _end_queue(self):
-    # That thread may be building a graph, of which this shall be no part.
+    # Whoever cleans up may be building a graph, of which this is no part.
     with tf.init_scope(), contextlib.suppress(tf.errors.CancelledError):
       self._queue.close(cancel_pending_enqueues=True)
 
@@ -391,8 +386,8 @@ class _Crops:
         for x in (content_GxVxM, skip_GxV, also_GxV)
       ]
 
-    drawn = self._drawn.as_numpy_iterator()
     try:
+      drawn = self._drawn.as_numpy_iterator()
       with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         for group in base.map_in_order(read, drawn, pool, _READERS):
           self._queue.enqueue(group)
@@ -400,7 +395,18 @@ class _Crops:
       pass  # the queue has ended
     except BaseException as e:
       self._error = e
+    finally:
       self._end_queue()
+
+
+_reading = weakref.WeakSet()  # of _Crops
+
+
+@atexit.register
+def _end_reading():
+  """Left running at exit, threads would be stopped amid TensorFlow."""
+  for crops in list(_reading):
+    crops.end(wait=True)
 
 
 def _view_crops(clips, config, drawn) -> _Crops:
@@ -476,7 +482,7 @@ def _options(examples):
 
 def _read_or_explain(files: records.Files, dataset):
   """Yields NumPy elements; where reading fails, names file and remedy."""
-  with files.explained(tf.errors.OpError):
+  with files.explained():
     yield from dataset.as_numpy_iterator()
 
 

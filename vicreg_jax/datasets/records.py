@@ -12,6 +12,7 @@ than a bucket needs to deliver it.
 
 import concurrent.futures
 import contextlib
+import fcntl
 import functools
 import hashlib
 import io
@@ -19,7 +20,6 @@ import itertools
 import os
 import pathlib
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -66,14 +66,14 @@ class Files(NamedTuple):
     return [f"{self.directory}/{name}" for name in self.counts]
 
   @contextlib.contextmanager
-  def explained(self, errors=(OSError, tf.errors.OpError)):
+  def explained(self):
     """Turns errors of reading into a ValueError with file and remedy."""
     try:
       yield
-    except errors as e:
-      # TensorFlow tells the text of Python's errors with their traceback.
-      text = str(getattr(e, "message", e)).split("\n")[0]
-      what = self._damaged() or f"{self.directory} ({text})"
+    except GeneratorExit:  # perhaps at exit, when modules are gone
+      raise
+    except (OSError, tf.errors.OpError) as e:
+      what = self._damaged() or f"{self.directory} ({_text(e)})"
       raise ValueError(
         f"{what} cannot be read: {self.remedy}; then run the same command to"
         " continue"
@@ -86,11 +86,17 @@ class Files(NamedTuple):
         found = sum(1 for _ in tf.data.TFRecordDataset(file))
       except tf.errors.NotFoundError:
         return f"{file} (missing)"
-      except tf.errors.OpError:
+      except tf.errors.DataLossError:
         return f"{file} (damaged)"
+      except tf.errors.OpError as e:
+        return f"{file} ({_text(e)})"
       if found != count:
         return f"{file} ({found} of {count} records)"
     return ""
+
+
+def _text(error) -> str:
+  return " ".join(str(getattr(error, "message", error)).split())
 
 
 class Index(NamedTuple):
@@ -174,7 +180,9 @@ class Clips:
     low, high = first * BLOCK, min(end * BLOCK, int(index.size_N[clip]))
     content = memoryview(content_B)[: high - low]
     file.seek(int(index.start_N[clip]) + low)
-    size = file.readinto(content)
+    size = 0
+    while count := file.readinto(content[size:]):
+      size += count
     block = index.block_N[clip]
     crcs = index.crc_M[block + first : block + end].tolist()
     return size == high - low and _crcs(content) == crcs
@@ -189,15 +197,15 @@ def _crcs(content: memoryview) -> list[int]:
 def _index(place: Files, split, parse) -> Index:
   """The index of a split's files: the one that is kept, if it fits them."""
   path = f"{place.directory}/index-{split}.npz"
-  sizes = [os.path.getsize(file) for file in place.paths]
-  # What cannot be read, or is of other files, is made anew.
-  damages = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-  with contextlib.suppress(*damages), np.load(path) as kept:
-    if kept["sizes"].tolist() == sizes and kept["block"] == BLOCK:
+  stats = map(os.stat, place.paths)
+  of = [[BLOCK, 0]] + [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+  # A damaged one has whatever error; what does not fit is made anew.
+  with contextlib.suppress(Exception), np.load(path) as kept:
+    if kept["of"].tolist() == of:
       return Index(*(kept[name] for name in Index._fields))
   index = _scan(place, split, parse)
   content = io.BytesIO()
-  np.savez(content, sizes=sizes, block=BLOCK, **index._asdict())
+  np.savez(content, of=of, **index._asdict())
   with contextlib.suppress(OSError):  # somebody else's data, or a full disk
     files.write(path, content.getvalue())
   return index
@@ -257,51 +265,62 @@ def _copied(remote: Files) -> Files:
     remote.counts,
     "it is a copy of what is in a bucket: delete it to have it copied again",
   )
-  with remote.explained():
-    stats = [tf.io.gfile.stat(path) for path in remote.paths]
-  missing = [
-    (source, path, stat)
-    for source, path, stat in zip(remote.paths, local.paths, stats, strict=True)
-    if _size_and_time(path) != (stat.length, stat.mtime_nsec)
-  ]
-  if not missing:
-    return local
-  size = sum(stat.length for *_, stat in missing)
   try:
     os.makedirs(directory, exist_ok=True)
-    for index in pathlib.Path(directory).glob("index-*.npz"):
-      index.unlink(missing_ok=True)
-    free = shutil.disk_usage(directory).free
-    if size > free:
-      raise OSError(f"{size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
-    with (
-      remote.explained(tf.errors.OpError),
-      _progress(
-        size, f"copy {remote.directory}", unit="B", unit_scale=True
-      ) as progress,
-      concurrent.futures.ThreadPoolExecutor(_COPIES) as pool,
-    ):
-      copy = functools.partial(_copy, progress=progress)
-      list(pool.map(copy, *zip(*missing, strict=True)))
+    with open(f"{directory}/lock", "ab") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)  # one process copies for all
+      _copy_missing(remote, local)
   except OSError as e:
     raise ValueError(
       f"{remote.directory} cannot be copied to {directory} ({e}): make room"
       " there, or have XDG_CACHE_HOME name a directory on a larger disk"
     ) from e
+  except tf.errors.OpError as e:
+    raise ValueError(
+      f"{remote.directory} cannot be read ({_text(e)}): see that this machine"
+      " may read the bucket, then run the same command to continue"
+    ) from e
   return local
 
 
-def _size_and_time(path):
+def _copy_missing(remote, local):
+  missing = []
+  for source, path in zip(remote.paths, local.paths, strict=True):
+    stat = tf.io.gfile.stat(source)
+    if not _is_copy(path, stat):
+      missing.append((source, path, stat))
+  if not missing:
+    return
+  for pattern in ("index-*.npz", "*.tmp"):  # of others; of killed runs
+    for old in pathlib.Path(local.directory).glob(pattern):
+      old.unlink()
+  size = sum(stat.length for *_, stat in missing)
+  free = shutil.disk_usage(local.directory).free
+  if size > free:
+    raise OSError(f"{size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
+  with (
+    _progress(
+      size, f"copy {remote.directory}", unit="B", unit_scale=True
+    ) as progress,
+    concurrent.futures.ThreadPoolExecutor(_COPIES) as pool,
+  ):
+    copy = functools.partial(_copy, progress=progress)
+    list(pool.map(copy, *zip(*missing, strict=True)))
+
+
+def _is_copy(path, of) -> bool:
   try:
     stat = os.stat(path)
   except FileNotFoundError:
-    return None
-  return stat.st_size, stat.st_mtime_ns
+    return False
+  # Some disks keep times to two seconds.
+  age = abs(stat.st_mtime_ns - of.mtime_nsec)
+  return stat.st_size == of.length and age <= 2e9
 
 
 def _copy(source, path, stat, progress):
   """Whole or not at all, and as old as its source."""
-  partial = f"{path}.{os.getpid()}.tmp"
+  partial = f"{path}.tmp"
   try:
     with tf.io.gfile.GFile(source, "rb") as read, open(partial, "wb") as write:
       while content := read.read(_CHUNK):
