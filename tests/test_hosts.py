@@ -207,8 +207,9 @@ def test_a_signal_to_one_host_stops_both_at_one_step(runs):
 
 
 def test_a_run_on_two_hosts_equals_one_hosts(runs):
-  for code, _, errors in runs["killed"]:
-    assert code == -9, errors
+  # JAX aborts a host that notices the other's death before its own time.
+  codes = {code for code, _, _ in runs["killed"]}
+  assert -9 in codes and codes <= {-9, -6}, runs["killed"]
   for code, _, errors in runs["ended"]:
     assert code == 0, errors
   two, one = lines_of(runs["workdir"]), lines_of(runs["alone"])
