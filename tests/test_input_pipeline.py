@@ -137,22 +137,31 @@ def flip(path, place=None):
   times = path.stat()
   content = bytearray(path.read_bytes())
   content[place or len(content) // 2 + len(content) // 48] ^= 16
-  path.write_bytes(content)
+  replace(path, content)
   os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def replace(path, content):
+  """At once: a reader shall not see it empty, which would be another fault."""
+  new = path.with_name("new")
+  new.write_bytes(content)
+  new.replace(path)
 
 
 def cut_between_records(path):
   records = list(tf.data.TFRecordDataset(str(path)).take(20))
-  with tf.io.TFRecordWriter(str(path)) as f:
+  new = path.with_name("new")
+  with tf.io.TFRecordWriter(str(new)) as f:
     for record in records:
       f.write(record.numpy())
+  new.replace(path)
 
 
 @pytest.mark.parametrize(
   "damage, named",
   [
     (pathlib.Path.unlink, "(missing)"),
-    (lambda p: p.write_bytes(p.read_bytes()[:-9]), "(damaged)"),
+    (lambda p: replace(p, p.read_bytes()[:-9]), "(damaged)"),
     (flip, "(damaged)"),
     (cut_between_records, "(20 of 24 records)"),
   ],

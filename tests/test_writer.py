@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from vicreg_jax import files
 from vicreg_jax import writer as writer_lib
 from vicreg_jax.writer import Writer
 
@@ -215,3 +216,18 @@ def test_progress_bar_on_a_terminal(tmp_path, monkeypatch):
       writer.progress(step, note=f"loss {step}.5")
   last = terminal.getvalue().split("\r")[-1]
   assert "8/8" in last and "100%" in last and "loss 8.5" in last
+
+
+def test_a_file_that_cannot_be_written_leaves_none_behind(
+  tmp_path, monkeypatch
+):
+  files.write(tmp_path / "a", b"whole")
+
+  def fsync(descriptor):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", fsync)
+  with pytest.raises(OSError, match="No space left"):
+    files.write(tmp_path / "a", b"other")
+  assert (tmp_path / "a").read_bytes() == b"whole"
+  assert os.listdir(tmp_path) == ["a"]

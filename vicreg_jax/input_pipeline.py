@@ -69,7 +69,10 @@ def train_views(
 
   Every epoch takes the clips in an order of its own and drops a short last
   batch. Of each global batch, host h of H gets rows [h B/H, (h+1) B/H).
-  Starting at a step skips clips before anything is augmented.
+  Starting at a step skips clips before anything is read.
+
+  Raises ValueError, at once or while it is read, if a file of the data cannot
+  be read, or not be copied from a bucket.
   """
   raw = raw_views(
     prepared,
@@ -82,24 +85,13 @@ def train_views(
   return raw.stream(batches)
 
 
-def raw_views(
-  prepared: base.Prepared,
-  config,
-  *,
-  start_step: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> "_Crops":
-  """The crops of `train_views`'s views, each with the view's seed [2]."""
+def raw_views(prepared: base.Prepared, config, **where) -> "CropStream":
+  """The crops of `train_views`'s views, each with the view's seed [2].
+
+  `where`: `start_step`, `process_index` and `process_count` as there.
+  """
   clips = records.Clips(prepared, config.train_splits)
-  drawn = _without_end(
-    clips,
-    config,
-    _NUMBERS,
-    start_step=start_step,
-    process_index=process_index,
-    process_count=process_count,
-  )
+  drawn = _without_end(clips, config, _NUMBERS, **where)
   return _view_crops(clips, config, drawn)
 
 
@@ -116,7 +108,6 @@ def train_crops(
   Orders, crops, hosts and steps as in `train_views`; nothing is augmented. A
   clip's crop is the one that `crops` draws for the same seed and epoch.
   """
-
   clips = records.Clips(prepared, ("train",))
   drawn = _without_end(
     clips,
@@ -130,7 +121,7 @@ def train_crops(
   drawn = _draw(
     clips, drawn, config.data.crop, 1, lambda clip, _: labels_NxK[clip][None]
   )
-  crops = _Crops(clips, config.data.crop, drawn)
+  crops = CropStream(clips, config.data.crop, drawn)
   examples = crops.map(lambda pcm_T, labels_K: (_to_float(pcm_T), labels_K))
   share = config.batch_size // process_count
   batches = _batches(examples, share, drop_remainder=True)
@@ -139,7 +130,7 @@ def train_crops(
 
 
 def _without_end(
-  clips, config, numbers, *, start_step, process_index, process_count
+  clips, config, numbers, start_step=0, process_index=0, process_count=1
 ) -> tf.data.Dataset:
   """`_epoch` after epoch, from a step on: one host's clips of whole batches."""
   per_epoch = len(clips.index.id_N) // config.batch_size
@@ -298,8 +289,8 @@ def _epoch(clips, config, numbers, epoch) -> tf.data.Dataset:
   )
 
 
-class _Crops:
-  """Crops of drawn clips, read ahead by threads of Python's own.
+class CropStream:
+  """Crops of drawn clips, without end, read ahead by Python's own threads.
 
   TensorFlow can call Python to read (`tf.numpy_function`). But when a dataset's
   iterator is deleted, it waits for calls that have begun and has the lock of
@@ -345,7 +336,10 @@ class _Crops:
     )
 
   def stream(self, dataset) -> Iterator:
-    """Elements as NumPy of what is made of `map`; once for each object."""
+    """Elements as NumPy of what is made of `map`; once for each object.
+
+    Raises ValueError if a crop cannot be read, or is not what was indexed.
+    """
     _reading.add(self)
     iterator = dataset.as_numpy_iterator()
     try:
@@ -399,7 +393,7 @@ class _Crops:
       self._end_queue()
 
 
-_reading = weakref.WeakSet()  # of _Crops
+_reading = weakref.WeakSet()  # of CropStream
 
 
 @atexit.register
@@ -409,7 +403,7 @@ def _end_reading():
     crops.end(wait=True)
 
 
-def _view_crops(clips, config, drawn) -> _Crops:
+def _view_crops(clips, config, drawn) -> CropStream:
   """Each view's crop, with the view's seed."""
   drawn = _draw(
     clips,
@@ -418,7 +412,7 @@ def _view_crops(clips, config, drawn) -> _Crops:
     configs.VIEWS,
     lambda clip, seeds: seeds[configs.VIEWS :],
   )
-  return _Crops(clips, config.data.crop, drawn)
+  return CropStream(clips, config.data.crop, drawn)
 
 
 def _draw(clips, drawn, crop, count, also) -> tf.data.Dataset:
@@ -448,7 +442,7 @@ def _draw(clips, drawn, crop, count, also) -> tf.data.Dataset:
   )
 
 
-def _view_batches(crops: _Crops, config, batch_size) -> tf.data.Dataset:
+def _view_batches(crops: CropStream, config, batch_size) -> tf.data.Dataset:
   """Whole batches [B, V, T] of the augmented views of crops.
 
   A view at a time, so that there is one graph of the augmentations to build.

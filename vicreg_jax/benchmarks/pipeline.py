@@ -282,7 +282,6 @@ def _ops(prepared, config, epochs):
 
 def _raw_views(prepared, config):
   """(PCM [T], seed [2]) of view after view, epoch after epoch."""
-
   from vicreg_jax import input_pipeline
 
   crops = input_pipeline.raw_views(prepared, config)

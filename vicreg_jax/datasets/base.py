@@ -340,6 +340,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, split, clips):
     decode = functools.partial(_decode, split, self._crop)
+    # In threads, as libsndfile and soxr release the GIL.
     for report, example in map_in_order(
       decode, clips, self._pool, 2 * os.cpu_count()
     ):
@@ -575,10 +576,9 @@ def _decode(split, crop, clip):
 
 
 def map_in_order(function, items, pool, ahead):
-  """Yields function(item) in order, so many items ahead in threads.
+  """Yields function(item) in order, so many items ahead in a pool's threads.
 
-  libsndfile and soxr release the GIL. The bound on what is decoded ahead keeps
-  memory flat however many items there are.
+  The bound keeps memory flat however many items there are.
   """
   futures = collections.deque()
   for item in items:

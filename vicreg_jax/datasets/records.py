@@ -63,6 +63,7 @@ class Files(NamedTuple):
 
   @property
   def paths(self) -> list[str]:
+    """The files with their directory, in order."""
     return [f"{self.directory}/{name}" for name in self.counts]
 
   @contextlib.contextmanager
@@ -102,7 +103,8 @@ def _text(error) -> str:
 class Index(NamedTuple):
   """Where the samples of each clip (N) lie, in the order of the files.
 
-  `block_N` is the place of a clip's first checksum in `crc_M`, of all blocks.
+  A block is BLOCK bytes of a clip's samples, the last one what is left. A
+  clip's checksums (CRC-32) follow each other in `crc_M`, from `block_N` on.
   """
 
   id_N: np.ndarray  # bytes
@@ -198,14 +200,14 @@ def _index(place: Files, split, parse) -> Index:
   """The index of a split's files: the one that is kept, if it fits them."""
   path = f"{place.directory}/index-{split}.npz"
   stats = map(os.stat, place.paths)
-  of = [[BLOCK, 0]] + [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+  made_of = [[BLOCK, 0]] + [[s.st_size, s.st_mtime_ns] for s in stats]
   # A damaged one has whatever error; what does not fit is made anew.
   with contextlib.suppress(Exception), np.load(path) as kept:
-    if kept["of"].tolist() == of:
+    if kept["made_of"].tolist() == made_of:
       return Index(*(kept[name] for name in Index._fields))
   index = _scan(place, split, parse)
   content = io.BytesIO()
-  np.savez(content, of=of, **index._asdict())
+  np.savez(content, made_of=made_of, **index._asdict())
   with contextlib.suppress(OSError):  # somebody else's data, or a full disk
     files.write(path, content.getvalue())
   return index
