@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import pytest
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets
+from vicreg_jax.data import datasets
 
 SIZES = (24, 9, 10)
 

@@ -315,8 +315,6 @@ def main():
     os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{directory}/compiled"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     sys.path.insert(0, str(ROOT))
-    from vicreg_jax import main as _  # noqa: F401
-    from vicreg_jax import pretrain, probe  # noqa: F401
 
     soak = Soak(
       directory,

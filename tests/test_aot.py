@@ -15,8 +15,8 @@ from absl import flags
 
 pytest.importorskip("libtpu")
 
-from vicreg_jax import aot
 from vicreg_jax import config as configs
+from vicreg_jax.benchmarks import compiler
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -47,12 +47,14 @@ def vicreg(width, batch_size=64):
 
 
 def compiled(config, topology="v3-8"):
-  return aot.train_program(config, 1000, aot.devices_of(topology)).compile()
+  return compiler.train_program(
+    config, 1000, compiler.devices_of(topology)
+  ).compile()
 
 
 def collectives(program):
   """(kind, shapes) of every collective, an array of results at a time."""
-  kinds = "|".join(aot.COLLECTIVES)
+  kinds = "|".join(compiler.COLLECTIVES)
   found = re.findall(
     rf"= (.*?) ({kinds})(?:-done)?\(", program.as_text(), re.MULTILINE
   )
@@ -93,7 +95,7 @@ def test_nt_xent_gathers_all_anchors_once():
 
 @pytest.fixture(scope="module")
 def result():
-  return aot.estimate(vicreg(512), "v3-8", 1000)
+  return compiler.estimate(vicreg(512), "v3-8", 1000)
 
 
 def test_the_report_is_consistent(result):
@@ -134,12 +136,12 @@ def test_flops_are_those_of_the_layers(result):
 
 def test_a_chip_without_an_estimate_has_none():
   """The compiler's sum is negative where it knows no times, as for v4."""
-  result = aot.estimate(vicreg(64, 16), "v4-8", 1000)
+  result = compiler.estimate(vicreg(64, 16), "v4-8", 1000)
   assert result["fits"] and result["flops"] > 0
   assert result.get("optimal_seconds", 1) > 0
   assert ("hours" in result) == ("optimal_seconds" in result)
-  told = aot.table(result) + aot.line(16, result)
-  assert (told.count(aot.NO_ESTIMATE) == 2) == ("hours" not in result)
+  told = compiler.table(result) + compiler.line(16, result)
+  assert (told.count(compiler.NO_ESTIMATE) == 2) == ("hours" not in result)
 
 
 def test_hlo_is_read():
@@ -149,21 +151,21 @@ def test_hlo_is_read():
   %b.2 = f32[16]{0} all-gather-done(%b.1)
   %c = pred[] fusion(%all-reduce.3), calls=%all-reduce.4
   """
-  assert aot.collectives(text) == {
+  assert compiler.collectives(text) == {
     "all-gather": {"count": 1, "bytes": 64},
     "all-reduce": {"count": 1, "bytes": 24 + 8},
   }
-  assert aot.shape_bytes("s32[5]{0}") == 20
-  assert aot.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
+  assert compiler.shape_bytes("s32[5]{0}") == 20
+  assert compiler.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
 
 
 def test_every_topology_is_known():
-  for topology in aot.TOPOLOGIES:
-    devices = aot.devices_of(topology)
+  for topology in compiler.TOPOLOGIES:
+    devices = compiler.devices_of(topology)
     chips = int(topology.split("-")[1])
     # v5p counts two cores to a device.
     assert devices.size == (chips // 2 if topology == "v5p-8" else chips)
-    assert devices.devices.flat[0].device_kind in aot.CHIPS
+    assert devices.devices.flat[0].device_kind in compiler.CHIPS
 
 
 def aot_command(*arguments, tmp_path):
@@ -220,20 +222,20 @@ def test_an_error_is_one_line(tmp_path):
 
 def test_errors_name_flag_and_remedy():
   with pytest.raises(ValueError, match=r"--topology=v9-8: .*v3-8"):
-    aot.devices_of("v9-8")
+    compiler.devices_of("v9-8")
   with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
-    aot.estimate(vicreg(512, 12), "v3-8", 1000)
+    compiler.estimate(vicreg(512, 12), "v3-8", 1000)
   with pytest.raises(ValueError, match=r"--sweep=batch_size: write"):
-    aot._sweep(vicreg(512), "v3-8", "batch_size")
+    compiler._sweep(vicreg(512), "v3-8", "batch_size")
   config = vicreg(512)
   flags.FLAGS.mark_as_parsed()
   config.data.name = "fma"
-  assert aot._clips(config) == 25_000
+  assert compiler._clips(config) == 25_000
   for key, value in (("subset", "small"), ("name", "folder")):
     changed = config.copy_and_resolve_references()
     changed.data[key] = value
     with pytest.raises(ValueError, match=r"--clips is not set.*--clips=25000"):
-      aot._clips(changed)
+      compiler._clips(changed)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_the_recipes_of_the_thesis_fit_a_v3_8(name, clips_a_step, seconds):
   """What the README promises; the slowest test there is."""
   scope = {}
   exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-  found = aot.estimate(scope["get_config"](), "v3-8", 25_000)
+  found = compiler.estimate(scope["get_config"](), "v3-8", 25_000)
   assert found["global_batch"] == clips_a_step
   assert found["fits"] and found["optimal_seconds"] <= seconds
   assert math.isclose(

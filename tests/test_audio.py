@@ -11,7 +11,7 @@ import pytest
 import scipy.signal
 import soundfile
 
-from vicreg_jax import audio
+from vicreg_jax.data import audio
 
 RATE = 22_050
 

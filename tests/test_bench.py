@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import audio, bench
-from vicreg_jax import augment as augment_ops
+from vicreg_jax import bench
 from vicreg_jax import config as configs
 from vicreg_jax.benchmarks import augment, pipeline, step, timing, tpu
+from vicreg_jax.data import audio, views
+from vicreg_jax.data import augment as augment_ops
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_augment_has_figures_of_every_op(capsys):
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
 def test_sox_gets_the_same_draws(tmp_path):
   """One process with a chain for each view gives what the ops give."""
-  config = augment_ops.default_config()
+  config = views.default_augment()
   for op in ("noise", "pitch", "filter"):
     config[op]["p"] = 0.0
   views_NxT = augment.make_views(6, 20_000)
@@ -226,7 +227,7 @@ def test_each_thread_has_its_own_seconds():
 
 def test_pipeline_views_are_those_of_its_ops(tmp_path):
   """`ops` augments the crops that the pipeline does, by the same seeds."""
-  from vicreg_jax import input_pipeline
+  from vicreg_jax.data import input_pipeline
 
   config = pipeline._config(str(tmp_path), 4, 4, 4)
   config.data.clip_seconds = 0.2

@@ -15,18 +15,11 @@ import pytest
 from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
 
-from vicreg_jax import (
-  checkpoint,
-  embed,
-  files,
-  loop,
-  main,
-  plots,
-  pretrain,
-  probe,
-)
 from vicreg_jax import config as configs
-from vicreg_jax.writer import Writer
+from vicreg_jax import files, main, plots
+from vicreg_jax.jobs import embed, pretrain, probe
+from vicreg_jax.training import checkpoint, loop
+from vicreg_jax.training.writer import Writer
 
 
 class Directory(type(backend.os_backend)):
@@ -185,7 +178,9 @@ def test_lines_are_in_the_bucket_before_the_checkpoint(
 
 def test_a_line_comes_to_the_bucket_within_a_minute(bucket, monkeypatch):
   now = [1000.0]
-  monkeypatch.setattr("vicreg_jax.writer.time.monotonic", lambda: now[0])
+  monkeypatch.setattr(
+    "vicreg_jax.training.writer.time.monotonic", lambda: now[0]
+  )
   with Writer("gs://bucket/run", total_steps=100) as log:
     for step in range(1, 101):
       log.write(step, {"loss": 1.0})

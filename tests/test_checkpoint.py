@@ -18,8 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vicreg_jax import checkpoint, pretrain, steps
-from vicreg_jax import writer as writer_lib
+from vicreg_jax.jobs import pretrain
+from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import writer as writer_lib
 
 PACKAGE = pathlib.Path(checkpoint.__file__).parent
 

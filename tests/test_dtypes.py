@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from vicreg_jax import config as configs
-from vicreg_jax import losses, mesh, models, steps
+from vicreg_jax import mesh
+from vicreg_jax.model import losses, samplecnn
+from vicreg_jax.training import steps
 
 B, T = 10, 27
 STEM = 3 * 3 * 8  # moments of frames of 3 samples, to 8 channels
@@ -170,7 +172,7 @@ def test_statistics_of_a_batch_are_summed_in_float32():
   """BatchNorm on bfloat16: a mean of 4096 x 3 values far from zero."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(3, 1, size=(4096, 3, 5)), jnp.bfloat16)
-  norm = models.BatchNorm()
+  norm = samplecnn.BatchNorm()
   variables = norm.init(jax.random.key(0), x, train=True)
   y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
   assert y.dtype == BFLOAT16

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import audio, datasets, prepare
-from vicreg_jax.datasets import base, folder
+from vicreg_jax.data import audio, datasets
+from vicreg_jax.data.datasets import base, folder
+from vicreg_jax.jobs import prepare
 
 RATE = 8_000
 CROP = 2_000

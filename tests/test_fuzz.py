@@ -35,7 +35,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import audio, cli
+from vicreg_jax import cli
+from vicreg_jax.data import audio
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 22_050
@@ -405,8 +406,9 @@ class Folder:
     # Here rather than in an input, whose time is limited.
     global configs, datasets, folder, prepare
     from vicreg_jax import config as configs
-    from vicreg_jax import datasets, prepare
-    from vicreg_jax.datasets import folder
+    from vicreg_jax.data import datasets
+    from vicreg_jax.data.datasets import folder
+    from vicreg_jax.jobs import prepare
 
     self.tmp, self.content = tmp, encoded("WAV")
 
@@ -500,7 +502,7 @@ class Fma(Folder):
 
   def __init__(self, tmp):
     super().__init__(tmp)
-    from vicreg_jax.datasets import fma
+    from vicreg_jax.data.datasets import fma
 
     self.builder, self.root = fma.Fma, tmp / "fma"
     (self.root / "fma_medium").mkdir(parents=True)
@@ -538,7 +540,7 @@ class Mtat(Folder):
 
   def __init__(self, tmp):
     super().__init__(tmp)
-    from vicreg_jax.datasets import magnatagatune
+    from vicreg_jax.data.datasets import magnatagatune
 
     self.builder, self.root = magnatagatune.Magnatagatune, tmp / "mtat"
     (self.root / "0").mkdir(parents=True)
@@ -563,7 +565,7 @@ class Zip(Folder):
 
   def __init__(self, tmp):
     super().__init__(tmp)
-    from vicreg_jax.datasets import archives
+    from vicreg_jax.data.datasets import archives
 
     self.archives = archives
     self.mp3, self.wav = encoded("MP3"), encoded("WAV")
@@ -619,7 +621,7 @@ class Tar(Zip):
   """Archives with damage, bombs, or members that lead elsewhere."""
 
   def case(self, rng):
-    from vicreg_jax.datasets import gtzan
+    from vicreg_jax.data.datasets import gtzan
 
     room = clear(self.tmp / "tar")
     (room / "target").mkdir()
@@ -736,12 +738,14 @@ class Checkpoint:
   """A tiny run whose files are damaged, read as probing reads it."""
 
   def __init__(self, tmp):
-    global configs, embed, jax, mesh
+    global configs, encoders, jax, mesh
     import jax
     from conftest import shrink
 
-    from vicreg_jax import checkpoint, embed, loop, mesh, steps
     from vicreg_jax import config as configs
+    from vicreg_jax import mesh
+    from vicreg_jax.training import checkpoint, loop, steps
+    from vicreg_jax.use import encoder as encoders
 
     config = shrink(configs.base_pretrain(), str(tmp))
     tx = steps.make_optimizer(config, configs.durations(config, 16))
@@ -757,7 +761,7 @@ class Checkpoint:
     )
 
   def load(self):
-    return embed.load(str(self.run), -1, self.devices)._variables
+    return encoders.load(str(self.run), -1, self.devices)._variables
 
   def check(self, variables):
     """What is given is what was saved, to the bit."""

@@ -12,8 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from vicreg_jax import checkpoint, datasets, input_pipeline, mesh, steps
 from vicreg_jax import config as configs
+from vicreg_jax import mesh
+from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.training import checkpoint, steps
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 9
@@ -32,8 +34,11 @@ class NoTorch:  # which tensorboardX would load, for seconds
 sys.meta_path.insert(0, NoTorch())
 import numpy as np
 from conftest import shrink
-from vicreg_jax import config, files, input_pipeline, loop, pretrain
-from vicreg_jax.datasets import base
+from vicreg_jax import config, files
+from vicreg_jax.data import input_pipeline
+from vicreg_jax.data.datasets import base
+from vicreg_jax.jobs import pretrain
+from vicreg_jax.training import loop
 
 notes = pathlib.Path(os.environ["NOTES"])
 workdir = pathlib.Path(os.environ["WORKDIR"])

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vicreg_jax import audio, augment, datasets
-from vicreg_jax import input_pipeline as pipeline
-from vicreg_jax.datasets import records
+from vicreg_jax.data import audio, augment, datasets, records
+from vicreg_jax.data import input_pipeline as pipeline
 
 HERE = pathlib.Path(__file__).parent
 
@@ -171,7 +170,7 @@ def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
 ):
   copy = tmp_path / "1.0.0"
   shutil.copytree(prepared.path, copy)
-  mine = datasets.base.Prepared.open(copy)
+  mine = datasets.Prepared.open(copy)
   (file,) = copy.glob("*-train.tfrecord*")
   views = pipeline.train_views(prepared, plain(small))
   expected = list(itertools.islice(views, 9))
@@ -261,7 +260,7 @@ def in_files(prepared, directory, counts):
     if split["name"] == "train":
       split["shardLengths"] = [str(n) for n in counts]
   (directory / "dataset_info.json").write_text(json.dumps(info))
-  return datasets.base.Prepared.open(directory)
+  return datasets.Prepared.open(directory)
 
 
 def test_clips_of_many_files_come_in_an_order_of_each_epoch(
@@ -309,7 +308,7 @@ def test_a_flip_beside_the_samples_concerns_who_reads_it(
   small, prepared, tmp_path
 ):
   shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  mine = datasets.base.Prepared.open(tmp_path / "1.0.0")
+  mine = datasets.Prepared.open(tmp_path / "1.0.0")
   views = pipeline.train_views(mine, small)
   expected = list(itertools.islice(views, 9))
   (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
@@ -332,13 +331,13 @@ def test_an_index_that_does_not_fit_is_made_anew(
   if index == "flip":
     flip(path)
   elif index == "other":
-    records.Clips(datasets.base.Prepared.open(mine), ("valid",))
+    records.Clips(datasets.Prepared.open(mine), ("valid",))
     shutil.copy(mine / "index-valid.npz", path)
   elif index is None:
     path.unlink()
   else:
     path.write_bytes(index)
-  mine = datasets.base.Prepared.open(mine)
+  mine = datasets.Prepared.open(mine)
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
   assert path.read_bytes() == good
@@ -354,7 +353,7 @@ def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(records.files, "write", write)
-  mine = datasets.base.Prepared.open(tmp_path / "1.0.0")
+  mine = datasets.Prepared.open(tmp_path / "1.0.0")
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vicreg_jax import losses
+from vicreg_jax.model import losses
 
 try:
   import torch

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import cli, input_pipeline, loop, main, mesh, steps
+from vicreg_jax import cli, main, mesh
 from vicreg_jax import config as configs
+from vicreg_jax.data import input_pipeline
+from vicreg_jax.training import loop, steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -318,7 +320,7 @@ def test_full_width_encoders_train(data_dir, tmp_path):
     config.steps = 2
     if name == "vicreg_fma":
       config.model.projector = (512, 512, 512)
-    from vicreg_jax import datasets
+    from vicreg_jax.data import datasets
 
     prepared = datasets.prepare(config.data)
     d = configs.durations(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vicreg_jax import models
+from vicreg_jax.model import samplecnn
 
 VIEWS = 2
 
@@ -37,20 +37,20 @@ def randomise(variables, seed=1):
 
 
 def test_parameter_counts_are_those_of_the_thesis():
-  encoder = shapes_of(models.SampleCNN(512), jnp.zeros((2, 59_049)))
-  head = shapes_of(models.Head(50), jnp.zeros((2, 512)))
+  encoder = shapes_of(samplecnn.SampleCNN(512), jnp.zeros((2, 59_049)))
+  head = shapes_of(samplecnn.Head(50), jnp.zeros((2, 512)))
   assert count(encoder["params"]) == 2_434_816
   # Table 2.1's 2.46e6.
   assert count(encoder["params"]) + count(head["params"]) == 2_460_466
-  projector = shapes_of(models.Projector(), jnp.zeros((2, 512)))
+  projector = shapes_of(samplecnn.Projector(), jnp.zeros((2, 512)))
   dense = 512 * 8196 + 8196 + 8196 * 8196 + 8196 + 8196 * 8196
   assert count(projector["params"]) == dense + 4 * 8196
-  clmr = shapes_of(models.Projector((512, 128), False), jnp.zeros((2, 512)))
+  clmr = shapes_of(samplecnn.Projector((512, 128), False), jnp.zeros((2, 512)))
   assert count(clmr) == 512 * 512 + 512 * 128
 
 
 def test_convolutions_are_those_of_the_table():
-  encoder = shapes_of(models.SampleCNN(512), jnp.zeros((2, 59_049)))
+  encoder = shapes_of(samplecnn.SampleCNN(512), jnp.zeros((2, 59_049)))
   p = encoder["params"]
   # Table 2.1, but for its rows 3 and 4: it prints 98,560 and 196,864 beside
   # 128 and 256 output channels, which have 49,280 and 98,560.
@@ -73,13 +73,13 @@ def test_encoder_equals_pytorch(torch_twin, variant, train):
   import torch
 
   B = 4
-  module = models.SampleCNN(24, variant=variant, width=0.125)
+  module = samplecnn.SampleCNN(24, variant=variant, width=0.125)
   x_BxVxT = (
     np.random.default_rng(0).normal(size=(B, VIEWS, 59_049)).astype(np.float32)
   )
   x_NxT = x_BxVxT.reshape(-1, 59_049)
   variables = randomise(jax.jit(module.init)(jax.random.key(0), x_NxT[:2]))
-  widths, kernel = models.VARIANTS[variant]
+  widths, kernel = samplecnn.VARIANTS[variant]
   twin = torch_twin.SampleCNN(16, [c // 8 for c in widths], 24, kernel)
   torch_twin.copy_encoder(variables, twin)
   twin.train(train)
@@ -118,7 +118,7 @@ def test_encoder_equals_pytorch(torch_twin, variant, train):
 def test_projector_equals_pytorch(torch_twin, widths, batch_norm, train):
   import torch
 
-  module = models.Projector(widths, batch_norm)
+  module = samplecnn.Projector(widths, batch_norm)
   y_BxD = np.random.default_rng(0).normal(size=(12, 24)).astype(np.float32)
   variables = randomise(module.init(jax.random.key(0), y_BxD))
   twin = torch_twin.projector(24, widths, batch_norm)
@@ -178,7 +178,7 @@ def test_fast_layers_are_exact_also_in_gradients(layer, train):
     stats = {"mean": rng.normal(size=5), "var": rng.uniform(1, 2, size=5)}
 
     def objective(module, x, kernel, scale, bias):
-      if isinstance(module, models.Stem):
+      if isinstance(module, samplecnn.Stem):
         kernel = kernel[0]
       y, updated = module.apply(
         {"params": {"scale": scale, "bias": bias}, "batch_stats": stats},
@@ -191,7 +191,7 @@ def test_fast_layers_are_exact_also_in_gradients(layer, train):
       )
       return (y * weight).sum(), updated
 
-    fast = models.Block() if pool else models.Stem()
+    fast = samplecnn.Block() if pool else samplecnn.Stem()
     results = (
       jax.value_and_grad(
         lambda *a, m=m: objective(m, *a), argnums=(0, 1, 2, 3), has_aux=True
@@ -211,7 +211,7 @@ def test_a_scale_of_zero_can_grow_again():
     kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 2)))
 
     def objective(scale):
-      y, _ = models.Block().apply(
+      y, _ = samplecnn.Block().apply(
         {
           "params": {"scale": scale, "bias": jnp.ones(2)},
           "batch_stats": {"mean": jnp.zeros(2), "var": jnp.ones(2)},
@@ -238,7 +238,7 @@ def test_ties_give_their_gradient_to_the_first_as_pytorch():
   weight = np.random.default_rng(1).normal(size=(4, 10, 5)).astype(np.float32)
 
   def objective(x):
-    y, _, _ = models.norm_relu_pool(x, jnp.ones(5), jnp.ones(5), 1, 1e-5)
+    y, _, _ = samplecnn.norm_relu_pool(x, jnp.ones(5), jnp.ones(5), 1, 1e-5)
     return (y * weight).sum()
 
   theirs = torch.tensor(x, requires_grad=True)
@@ -253,7 +253,7 @@ def test_ties_give_their_gradient_to_the_first_as_pytorch():
 
 
 def test_a_bias_before_normalisation_has_no_gradient():
-  module = models.SampleCNN(8, width=0.0625, blocks=3)
+  module = samplecnn.SampleCNN(8, width=0.0625, blocks=3)
   x = np.random.default_rng(0).normal(size=(6, 81)).astype(np.float32)
   variables = jax.jit(module.init)(jax.random.key(0), x)
 
@@ -270,8 +270,8 @@ def test_a_bias_before_normalisation_has_no_gradient():
 
 
 def test_bfloat16_keeps_parameters_statistics_and_output_in_float32():
-  module = models.SampleCNN(16, width=0.0625, blocks=5, dtype=jnp.bfloat16)
-  reference = models.SampleCNN(16, width=0.0625, blocks=5)
+  module = samplecnn.SampleCNN(16, width=0.0625, blocks=5, dtype=jnp.bfloat16)
+  reference = samplecnn.SampleCNN(16, width=0.0625, blocks=5)
   x = np.random.default_rng(0).normal(size=(8, 729)).astype(np.float32)
   variables = jax.jit(module.init)(jax.random.key(0), x)
 
@@ -297,9 +297,9 @@ def test_bfloat16_keeps_parameters_statistics_and_output_in_float32():
 @pytest.mark.parametrize("crop", [59_048, 2 * 59_049, 19_683])
 def test_a_crop_that_does_not_fit_is_refused(crop):
   with pytest.raises(ValueError, match=r"59049.*data\.crop"):
-    shapes_of(models.SampleCNN(), jnp.zeros((2, crop)))
+    shapes_of(samplecnn.SampleCNN(), jnp.zeros((2, crop)))
 
 
 def test_an_unknown_variant_is_refused():
   with pytest.raises(ValueError, match=r"model.variant is 'x'.*clmr"):
-    shapes_of(models.SampleCNN(variant="x"), jnp.zeros((2, 59_049)))
+    shapes_of(samplecnn.SampleCNN(variant="x"), jnp.zeros((2, 59_049)))

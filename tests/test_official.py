@@ -32,16 +32,11 @@ import tensorflow as tf
 from conftest import shrink
 from etils.epath import backend, gpath, register
 
-from vicreg_jax import audio, cli, datasets, main
+from vicreg_jax import cli, main
 from vicreg_jax import config as configs
-from vicreg_jax.datasets import (
-  archives,
-  base,
-  fma,
-  gtzan,
-  magnatagatune,
-  records,
-)
+from vicreg_jax.data import audio, datasets, records
+from vicreg_jax.data.datasets import archives, fma, gtzan, magnatagatune
+from vicreg_jax.data.prepared import SPLITS
 
 RATE = 22_050
 CROP = 11_025
@@ -433,7 +428,7 @@ def test_download_without_a_network(tmp_path, monkeypatch):
 
 
 def test_gtzan_lists():
-  lists = {split: gtzan.filtered(split) for split in base.SPLITS}
+  lists = {split: gtzan.filtered(split) for split in SPLITS}
   assert {s: len(names) for s, names in lists.items()} == {
     "train": 443, "valid": 197, "test": 290,
   }  # fmt: skip
@@ -445,8 +440,8 @@ def test_gtzan_lists():
 
 def gtzan_numbers():
   """{name: pitch number}: a few clips of each split, and one outside."""
-  picked = [n for split in base.SPLITS for n in gtzan.filtered(split)[::45]]
-  kept = set().union(*map(gtzan.filtered, base.SPLITS))
+  picked = [n for split in SPLITS for n in gtzan.filtered(split)[::45]]
+  kept = set().union(*map(gtzan.filtered, SPLITS))
   outside = next(
     name
     for number in range(100)
@@ -1010,7 +1005,7 @@ def test_beam_gives_the_same(tmp_path):
     )
     for options in ("", "runner=DirectRunner")
   )
-  for split in base.SPLITS:
+  for split in SPLITS:
     pairs = zip(
       plain.dataset(split).as_numpy_iterator(),
       beam.dataset(split).as_numpy_iterator(),

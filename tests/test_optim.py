@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from vicreg_jax import optim
+from vicreg_jax.model import optim
 
 try:
   import torch

@@ -10,15 +10,11 @@ import sklearn.linear_model
 import sklearn.metrics
 
 from vicreg_jax import config as configs
-from vicreg_jax import (
-  embed,
-  input_pipeline,
-  mesh,
-  optim,
-  pretrain,
-  probe,
-  scores,
-)
+from vicreg_jax import mesh
+from vicreg_jax.data import input_pipeline
+from vicreg_jax.jobs import embed, pretrain, probe, representations, scores
+from vicreg_jax.model import optim
+from vicreg_jax.use import encoder as encoders
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
 
@@ -236,14 +232,14 @@ def test_training_stops_when_nothing_gets_better(probing):
 
 
 def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
-  encoder = embed.load(trained, -1, mesh.make_mesh())
+  encoder = encoders.load(trained, -1, mesh.make_mesh())
   state = pretrain.run(small_like(small), trained)  # nothing left to train
   x = next(
     input_pipeline.crops(
       prepared, "test", crop=243, seed=0, epoch=0, batch_size=5
     )
   )
-  from vicreg_jax import steps
+  from vicreg_jax.training import steps
 
   expected = steps.make_encoder(small.model, "float32").apply(
     {
@@ -266,7 +262,7 @@ def small_like(config):
 
 def test_untrained_statistics_are_those_of_the_training_audio(small, prepared):
   """Normalised by them, crops have mean 0 and variance 1 in the first layer."""
-  encoder = embed.untrained(
+  encoder = representations.untrained(
     small.to_dict(), prepared, mesh.make_mesh(), seed=0, batch_size=8
   )
   crops = np.concatenate(
@@ -292,8 +288,8 @@ def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
   config.checkpoint = trained
   config.batch_size = 8
   arrays = np.load(embed.run(config, str(tmp_path)))
-  encoder = embed.load(trained, -1, mesh.make_mesh())
-  prepared = embed.data_for(encoder, config.data)
+  encoder = encoders.load(trained, -1, mesh.make_mesh())
+  prepared = representations.data_for(encoder, config.data)
   names = input_pipeline.labels(prepared, "test")
   assert arrays["test_ids"].tolist() == names.ids
   np.testing.assert_array_equal(arrays["test_labels"], names.labels_NxK)

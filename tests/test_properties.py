@@ -12,9 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vicreg_jax import audio, augment, losses, metrics, optim
 from vicreg_jax import config as configs
-from vicreg_jax.datasets import base
+from vicreg_jax.data import audio, augment
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.model import losses, metrics, optim
 
 settings.register_profile(
   "ours", derandomize=True, deadline=None, database=None, max_examples=60
@@ -311,7 +313,7 @@ NAMES = st.text(
 def test_splits_are_disjoint_complete_and_none_is_empty(tracks):
   split_of = base.split_tracks(tracks)
   assert split_of.keys() == tracks
-  counts = {s: list(split_of.values()).count(s) for s in base.SPLITS}
+  counts = {s: list(split_of.values()).count(s) for s in SPLITS}
   assert sum(counts.values()) == len(tracks)
   if len(tracks) >= 3:
     assert min(counts.values()) >= 1

@@ -79,7 +79,8 @@ def run(config, devices, jit_step):
   import optax
 
   from vicreg_jax import config as configs
-  from vicreg_jax import mesh, steps
+  from vicreg_jax import mesh
+  from vicreg_jax.training import steps
 
   tx = optax.chain(
     keep_gradients(),
@@ -109,7 +110,7 @@ def per_shard_step(config, tx, devices):
   import jax
   from jax.sharding import PartitionSpec
 
-  from vicreg_jax import steps
+  from vicreg_jax.training import steps
 
   whole, split = PartitionSpec(), PartitionSpec("data")
 
@@ -181,7 +182,7 @@ def main():
   import numpy as np
   from jax.sharding import Mesh
 
-  from vicreg_jax import steps
+  from vicreg_jax.training import steps
 
   assert len(jax.devices()) == 8
   one, eight = (Mesh(np.array(jax.devices()[:n]), ("data",)) for n in (1, 8))

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from vicreg_jax import config as configs
-from vicreg_jax import losses, mesh, steps
+from vicreg_jax import mesh
+from vicreg_jax.model import losses
+from vicreg_jax.training import steps
 
 GOLDEN = pathlib.Path(__file__).parent / "golden_step.json"
 B, T = 6, 243

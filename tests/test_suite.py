@@ -18,12 +18,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from vicreg_jax import config as configs
-from vicreg_jax import study, suite, thesis
+from vicreg_jax import suite
+from vicreg_jax.study import plan, runner, tables, thesis
 
 ROOT = pathlib.Path(__file__).parent.parent
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.py"))
-THESIS = study.Scale("thesis")
-SMOKE = study.Scale("smoke")
+THESIS = plan.Scale("thesis")
+SMOKE = plan.Scale("smoke")
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ def jobs_of(names, scale):
   """{workdir: job} of the suites' members; the longest of CLMR's."""
   found = {}
   for name in names:
-    loaded = suite.load(f"configs/suites/{name}.py", scale)
-    for jobs in suite.members(loaded):
+    loaded = plan.load(f"configs/suites/{name}.py", scale)
+    for jobs in runner.members(loaded):
       for job in jobs:
         known = found.get(job.workdir)
         if known is None or known.work < job.work:
@@ -89,8 +90,8 @@ def test_the_thesis_takes_sixty_runs():
 
 
 def test_suites_share_their_runs():
-  middle = study.pretrain(THESIS, "VICReg")
-  assert middle == study.pretrain(
+  middle = plan.pretrain(THESIS, "VICReg")
+  assert middle == plan.pretrain(
     THESIS, "VICReg", epochs=1000, batch_size=768, size=512
   )
   for name in ("convergence", "representation", "batch_size", "grid"):
@@ -98,7 +99,7 @@ def test_suites_share_their_runs():
   # A workdir is one run, whatever suite asks for it (CLMR's may go on).
   seen = {}
   for path in SUITES:
-    for jobs in suite.members(suite.load(path, THESIS)):
+    for jobs in runner.members(plan.load(path, THESIS)):
       for job in jobs:
         if not job.longer:
           assert seen.setdefault(job.workdir, job) == job
@@ -157,14 +158,14 @@ from vicreg_jax import study
 def get_suite(scale):
   points = []
   for name in {names}:
-    run = study.Job("quickstart", f"runs/{{name}}", {{"epochs": 2}}, 2.0)
-    probe = study.Job("probe", f"runs/{{name}}-probe", {{"seed": 1}}, 1.0)
+    run = plan.Job("quickstart", f"runs/{{name}}", {{"epochs": 2}}, 2.0)
+    probe = plan.Job("probe", f"runs/{{name}}-probe", {{"seed": 1}}, 1.0)
     thesis = {{"linear": {{"roc_auc": 60.0, "pr_auc": 25.0}}}}
     points.append(
-      study.Point({{"name": name}}, (run, probe), {{"linear": "linear"}},
+      plan.Point({{"name": name}}, (run, probe), {{"linear": "linear"}},
                   thesis)
     )
-  return study.Suite("A toy", points, lambda results, stem, stamp: None)
+  return plan.Suite("A toy", points, lambda results, stem, stamp: None)
 """
 
 
@@ -178,7 +179,7 @@ def toy(tmp_path):
     (tmp_path / "toy.py").write_text(TOY.format(names=names))
     code = (
       "import sys; from vicreg_jax import suite;"
-      f"suite.COMMAND = (sys.executable, {str(stand_in)!r});"
+      f"runner.COMMAND = (sys.executable, {str(stand_in)!r});"
       "suite.main(sys.argv[1:])"
     )
     return subprocess.Popen(
@@ -270,7 +271,7 @@ def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
   )
   with subprocess.Popen([sys.executable, "-c", code, str(workdir)]):
     wait_for(workdir / "held")
-    suite._wait_for_lock(str(workdir), lambda: False)
+    runner._wait_for_lock(str(workdir), lambda: False)
     assert (workdir / "released").exists()
 
 
@@ -311,32 +312,32 @@ def test_errors_are_one_line(tmp_path, capsys):
   assert "error: cannot write" in error("--collect")
   (tmp_path / "w").unlink()
   assert "there is no such directory" in error("--collect")
-  suite._check_workdir(f"{tmp_path}/w", THESIS)
+  runner.check_workdir(f"{tmp_path}/w", THESIS)
   assert "of --scale=thesis" in error("--scale=smoke", "--collect")
 
 
 def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path, capsys):
-  long = study.pretrain(THESIS, "CLMR", epochs=8000)
-  short = study.pretrain(THESIS, "CLMR", epochs=1000)
+  long = plan.pretrain(THESIS, "CLMR", epochs=8000)
+  short = plan.pretrain(THESIS, "CLMR", epochs=1000)
   assert long.workdir == short.workdir
   root = str(tmp_path)
   (tmp_path / long.workdir).mkdir(parents=True)
 
-  path = tmp_path / long.workdir / suite.FINISHED
+  path = tmp_path / long.workdir / runner.FINISHED
 
   def finish(job):
-    flags = suite._identity(job, [])
+    flags = runner._identity(job, [])
     content = {"flags": flags, "work": job.work, "seconds": 7.0}
     path.write_text(json.dumps(content))
 
   finish(long)
-  assert suite._finished(short, [], root)["seconds"] == 7.0
+  assert runner._finished(short, [], root)["seconds"] == 7.0
   other = dataclasses.replace(short, overrides=short.overrides | {"seed": 1})
-  assert suite._finished(other, [], root) is None
+  assert runner._finished(other, [], root) is None
   finish(short)
-  assert suite._finished(long, [], root) is None
+  assert runner._finished(long, [], root) is None
   path.write_text("{")
-  assert suite._finished(short, [], root) is None
+  assert runner._finished(short, [], root) is None
   assert "is damaged and does not count" in capsys.readouterr().err
 
 
@@ -346,29 +347,29 @@ def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path, capsys):
 def test_repetitions_are_averaged(tmp_path):
   points = []
   for i, auc in enumerate((70.0, 76.0, 79.0)):
-    run = study.Job("folder", f"runs/{i}", {}, 1.0)
+    run = plan.Job("folder", f"runs/{i}", {}, 1.0)
     (tmp_path / f"runs/{i}").mkdir(parents=True)
     scores = {"roc_auc": auc, "accuracy": 2 * i}
     text = json.dumps({"linear": scores, "untrained_mlp": {"roc_auc": 50.0}})
     (tmp_path / f"runs/{i}/probe.json").write_text(text)
-    points.append(study.Point({"encoder": "x"}, (run,), study.HEADS))
+    points.append(plan.Point({"encoder": "x"}, (run,), plan.HEADS))
   # One that was not run does not count.
-  run = study.Job("folder", "runs/none", {}, 1.0)
-  points.append(study.Point({"encoder": "x"}, (run,), study.HEADS))
+  run = plan.Job("folder", "runs/none", {}, 1.0)
+  points.append(plan.Point({"encoder": "x"}, (run,), plan.HEADS))
   heads = {"mlp": "untrained_mlp"}
-  points.append(study.Point({"encoder": "y"}, points[0].jobs, heads))
-  made = study.Suite("T", points, None, metrics=("roc_auc", "accuracy"))
-  results = suite.collect(made, str(tmp_path))
+  points.append(plan.Point({"encoder": "y"}, points[0].jobs, heads))
+  made = plan.Suite("T", points, None, metrics=("roc_auc", "accuracy"))
+  results = tables.collect(made, str(tmp_path))
   x, y = results.rows
   assert x["scores"]["linear"] == {"roc_auc": 75.0, "accuracy": 2.0}
   # Deviations -5, 1, 4: sqrt(42 / 2).
   assert x["spread"]["linear"]["roc_auc"] == pytest.approx(21**0.5)
   assert x["repetitions"] == 3 and y["spread"] is None
-  text = suite.markdown(made, results, "a stamp")
+  text = tables.markdown(made, results, "a stamp")
   assert "a stamp" in text
   assert "| x | 75.00 ± 4.58 | - | 2.00 ± 2.00 | - |" in text
   assert "| y | - | 50.00 | - | - |" in text
-  rows = list(csv.DictReader(io.StringIO(suite.table_csv(made, results))))
+  rows = list(csv.DictReader(io.StringIO(tables.table_csv(made, results))))
   assert rows[0]["ours"] == "75.0000" and rows[0]["spread"] == "4.5826"
 
 
@@ -384,15 +385,15 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(text + '{"step": 9, "tra')
   keys = {"std": "embedding/std", "invariance": "train/invariance"}
   for epoch, std, invariance in ((2, 0.1, 4.0), (3.5, 0.1, 4.0), (4, 0.2, 2.0)):
-    found = study.last_values(str(tmp_path), epoch, keys)
+    found = plan.last_values(str(tmp_path), epoch, keys)
     assert found == {"std": std, "invariance": invariance}
-  assert study.last_values(str(tmp_path), 4.5, keys) == {}  # not there yet
-  assert study.last_values(str(tmp_path / "none"), 4, keys) == {}
+  assert plan.last_values(str(tmp_path), 4.5, keys) == {}  # not there yet
+  assert plan.last_values(str(tmp_path / "none"), 4, keys) == {}
 
 
 def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
   """Two of nine batch sizes have been trained; the third has just begun."""
-  loaded = suite.load("configs/suites/loss_terms.py", SMOKE)
+  loaded = plan.load("configs/suites/loss_terms.py", SMOKE)
   for point, count in zip(loaded.points, (10, 6, 0)):
     run = tmp_path / point.jobs[0].workdir
     run.mkdir(parents=True)
@@ -404,8 +405,8 @@ def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (run / "metrics.jsonl").write_text(text)
-  results = suite.collect(loaded, str(tmp_path))
-  paths = [study.metrics_path(results, point) for point in loaded.points]
+  results = tables.collect(loaded, str(tmp_path))
+  paths = [plan.metrics_path(results, point) for point in loaded.points]
   assert [path is not None for path in paths] == [True] * 3 + [False] * 6
   assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 10)
   assert results.rows[1]["extra"] == {}  # its last epoch is not there
@@ -415,7 +416,7 @@ def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
 
 def test_spectra_are_of_a_few_epochs(tmp_path):
   path = str(tmp_path / "metrics.jsonl")
-  assert study.spectra(None) == {}
+  assert plan.spectra(None) == {}
   (tmp_path / "metrics.jsonl").write_text('{"step": 4, "train/epoch": 2.0}\n')
   (tmp_path / "diagnostics").mkdir()
   for step in range(2, 24, 2):  # 10 after 8, as numbers
@@ -424,25 +425,25 @@ def test_spectra_are_of_a_few_epochs(tmp_path):
       representation_singular=[step, 1.0],
       embedding_singular=[2.0 * step],
     )
-  found = study.spectra(path, most=3)
+  found = plan.spectra(path, most=3)
   assert list(found) == [1, 6, 11]  # steps 2, 12, 22
   np.testing.assert_array_equal(found[6][0], [12, 1])
   np.testing.assert_array_equal(found[11][1], [44])
-  assert len(study.spectra(path, most=99)) == 11
+  assert len(plan.spectra(path, most=99)) == 11
 
 
 def test_published_scores_stand_in_their_rows(tmp_path):
-  loaded = suite.load("configs/suites/convergence.py", THESIS)
-  results = suite.collect(loaded, str(tmp_path))
-  text = suite.markdown(loaded, results, "")
+  loaded = plan.load("configs/suites/convergence.py", THESIS)
+  results = tables.collect(loaded, str(tmp_path))
+  text = tables.markdown(loaded, results, "")
   # Table A.1, its first and last rows.
   want = "| CLMR | 300 | - | 87.52 | - | - | 88.12 | - | - | 33.40 | - | -"
   assert want in text
   assert "| VICReg | 8000 | - | 87.93 | - | - | 89.14 | - |" in text
-  loaded = suite.load("configs/suites/transfer.py", THESIS)
-  text = suite.markdown(loaded, suite.collect(loaded, str(tmp_path)), "")
+  loaded = plan.load("configs/suites/transfer.py", THESIS)
+  text = tables.markdown(loaded, tables.collect(loaded, str(tmp_path)), "")
   assert "| MusicCNN (cited) | MTAT | - | 89.00 | - |" in text
-  assert len(suite.collect(loaded, str(tmp_path)).rows) == 8
+  assert len(tables.collect(loaded, str(tmp_path)).rows) == 8
   assert thesis.TABLE_4_1["VICReg", "FMA"]["mlp"]["pr_auc"] == 35.85
 
 
@@ -465,7 +466,7 @@ def test_a_suite_at_smoke_scale(tmp_path):
     if row["thesis"]:
       difference = float(row["ours"]) - float(row["thesis"])
       assert float(row["difference"]) == pytest.approx(difference, abs=1e-3)
-  assert study.STAMP in (tmp_path / "projector/table.md").read_text()
+  assert plan.STAMP in (tmp_path / "projector/table.md").read_text()
   for suffix in (".png", ".svg"):
     assert os.path.getsize(tmp_path / f"projector/projector{suffix}") > 10_000
   again = subprocess.run(command, capture_output=True, text=True)

@@ -7,7 +7,8 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from vicreg_jax import plots, suite_plots
+from vicreg_jax import plots
+from vicreg_jax.study import figures
 
 SMOKE = "smoke scale: says nothing about the thesis"
 
@@ -73,7 +74,7 @@ def write(path, lines):
 
 
 def test_score_curves_show_the_rows(saved):
-  suite_plots.score_curves(
+  figures.score_curves(
     curves(), "unused", x="epochs", x_label="epochs of FMA", group="method"
   )
   roc, pr = saved[0].axes
@@ -98,9 +99,7 @@ def test_curves_differ_by_more_than_colour(saved):
   rows = curves()
   for each in rows:
     each["thesis"] = scores((70, 20), (71, 21))
-  suite_plots.score_curves(
-    rows, "unused", x="epochs", x_label="", group="method"
-  )
+  figures.score_curves(rows, "unused", x="epochs", x_label="", group="method")
   lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
   assert lines["CLMR, linear"].get_color() == plots.RED
   assert lines["VICReg, two-layer"].get_color() == plots.BLUE
@@ -121,7 +120,7 @@ def test_ticks_do_not_touch(saved):
   far = [row(scores((1, 2)), batch_size=e) for e in epochs]
   near = [row(scores((1, 2)), batch_size=32 * 2**k) for k in range(5)]
   for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
-    suite_plots.score_curves(
+    figures.score_curves(
       case, "unused", x="batch_size", x_label="", log_x=log_x
     )
     for ax in saved[-1].axes:
@@ -145,7 +144,7 @@ def test_lines_of_any_label(saved):
     for d in (1, 2)
     for loss in ("paper", "release", "VICReg")
   ]
-  suite_plots.score_curves(rows, "unused", x="size", x_label="", group="loss")
+  figures.score_curves(rows, "unused", x="size", x_label="", group="loss")
   lines = saved[0].axes[0].get_lines()
   assert [line.get_label() for line in lines] == [
     "paper, linear",
@@ -171,7 +170,7 @@ def grid():
 
 
 def test_heat_maps_normalise_each_column(saved):
-  suite_plots.heat_maps(grid(), "unused", x="size", y="batch_size")
+  figures.heat_maps(grid(), "unused", x="size", y="batch_size")
   linear, two_layer, bar = saved[0].axes
   for ax, more in ((linear, 0), (two_layer, 2)):
     cells_YxX = ax.collections[0].get_array()
@@ -223,7 +222,7 @@ def contrast(a, b):
 
 def test_heat_maps_are_readable(saved):
   rows = [row(scores((1, k / 4)), batch_size=k, size=32) for k in range(1, 22)]
-  suite_plots.heat_maps(rows, "unused", x="size", y="batch_size")
+  figures.heat_maps(rows, "unused", x="size", y="batch_size")
   ax = saved[0].axes[0]
   image = ax.collections[0]
   cells_Kx4 = image.cmap(image.norm(image.get_array()))[:, 0]
@@ -255,7 +254,7 @@ def test_score_dots_show_rows_and_spread(saved):
     row(scores((70, 20)), method="untrained", data="B"),
   ]
   rows[0]["spread"] = scores((0.5, 0.25))
-  suite_plots.score_dots(rows, "unused")
+  figures.score_dots(rows, "unused")
   roc, pr = saved[0].axes
   assert dots(roc) == {
     (0, "o", True): (80, (79.5, 80.5)),
@@ -289,7 +288,7 @@ def test_score_dots_of_another_metric(saved):
     row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
     row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
   ]
-  suite_plots.score_dots(rows, "unused", metrics=("accuracy",))
+  figures.score_dots(rows, "unused", metrics=("accuracy",))
   (ax,) = saved[0].axes
   assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
   assert ax.get_xlabel() == "accuracy (%)"
@@ -316,7 +315,7 @@ def test_loss_terms_over_epochs(saved, tmp_path):
     "128": None,
     "256": write(tmp_path / "b.jsonl", training((2, 4), 2, **terms)),
   }
-  suite_plots.loss_terms(runs, "unused")
+  figures.loss_terms(runs, "unused")
   invariance, variance, covariance = saved[0].axes
   epochs = [0.5, 1, 1.5, 2]
   assert drawn(invariance) == {
@@ -353,16 +352,16 @@ def test_smooth_is_the_mean_of_a_centred_window():
     ]
     expected.append(math.nan if math.isnan(value) else np.mean(near))
   np.testing.assert_allclose(
-    suite_plots.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
+    figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
   )
   # Every 20 epochs, as the thesis validates: over three values each.
   np.testing.assert_allclose(
-    suite_plots.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
+    figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
   )
   # Neighbours exactly half a window away count, whatever the rounding.
   tenths = [step * 0.1 for step in range(5)]
   np.testing.assert_allclose(
-    suite_plots.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
+    figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
   )
 
 
@@ -373,7 +372,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
     for s, v in ((40, 3), (80, 9), (120, 6), (160, 0))
   ]
   runs = {"CLMR": write(tmp_path / "a.jsonl", lines), "VICReg": None}
-  suite_plots.losses(runs, "unused")
+  figures.losses(runs, "unused")
   clmr, vicreg = saved[0].axes
   epochs = [10, 20, 30, 40, 50, 60, 70, 80]
   assert drawn(clmr) == {
@@ -384,7 +383,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
   assert vicreg.get_title() == "VICReg (no data)"
   assert clmr.get_xlabel() == "epoch"
   assert legend(saved[0]) == ["training", "validation"]
-  suite_plots.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
+  figures.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
   (ax,) = saved[1].axes
   assert drawn(ax)["validation"] == [[20, 40, 60, 80], [3, 9, 6, 0]]
 
@@ -416,7 +415,7 @@ def collapse_runs(tmp_path):
 
 
 def test_collapse_shows_metrics_scores_and_spectra(saved, tmp_path):
-  suite_plots.collapse(collapse_runs(tmp_path), "unused")
+  figures.collapse(collapse_runs(tmp_path), "unused")
   rank, std, correlation, probes, y_spectra, z_spectra = saved[0].axes
 
   def solid_and_dashed(ax):
@@ -461,10 +460,10 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 
   before = dict(matplotlib.rcParams)
   for name in ("a", "b"):
-    suite_plots.heat_maps(
+    figures.heat_maps(
       grid(), tmp_path / name, x="size", y="batch_size", stamp=SMOKE
     )
-    suite_plots.score_dots(curves(), f"{tmp_path}/dots_{name}", stamp=SMOKE)
+    figures.score_dots(curves(), f"{tmp_path}/dots_{name}", stamp=SMOKE)
   for stem in ("", "dots_"):
     for suffix in (".png", ".svg"):
       a = (tmp_path / f"{stem}a{suffix}").read_bytes()
@@ -477,11 +476,11 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 
 def test_nothing_is_clipped_or_covered(saved, tmp_path):
   """The stamp is below, the legend above all panels, all within the page."""
-  suite_plots.score_curves(
+  figures.score_curves(
     curves(), "unused", x="epochs", x_label="e", group="method", stamp=SMOKE
   )
-  suite_plots.score_dots(curves(), "unused", stamp=SMOKE)
-  suite_plots.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
+  figures.score_dots(curves(), "unused", stamp=SMOKE)
+  figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
   for figure in saved:
     (found,) = figure.legends
     boxes = [ax.get_tightbbox() for ax in figure.axes]
@@ -500,33 +499,33 @@ def test_nothing_to_draw_is_refused(tmp_path):
   out = tmp_path / "a"
   failed = [row(None, method="CLMR", epochs=1)]
   with pytest.raises(ValueError, match="None of the 1 rows has a score"):
-    suite_plots.score_curves(failed, out, x="epochs", x_label="")
+    figures.score_curves(failed, out, x="epochs", x_label="")
   with pytest.raises(ValueError, match=r"has a score in \['pr_auc'\]"):
-    suite_plots.heat_maps(failed, out, x="epochs", y="method")
+    figures.heat_maps(failed, out, x="epochs", y="method")
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
-    suite_plots.score_dots([], out, metrics=("accuracy",))
+    figures.score_dots([], out, metrics=("accuracy",))
   with pytest.raises(ValueError, match=r"\['f1'\] cannot be drawn: .*roc_auc"):
-    suite_plots.score_dots(curves(), out, metrics=("f1",))
-  for draw in (suite_plots.loss_terms, suite_plots.losses):
+    figures.score_dots(curves(), out, metrics=("f1",))
+  for draw in (figures.loss_terms, figures.losses):
     with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
   with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
-    suite_plots.collapse(runs, out)
+    figures.collapse(runs, out)
   assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_is_named(tmp_path):
   out = tmp_path / "a"
   with pytest.raises(ValueError, match=r"'CLMR'.* has no label 'size'"):
-    suite_plots.score_curves(curves(), out, x="size", x_label="")
+    figures.score_curves(curves(), out, x="size", x_label="")
   twice = [*curves(), row(scores((1, 2)), method="CLMR", epochs=300, seed=1)]
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
-    suite_plots.score_curves(twice, out, x="epochs", x_label="", group="method")
+    figures.score_curves(twice, out, x="epochs", x_label="", group="method")
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
-    suite_plots.losses({"CLMR": untimed}, out)
+    figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"Cannot read .*none\.jsonl"):
-    suite_plots.losses({"CLMR": tmp_path / "none.jsonl"}, out)
+    figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
   with pytest.raises(ValueError, match=r"Cannot write .*m\.jsonl.a\.png"):
-    suite_plots.score_dots(curves(), untimed / "a")
+    figures.score_dots(curves(), untimed / "a")

@@ -15,20 +15,13 @@ import sklearn.metrics
 from conftest import shrink
 from test_pretrain import assert_same, lines_of
 
-from vicreg_jax import (
-  checkpoint,
-  datasets,
-  embed,
-  input_pipeline,
-  loop,
-  losses,
-  main,
-  mesh,
-  models,
-  steps,
-  supervised,
-)
 from vicreg_jax import config as configs
+from vicreg_jax import main, mesh
+from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.jobs import embed, supervised
+from vicreg_jax.model import losses, samplecnn
+from vicreg_jax.training import checkpoint, loop, steps
+from vicreg_jax.use import encoder as encoders
 
 HERE = pathlib.Path(__file__).parent
 RATE = 22_050
@@ -152,7 +145,7 @@ def test_five_steps_equal_pytorch(single):
 
 def test_dropout_leaves_the_expectation_and_nothing_in_evaluation():
   D = 4000
-  head = models.Head(D, dropout=0.25)
+  head = samplecnn.Head(D, dropout=0.25)
   params = {"out": {"kernel": jnp.eye(D), "bias": jnp.zeros(D)}}
   y_BxD = jnp.full((2, D), 3.0)
   key = jax.random.key(0)
@@ -328,7 +321,7 @@ def test_the_best_weights_are_scored_and_each_clip_counts_once(
   def scores_of(step, split):
     """(mean sigmoid by clip, mean loss by clip), in float64."""
     state = saved(labelled, prepared, workdir, step)
-    encoder = embed.load(workdir, step, mesh.make_mesh())
+    encoder = encoders.load(workdir, step, mesh.make_mesh())
     out = state.params["head"]["out"]
     clips = [
       np.frombuffer(e["samples"], "<i2").astype(np.float32) / 2**15
@@ -423,7 +416,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
   workdir = unbroken[1]
   prepared = datasets.prepare(labelled.data)
-  encoder = embed.load(workdir, -1, mesh.make_mesh())
+  encoder = encoders.load(workdir, -1, mesh.make_mesh())
   state = saved(labelled, prepared, workdir, 9)
   assert encoder.step == 9
   assert_same(encoder._variables["params"], state.params["encoder"])

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from vicreg_jax import datasets
-from vicreg_jax.datasets import synthetic
+from vicreg_jax.data import datasets
+from vicreg_jax.data.datasets import synthetic
 
 RATE = 22_050
 SECONDS = 6
@@ -59,7 +59,7 @@ def test_bits_repeat_in_any_order_and_differ_by_seed_and_index():
 def test_bits_are_the_same_on_older_processors():
   code = """
 import hashlib
-from vicreg_jax.datasets import synthetic
+from vicreg_jax.data.datasets import synthetic
 digest = hashlib.sha256()
 for i in range(6):
   digest.update(synthetic.render(synthetic.compose(0, i), 99_999, 22_050))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vicreg_jax import thesis
+from vicreg_jax.study import thesis
 
 METRICS = ("roc_auc", "pr_auc")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vicreg_jax import files
-from vicreg_jax import writer as writer_lib
-from vicreg_jax.writer import Writer
+from vicreg_jax.training import writer as writer_lib
+from vicreg_jax.training.writer import Writer
 
 
 def strict_lines(path):

@@ -12,22 +12,16 @@ fused operations alone.
 """
 
 import ast
-import dataclasses
 import json
-import math
 import os
 import pathlib
-import re
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
-from jax.experimental import topologies
-from jax.sharding import Mesh
 
-from vicreg_jax import checkpoint, cli, embed, mesh, steps
+from vicreg_jax import cli
 from vicreg_jax import config as configs
+from vicreg_jax.benchmarks import compiler
 
 TOPOLOGY = flags.DEFINE_string(
   "topology", "v3-8", "v2-8, v3-8, v3-32, ... or the compiler's name: v3:2x2."
@@ -40,259 +34,13 @@ CLIPS = flags.DEFINE_integer(
   "clips", None, "Training clips; those of the data set if it is published."
 )
 
-# For libtpu: no search for a TPU on this machine, and no lock on the library,
-# which a second compilation may want.
-SETTINGS = {
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_ACCELERATOR_TYPE": "v3-8",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-GIB = 2**30
-NO_ESTIMATE = "the compiler has none for this chip"
-# Training clips of the published data sets, as the configs train on them.
-PUBLISHED_CLIPS = {"fma": 25_000, "gtzan": 930, "magnatagatune": 18_709}
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """What a JAX device of a kind has. On v2 to v4 it is a core, half a chip.
-
-  From the pages "TPU v2" to "TPU v6e" of cloud.google.com/tpu/docs: memory and
-  bfloat16 peak of a chip, halved where a chip has two devices.
-  """
-
-  hbm_gib: float
-  peak_tflops: float
-
-
-CHIPS = {
-  "TPU v2": Chip(8, 22.5),
-  "TPU v3": Chip(16, 61.5),
-  "TPU v4": Chip(16, 137.5),
-  "TPU v5 lite": Chip(16, 197.0),
-  "TPU v5": Chip(95, 459.0),
-  "TPU v6 lite": Chip(32, 918.0),
-}
-# Names of Google Cloud to names of the compiler.
-TOPOLOGIES = {
-  "v2-8": "v2:2x2",
-  "v3-8": "v3:2x2",
-  "v3-32": "v3:4x4",
-  "v4-8": "v4:2x2x1",
-  "v5e-8": "v5e:2x4",
-  "v5p-8": "v5p:2x2x1",
-  "v6e-8": "v6e:2x4",
-}
-COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "all-to-all",
-  "collective-permute",
-  "reduce-scatter",
-)
-_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
-
-
-def devices_of(topology: str) -> Mesh:
-  """The mesh of a topology's devices, which are descriptions only.
-
-  Raises:
-    ValueError: libtpu is missing, or knows no such topology.
-  """
-  os.environ.update(SETTINGS)
-  name = TOPOLOGIES.get(topology, topology)
-  try:
-    described = topologies.get_topology_desc(
-      platform="tpu", topology_name=name
-    ).devices
-  except (RuntimeError, ValueError) as e:
-    if "INVALID_ARGUMENT" in str(e):
-      raise ValueError(
-        f"--topology={topology}: the compiler has no such topology; use one of"
-        f" {', '.join(TOPOLOGIES)}, or a name as v3:4x4"
-      ) from e
-    raise ValueError(
-      "the TPU's compiler cannot be loaded"
-      f" ({str(e).splitlines()[0][:200]}): pip install -e '.[aot]', on Linux"
-    ) from e
-  return Mesh(np.asarray(described), ("data",))
-
-
-def train_program(config, clips: int, devices: Mesh):
-  """The lowered train step of a config on a mesh."""
-  durations = configs.durations(config, clips)
-  tx = steps.make_optimizer(config, durations)
-  state = checkpoint.abstract(
-    jax.eval_shape(lambda: steps.init_state(config, tx)),
-    mesh.replicated(devices),
-  )
-  shape = config.batch_size, configs.VIEWS, config.data.crop
-  views = jax.ShapeDtypeStruct(
-    shape, jnp.float32, sharding=mesh.batch_sharding(devices)
-  )
-  return steps.jit_train_step(config, tx, devices).lower(state, views)
-
-
-def embed_program(config, devices: Mesh):
-  """The lowered step of embedding, on the crops that probing takes."""
-  batch = config.probe.encode_batch_size
-  x_BxT = jax.ShapeDtypeStruct(
-    (batch, config.data.crop),
-    jnp.float32,
-    sharding=mesh.batch_sharding(devices),
-  )
-  variables = embed.abstract_encoder(config, devices)
-  return embed.jit_encode(config, devices).lower(variables, x_BxT)
-
-
-def report(lowered, devices: Mesh, batch: int) -> dict:
-  """What the compiler says of a program that takes `batch` clips a call."""
-  kind = devices.devices.flat[0].device_kind
-  if kind not in CHIPS:
-    raise ValueError(f"--topology: no figures for {kind} in CHIPS of aot.py")
-  chip = CHIPS[kind]
-  about = {
-    "devices": devices.size,
-    "device_kind": kind,
-    "global_batch": batch,
-    "hbm_bytes": int(chip.hbm_gib * GIB),
-  }
-  try:
-    program = lowered.compile()
-  except RuntimeError as e:
-    found = re.search(r"Used ([\d.]+)([MG]) of [\d.]+[MG] hbm", str(e))
-    if not found:
-      raise
-    used = float(found[1]) * (GIB if found[2] == "G" else 2**20)
-    return about | {"fits": False, "peak_bytes": int(used)}
-  cost, memory = program.cost_analysis(), program.memory_analysis()
-  seconds = cost["optimal_seconds"]
-  peak = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
-  text = program.as_text()
-  cycles = re.findall(r'"estimated_cycles":"(\d+)"', text)
-  about |= {
-    "fits": peak <= about["hbm_bytes"],
-    "peak_bytes": peak,
-    "scheduled_cycles": sum(map(int, cycles)),
-    "flops": cost["flops"],
-    "bytes_accessed": cost["bytes accessed"],
-    "collectives": collectives(text),
-  }
-  if seconds <= 0:  # for some chips the compiler adds up marks of "unknown"
-    return about
-  return about | {
-    "optimal_seconds": seconds,
-    "clips_per_second": batch / seconds,
-    "share_of_peak": cost["flops"] / seconds / (chip.peak_tflops * 1e12),
-  }
-
-
-def collectives(hlo: str) -> dict[str, dict[str, int]]:
-  """Count and bytes of results of each kind of collective in compiled HLO."""
-  found = {}
-  for kind in COLLECTIVES:
-    # Of an asynchronous pair, "-start" has operands and result: count "-done".
-    lines = re.findall(rf"= (.*?) {kind}(?:-done)?\(", hlo)
-    if lines:
-      bytes_ = sum(map(shape_bytes, lines))
-      found[kind] = {"count": len(lines), "bytes": bytes_}
-  return found
-
-
-def shape_bytes(shape: str) -> int:
-  """Bytes of a shape of HLO text: "f32[2,3]{1,0}", or a tuple of such."""
-  return sum(
-    math.prod(int(d) for d in dims.split(",") if d) * _size(type_)
-    for type_, dims in re.findall(r"(\w+)\[([\d,]*)\]", shape)
-  )
-
-
-def _size(type_):
-  return _BYTES.get(type_) or int(re.sub(r"\D", "", type_)) // 8
-
-
-def estimate(config, topology: str, clips: int) -> dict:
-  """The reports of training and of embedding, as one object."""
-  devices = devices_of(topology)
-  mesh.check_batch(config.batch_size, devices)
-  durations = configs.durations(config, clips)
-  result = {"topology": topology, "clips": clips, "steps": durations.total}
-  lowered = train_program(config, clips, devices)
-  result |= report(lowered, devices, config.batch_size)
-  if "optimal_seconds" in result:
-    result["hours"] = result["optimal_seconds"] * durations.total / 3600
-  return result
-
-
-def estimate_embedding(config, topology: str) -> dict:
-  """The report of embedding crops with the config's encoder."""
-  devices = devices_of(topology)
-  batch = config.probe.encode_batch_size
-  mesh.check_batch(batch, devices)
-  return report(embed_program(config, devices), devices, batch)
-
-
-def table(result: dict) -> str:
-  """The report for reading."""
-  rows = [
-    ("devices", f"{result['devices']} x {result['device_kind']}"),
-    ("clips a step", f"{result['global_batch']:,}"),
-    (
-      "peak memory a device",
-      f"{result['peak_bytes'] / GIB:.2f} of {result['hbm_bytes'] / GIB:g} GiB:"
-      f" {'fits' if result['fits'] else 'DOES NOT FIT'}",
-    ),
-  ]
-  if "optimal_seconds" in result:
-    rows += [
-      ("optimal_seconds a step", f"{result['optimal_seconds']:.4f}"),
-      ("clips a second", f"{result['clips_per_second']:,.0f}"),
-      ("share of the bf16 peak", f"{result['share_of_peak']:.1%}"),
-    ]
-  elif "flops" in result:
-    rows.append(("optimal_seconds a step", NO_ESTIMATE))
-  if "flops" in result:
-    rows += [
-      ("TFLOP a device and step", f"{result['flops'] / 1e12:.3f}"),
-      ("GB moved a device and step", f"{result['bytes_accessed'] / 1e9:.1f}"),
-      ("scheduler's cycles", f"{result['scheduled_cycles'] / 1e6:.0f} million"),
-    ]
-    rows += [
-      (kind, f"{c['count']} of together {c['bytes'] / 1e6:.1f} MB")
-      for kind, c in result["collectives"].items()
-    ]
-  if "hours" in result:
-    rows.append(
-      (f"{result['steps']:,} steps", f"{result['hours']:.2f} hours on the TPU")
-    )
-  return "\n".join(f"  {name:<28}{value}" for name, value in rows)
-
-
-def line(value, result: dict) -> str:
-  """A line of a sweep."""
-  text = f"{value!s:>8}  {result['peak_bytes'] / GIB:6.2f} GiB  "
-  text += f"{'fits' if result['fits'] else 'DOES NOT FIT':<13}"
-  if "optimal_seconds" not in result:
-    return text + (NO_ESTIMATE if "flops" in result else "")
-  return text + (
-    f"{result['optimal_seconds']:.4f} s  {result['clips_per_second']:9,.0f}"
-    f" clips/s  {result['hours']:6.2f} h"
-  )
-
 
 def _clips(config):
   data, usual = config.data, configs.base_prepare().data
   variants = ("subset", "split_set", "convention")
   clips = CLIPS.value
   if not clips and all(data[key] == usual[key] for key in variants):
-    clips = PUBLISHED_CLIPS.get(data.name)
+    clips = compiler.PUBLISHED_CLIPS.get(data.name)
   if not clips:
     raise ValueError(
       f"--clips is not set, and this variant of data.name={data.name!r} has no"
@@ -323,9 +71,9 @@ def _sweep(config, topology, sweep) -> list[dict]:
         " batch_size:256,768"
       ) from e
     configs.validate(config)
-    result = estimate(config, topology, _clips(config))
+    result = compiler.estimate(config, topology, _clips(config))
     results.append({key: value} | result)
-    print(line(value, result), flush=True)
+    print(compiler.line(value, result), flush=True)
   return results
 
 
@@ -338,10 +86,10 @@ def run(config) -> dict:
   print("The compiler's estimate for", topology, "- not a measurement.")
   if SWEEP.value:
     return {"sweep": _sweep(config, topology, SWEEP.value)}
-  result = estimate(config, topology, _clips(config))
-  print("training\n" + table(result), flush=True)
-  result["embed"] = estimate_embedding(config, topology)
-  print("embedding\n" + table(result["embed"]))
+  result = compiler.estimate(config, topology, _clips(config))
+  print("training\n" + compiler.table(result), flush=True)
+  result["embed"] = compiler.estimate_embedding(config, topology)
+  print("embedding\n" + compiler.table(result["embed"]))
   return result
 
 

@@ -13,6 +13,8 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
+# EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
+EXIT_INTERRUPTED = 75
 _LONGEST_ERROR = 1200  # characters
 
 

@@ -11,9 +11,9 @@ import math
 
 import ml_collections
 
-from vicreg_jax import audio, augment, models
+from vicreg_jax.data import audio, views
+from vicreg_jax.model import samplecnn
 
-VIEWS = 2  # of a clip, in a training step
 JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
 TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
 # Configs to begin with, where the name is not the job's.
@@ -89,7 +89,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
       valid_data=dict(name="", path="", seed=0),
       train_splits=("train",),  # splits to train on
       shuffle_buffer=2048,  # clips; a larger set is shuffled by a window
-      augment=augment.default_config(),
+      augment=views.default_augment(),
       model=dict(
         variant="thesis",
         representation_size=512,
@@ -447,7 +447,7 @@ def _validate_encoder(config):
   _at_least("seed", config.seed, 0)
   _one_of("dtype", config.dtype, DTYPES)
   _validate_crop(config.data)
-  _one_of("model.variant", model.variant, sorted(models.VARIANTS))
+  _one_of("model.variant", model.variant, sorted(samplecnn.VARIANTS))
   _above("model.width", model.width)
   _at_most("model.width", model.width, 100)
   size = model.representation_size
@@ -455,7 +455,7 @@ def _validate_encoder(config):
   _at_most("model.representation_size", size, _LARGEST_WIDTH)
   if not 1 <= model.blocks <= 9:
     raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
-  crop = models.crop_for(model.blocks)
+  crop = samplecnn.crop_for(model.blocks)
   if not crop <= config.data.crop < 2 * crop:
     raise ValueError(
       f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
@@ -529,7 +529,7 @@ def _validate_pretrain(config):
   _at_least("eval_every_epochs", config.eval_every_epochs, 0)
   _at_least("diagnostics.every_epochs", config.diagnostics.every_epochs, 0)
   _at_least("diagnostics.clips", config.diagnostics.clips, 2)
-  augment.validate(config.augment.to_dict(), config.data.sample_rate)
+  views.validate_augment(config.augment.to_dict(), config.data.sample_rate)
 
 
 def _validate_supervised(config):

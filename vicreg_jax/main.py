@@ -4,6 +4,7 @@
 your own: only run configs that you trust.
 """
 
+import importlib
 import os
 import pathlib
 import signal
@@ -26,55 +27,18 @@ HOSTS = (
   flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are."),
   flags.DEFINE_integer("process_id", None, "Elsewhere: which this is, from 0."),
 )
-# EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command continues.
-EXIT_INTERRUPTED = 75
 
 
 def run(config: ml_collections.ConfigDict, workdir: str):
-  """Runs the job that a config describes; prints its results."""
+  """Runs the job that a config describes; prints its results.
+
+  Each of `config.JOBS` is a module in `jobs/`, with `main(config, workdir)`.
+  """
   from vicreg_jax import config as configs
 
   configs.validate(config)
-  from vicreg_jax import (
-    embed,
-    loop,
-    mesh,
-    prepare,
-    pretrain,
-    probe,
-    scores,
-    supervised,
-  )
-
-  first = mesh.is_first_host()
-  if config.job == "prepare":
-    prepared = prepare.run(config)
-    if first:
-      print(prepared.summary())
-      print("figure:", prepare.figure(prepared))
-    return
-  if config.job == "embed":
-    path = embed.run(config, workdir)
-    if first:
-      print("embeddings:", path)
-    return
-  if config.job == "supervised":
-    results = supervised.run(config, workdir)
-    if first:
-      print(scores.table(results))
-      print("figure:", loop.figure(workdir))
-    return
-  if config.job == "pretrain":
-    pretrain.run(config, workdir)
-    if first:
-      print("figure:", loop.figure(workdir))
-  if config.job == "probe" or config.probe_after:
-    from_run = workdir if config.job == "pretrain" else None
-    results = probe.run(config, workdir, from_run)
-    if first:
-      print(scores.table(results))
-      if config.probe.untrained:
-        print("figure:", probe.figure(workdir))
+  job = importlib.import_module(f"vicreg_jax.jobs.{config.job}")
+  job.main(config, workdir)
 
 
 def _join_hosts():
@@ -106,7 +70,7 @@ def main(argv):
       run(config, workdir)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
+    sys.exit(cli.EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

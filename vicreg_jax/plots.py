@@ -1,6 +1,6 @@
 """Figures of a run, from the files it left. Matplotlib, without a display.
 
-Below them stands what `suite_plots` draws with too.
+Below them stands what `study/figures.py` draws with too.
 """
 
 import io

@@ -6,21 +6,21 @@
 
 import functools
 
-from vicreg_jax import study, suite_plots, thesis
+from vicreg_jax.study import figures, plan, thesis
 
 
 def get_suite(scale):
   points = []
-  for batch_size in study.BATCH_SIZES:
-    run = study.pretrain(scale, "VICReg", batch_size=batch_size)
+  for batch_size in plan.BATCH_SIZES:
+    run = plan.pretrain(scale, "VICReg", batch_size=batch_size)
     labels = {"method": "VICReg", "batch size": scale.batch_size(batch_size)}
     published = thesis.TABLE_B_1[batch_size,]
-    points.append(study.probed(scale, labels, run, 1000, published))
+    points.append(plan.probed(scale, labels, run, 1000, published))
   draw = functools.partial(
-    study.draw_rows,
-    suite_plots.score_curves,
+    plan.draw_rows,
+    figures.score_curves,
     x="batch size",
     x_label="batch size",
     group="method",
   )
-  return study.Suite("Batch size: figure B.1 and table B.1", points, draw)
+  return plan.Suite("Batch size: figure B.1 and table B.1", points, draw)

@@ -9,7 +9,7 @@ representations and embeddings of MagnaTagATune's validation clips, their
 spectrum, spread and correlations, beside what the probes make of them.
 """
 
-from vicreg_jax import study, suite_plots
+from vicreg_jax.study import figures, plan
 
 DIAGNOSTICS = {
   f"{short} {figure.replace('_', ' ')}": f"{name}/{figure}"
@@ -19,23 +19,23 @@ DIAGNOSTICS = {
 
 
 def diagnostics(workdir, epoch):
-  return study.last_values(workdir, epoch, DIAGNOSTICS)
+  return plan.last_values(workdir, epoch, DIAGNOSTICS)
 
 
 def get_suite(scale):
   points = []
   for method in ("CLMR", "VICReg"):
-    run = study.pretrain(scale, method, epochs=study.EPOCHS[-1])
-    for epochs in study.EPOCHS:
+    run = plan.pretrain(scale, method, epochs=plan.EPOCHS[-1])
+    for epochs in plan.EPOCHS:
       labels = {"method": method, "epochs": scale.epochs(epochs)}
-      points.append(study.probed(scale, labels, run, epochs))
+      points.append(plan.probed(scale, labels, run, epochs))
 
   def draw(results, out_stem, stamp):
     paths = {
-      point.labels["method"]: study.metrics_path(results, point)
+      point.labels["method"]: plan.metrics_path(results, point)
       for point in results.points
     }
-    suite_plots.losses(
+    figures.losses(
       {"CLMR": paths["CLMR"]},
       f"{out_stem}_losses",
       smooth_epochs=5 if scale.smoke else 50,
@@ -44,7 +44,7 @@ def get_suite(scale):
     runs = {
       method: {
         "metrics": path,
-        "spectra": study.spectra(path),
+        "spectra": plan.spectra(path),
         "scores": [
           (row["labels"]["epochs"], row["scores"])
           for row in results.rows
@@ -53,7 +53,7 @@ def get_suite(scale):
       }
       for method, path in paths.items()
     }
-    suite_plots.collapse(runs, out_stem, stamp=stamp)
+    figures.collapse(runs, out_stem, stamp=stamp)
 
   title = "Collapse: figure A.1 and section 5.1"
-  return study.Suite(title, points, draw, measure=diagnostics)
+  return plan.Suite(title, points, draw, measure=diagnostics)

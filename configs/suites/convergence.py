@@ -9,24 +9,24 @@ trains at a constant rate, so one run has all lengths in it.
 
 import functools
 
-from vicreg_jax import study, suite_plots, thesis
+from vicreg_jax.study import figures, plan, thesis
 
 
 def get_suite(scale):
   points = []
   for method in ("CLMR", "VICReg"):
-    for epochs in study.EPOCHS:
-      length = study.EPOCHS[-1] if method == "CLMR" else epochs
-      run = study.pretrain(scale, method, epochs=length)
+    for epochs in plan.EPOCHS:
+      length = plan.EPOCHS[-1] if method == "CLMR" else epochs
+      run = plan.pretrain(scale, method, epochs=length)
       labels = {"method": method, "epochs": scale.epochs(epochs)}
       published = thesis.TABLE_A_1[method, epochs]
-      points.append(study.probed(scale, labels, run, epochs, published))
+      points.append(plan.probed(scale, labels, run, epochs, published))
   draw = functools.partial(
-    study.draw_rows,
-    suite_plots.score_curves,
+    plan.draw_rows,
+    figures.score_curves,
     x="epochs",
     x_label="epochs of pretraining",
     group="method",
   )
   title = "Convergence: figure 4.1 and table A.1"
-  return study.Suite(title, points, draw)
+  return plan.Suite(title, points, draw)

@@ -8,24 +8,24 @@
 
 import functools
 
-from vicreg_jax import study, suite_plots
+from vicreg_jax.study import figures, plan
 
 
 def get_suite(scale):
   points = []
-  for batch_size in scale.axis(study.BATCH_SIZES):
-    for size in scale.axis(study.SIZES):
-      run = study.pretrain(scale, "VICReg", batch_size=batch_size, size=size)
+  for batch_size in scale.axis(plan.BATCH_SIZES):
+    for size in scale.axis(plan.SIZES):
+      run = plan.pretrain(scale, "VICReg", batch_size=batch_size, size=size)
       labels = {
         "batch size": scale.batch_size(batch_size),
         "representation size": scale.width(size),
       }
-      points.append(study.probed(scale, labels, run, 1000))
+      points.append(plan.probed(scale, labels, run, 1000))
   draw = functools.partial(
-    study.draw_rows,
-    suite_plots.heat_maps,
+    plan.draw_rows,
+    figures.heat_maps,
     x="representation size",
     y="batch size",
   )
   title = "Batch size and size of the representation: figure B.3"
-  return study.Suite(title, points, draw)
+  return plan.Suite(title, points, draw)

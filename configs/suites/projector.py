@@ -6,16 +6,16 @@
 
 import functools
 
-from vicreg_jax import study, suite_plots, thesis
+from vicreg_jax.study import figures, plan, thesis
 
 
 def get_suite(scale):
   points = []
   for method in ("CLMR", "VICReg"):
     for projector in ("CLMR", "VICReg"):
-      run = study.pretrain(scale, method, projector=projector)
+      run = plan.pretrain(scale, method, projector=projector)
       labels = {"method": method, "projector": f"{projector} projector"}
       published = thesis.TABLE_B_2[method, projector]
-      points.append(study.probed(scale, labels, run, 1000, published))
-  draw = functools.partial(study.draw_rows, suite_plots.score_dots)
-  return study.Suite("Projectors: table B.2", points, draw)
+      points.append(plan.probed(scale, labels, run, 1000, published))
+  draw = functools.partial(plan.draw_rows, figures.score_dots)
+  return plan.Suite("Projectors: table B.2", points, draw)

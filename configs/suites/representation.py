@@ -6,24 +6,24 @@
 
 import functools
 
-from vicreg_jax import study, suite_plots, thesis
+from vicreg_jax.study import figures, plan, thesis
 
 
 def get_suite(scale):
   points = []
   for method in ("VICReg", "CLMR"):
-    for size in study.SIZES:
-      run = study.pretrain(scale, method, size=size)
+    for size in plan.SIZES:
+      run = plan.pretrain(scale, method, size=size)
       labels = {"method": method, "size": scale.width(size)}
       published = thesis.TABLE_A_2[method, size]
-      points.append(study.probed(scale, labels, run, 1000, published))
+      points.append(plan.probed(scale, labels, run, 1000, published))
   draw = functools.partial(
-    study.draw_rows,
-    suite_plots.score_curves,
+    plan.draw_rows,
+    figures.score_curves,
     x="size",
     x_label="size of the representation",
     group="method",
     log_x=True,
   )
   title = "Size of the representation: figure 4.2 and table A.2"
-  return study.Suite(title, points, draw)
+  return plan.Suite(title, points, draw)

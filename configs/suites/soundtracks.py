@@ -11,7 +11,7 @@ game soundtracks are in BUILD_NOTES.md.
 
 import functools
 
-from vicreg_jax import study, suite_plots
+from vicreg_jax.study import figures, plan
 
 SEEDS = (0, 1, 2)
 EPOCHS = 120
@@ -41,23 +41,21 @@ def get_suite(scale):
   def job(name, config, seed, overrides):
     overrides = {"seed": seed, "epochs": epochs} | SHORT | overrides
     workdir = f"runs/{name}-seed{seed}"
-    return study.Job(config, workdir, overrides, work=epochs)
+    return plan.Job(config, workdir, overrides, work=epochs)
 
   def add(label, run, heads):
-    points.append(study.Point({"encoder": label}, (run,), heads))
+    points.append(plan.Point({"encoder": label}, (run,), heads))
 
   for seed in SEEDS:
     clmr = job("clmr", "folder", seed, {})
-    untrained = {head: f"untrained_{head}" for head in study.HEADS}
+    untrained = {head: f"untrained_{head}" for head in plan.HEADS}
     add("untrained", clmr, untrained)
     labels = job("supervised", "supervised_mtat", seed, LABELS)
     add("with labels", labels, {"linear": "supervised"})
-    add("CLMR", clmr, study.HEADS)
-    add("VICReg", job("vicreg", "folder", seed, VICREG), study.HEADS)
+    add("CLMR", clmr, plan.HEADS)
+    add("VICReg", job("vicreg", "folder", seed, VICREG), plan.HEADS)
 
   metrics = ("accuracy", "roc_auc", "pr_auc")
-  draw = functools.partial(
-    study.draw_rows, suite_plots.score_dots, metrics=metrics
-  )
+  draw = functools.partial(plan.draw_rows, figures.score_dots, metrics=metrics)
   title = "A folder of music: mean and standard deviation over seeds"
-  return study.Suite(title, points, draw, metrics=metrics)
+  return plan.Suite(title, points, draw, metrics=metrics)

@@ -9,7 +9,7 @@ that are cited and not run have no figures of ours.
 
 import functools
 
-from vicreg_jax import study, suite_plots, thesis
+from vicreg_jax.study import figures, plan, thesis
 
 # Epochs of the thesis's own runs.
 RUNS = (
@@ -25,19 +25,19 @@ def get_suite(scale):
   points = []
   for (method, data), scores in thesis.CITED.items():
     labels = {"method": f"{method} (cited)", "trained on": data}
-    points.append(study.Point(labels, (), thesis=scores))
+    points.append(plan.Point(labels, (), thesis=scores))
   points.append(
-    study.Point(
+    plan.Point(
       {"method": "SampleCNN, with labels", "trained on": "MTAT"},
-      (study.supervised(scale),),
+      (plan.supervised(scale),),
       {"linear": "supervised"},
       thesis.TABLE_4_1["SampleCNN", "MTAT"],
     )
   )
   for method, data, epochs in RUNS:
-    run = study.pretrain(scale, method, data=data, epochs=epochs)
+    run = plan.pretrain(scale, method, data=data, epochs=epochs)
     labels = {"method": method, "trained on": data}
     published = thesis.TABLE_4_1[method, data]
-    points.append(study.probed(scale, labels, run, epochs, published))
-  draw = functools.partial(study.draw_rows, suite_plots.score_dots)
-  return study.Suite("Transfer learning: table 4.1", points, draw)
+    points.append(plan.probed(scale, labels, run, epochs, published))
+  draw = functools.partial(plan.draw_rows, figures.score_dots)
+  return plan.Suite("Transfer learning: table 4.1", points, draw)

@@ -24,9 +24,9 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax import augment
 from vicreg_jax.benchmarks import timing
-from vicreg_jax.datasets import synthetic
+from vicreg_jax.data import augment, views
+from vicreg_jax.data.datasets import synthetic
 
 OURS, CHAIN, NOTHING = "vicreg_jax", "chain", "nothing"
 OPS = ("polarity", "noise", "gain", "filter", "delay", "pitch", "reverb")
@@ -63,7 +63,7 @@ def make_views(count: int, crop: int) -> np.ndarray:
 
 def only(name: str) -> dict:
   """The default augmentations; with an op's name that alone, always on."""
-  config = augment.default_config()
+  config = views.default_augment()
   for op in config:
     if name == NOTHING:
       config[op]["p"] = 1e-9  # 0 would leave the coins out

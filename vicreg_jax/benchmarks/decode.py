@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import tempfile
 
-from vicreg_jax import audio
 from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.data import audio
 
 OURS = "audio.load"
 

@@ -9,8 +9,9 @@ import os
 import tempfile
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets, embed, pretrain
 from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.data import datasets
+from vicreg_jax.jobs import embed, pretrain
 
 
 def add_arguments(parser):

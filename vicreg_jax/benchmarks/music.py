@@ -7,8 +7,8 @@ import tempfile
 import numpy as np
 import soundfile
 
-from vicreg_jax import audio
-from vicreg_jax.datasets import synthetic
+from vicreg_jax.data import audio
+from vicreg_jax.data.datasets import synthetic
 
 RATE = 22_050
 _MP3_RATE, _SECONDS = 44_100, 30.0

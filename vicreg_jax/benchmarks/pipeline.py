@@ -26,8 +26,9 @@ import numpy as np
 import soundfile
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets
 from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.data import datasets
+from vicreg_jax.data.views import VIEWS
 
 _MAX_CORES = 2  # what the comparison of cores goes up to
 _EPOCHS = 1  # to a round
@@ -182,7 +183,7 @@ def _worker(job, cores, config, **options):
 
 def _stream(config):
   """Without end: some epochs of the pipeline."""
-  from vicreg_jax import input_pipeline
+  from vicreg_jax.data import input_pipeline
 
   prepared = datasets.prepare(config.data)
   batches = (
@@ -191,7 +192,7 @@ def _stream(config):
   # One graph and one iterator for all epochs, as in training: what a round
   # takes is a steady stream, without the seconds that it takes to begin.
   stream = input_pipeline.train_views(prepared, config)
-  views = _EPOCHS * batches * config.batch_size * configs.VIEWS
+  views = _EPOCHS * batches * config.batch_size * VIEWS
   sizes = []
 
   def take():
@@ -220,7 +221,7 @@ def _augment(config):
   prepared = datasets.prepare(config.data)
   for clips, run in _ops(prepared, config, _EPOCHS):
     taken = timing.clock(run)
-    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / clips / configs.VIEWS}
+    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / clips / VIEWS}
 
 
 def _ops(prepared, config, epochs):
@@ -230,13 +231,13 @@ def _ops(prepared, config, epochs):
   """
   import tensorflow as tf
 
-  from vicreg_jax import audio, augment, input_pipeline
+  from vicreg_jax.data import audio, augment, input_pipeline
 
   clips = input_pipeline.num_train_clips(prepared, config)
   count = epochs * (clips - clips % config.batch_size)
   raw = _raw_views(prepared, config)
   # Two rooms: what works ahead of one round finds the next one's crops there.
-  shape = [2 * count, configs.VIEWS]
+  shape = [2 * count, VIEWS]
   rooms = [
     np.zeros([*shape, config.data.crop], np.float32),
     np.zeros([*shape, 2], np.int64),
@@ -245,7 +246,7 @@ def _ops(prepared, config, epochs):
   chain = config.augment.to_dict()
 
   def fill(room):
-    rows = itertools.islice(raw, count * configs.VIEWS)
+    rows = itertools.islice(raw, count * VIEWS)
     pcm, seeds = map(np.array, zip(*rows, strict=True))
     at = slice(room * count, (room + 1) * count)
     rooms[0][at].flat = audio.from_int16(pcm)
@@ -260,7 +261,7 @@ def _ops(prepared, config, epochs):
       augment.augment(
         x_NxVxT[i, v], seed_NxVx2[i, v], chain, config.data.sample_rate
       )
-      for v in range(configs.VIEWS)
+      for v in range(VIEWS)
     )
 
   # One iterator for all rounds: to begin another takes a third of a second.
@@ -282,7 +283,7 @@ def _ops(prepared, config, epochs):
 
 def _raw_views(prepared, config):
   """(PCM [T], seed [2]) of view after view, epoch after epoch."""
-  from vicreg_jax import input_pipeline
+  from vicreg_jax.data import input_pipeline
 
   crops = input_pipeline.raw_views(prepared, config)
   yield from crops.stream(crops.map(lambda pcm_T, seed: (pcm_T, seed)))
@@ -293,7 +294,9 @@ def _train(config, repeats):
 
   import jax
 
-  from vicreg_jax import input_pipeline, mesh, steps
+  from vicreg_jax import mesh
+  from vicreg_jax.data import input_pipeline
+  from vicreg_jax.training import steps
 
   prepared = datasets.prepare(config.data)
   durations = configs.durations(
@@ -327,7 +330,7 @@ def _train(config, repeats):
 
 
 def _memory(config):
-  from vicreg_jax import input_pipeline
+  from vicreg_jax.data import input_pipeline
 
   prepared = datasets.prepare(config.data)
   clips = input_pipeline.num_train_clips(prepared, config)

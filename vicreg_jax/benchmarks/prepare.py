@@ -8,8 +8,8 @@ import pathlib
 import tempfile
 
 from vicreg_jax import config as configs
-from vicreg_jax import datasets
 from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.data import datasets
 
 
 def add_arguments(parser):

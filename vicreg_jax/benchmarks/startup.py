@@ -46,7 +46,11 @@ def run(args) -> timing.Report:
 def _imports():
   taken = timing.clock(
     lambda: subprocess.run(
-      [sys.executable, "-c", "import vicreg_jax.main, vicreg_jax.pretrain"],
+      [
+        sys.executable,
+        "-c",
+        "import vicreg_jax.main, vicreg_jax.jobs.pretrain",
+      ],
       check=True,
     )
   )

@@ -17,8 +17,10 @@ import jax
 import numpy as np
 
 from vicreg_jax import config as configs
-from vicreg_jax import mesh, steps
+from vicreg_jax import mesh
 from vicreg_jax.benchmarks import timing
+from vicreg_jax.data.views import VIEWS
+from vicreg_jax.training import steps
 
 OURS = "vicreg_jax"
 _STEPS_PER_EPOCH = 32  # a made-up set, long enough that the rate stays put
@@ -52,7 +54,7 @@ def run(args) -> timing.Report:
 def compare(config, repeats: int) -> timing.Report:
   """One recipe: ours and every peer that is installed."""
   views_BxVxT = np.random.default_rng(0).normal(
-    size=(config.batch_size, configs.VIEWS, config.data.crop), scale=0.1
+    size=(config.batch_size, VIEWS, config.data.crop), scale=0.1
   )
   views_BxVxT = views_BxVxT.astype(np.float32)
   peers, notes = trainers(config)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vicreg_jax import models
+from vicreg_jax.model import samplecnn
 
 
 class SampleCNN(nn.Module):
@@ -176,9 +176,9 @@ class Trainer:
     self, config, state, learning_rate, *, compiled=False, loss=None
   ):
     model = config.model
-    widths, last_kernel = models.VARIANTS[model.variant]
+    widths, last_kernel = samplecnn.VARIANTS[model.variant]
     self._encoder = SampleCNN(
-      round(models.STEM_CHANNELS * model.width),
+      round(samplecnn.STEM_CHANNELS * model.width),
       [round(c * model.width) for c in widths[: model.blocks]],
       model.representation_size,
       last_kernel,

@@ -19,9 +19,10 @@ import tempfile
 
 import numpy as np
 
-from vicreg_jax import config as configs
-from vicreg_jax import metrics, study
 from vicreg_jax.benchmarks import pipeline, timing
+from vicreg_jax.data.views import VIEWS
+from vicreg_jax.model import metrics
+from vicreg_jax.study import plan
 
 RECIPES = ("vicreg_fma", "clmr_fma")
 CLIPS, EPOCHS, HOST_CORES = 25_000, 1_000, 96
@@ -70,13 +71,13 @@ def combine(estimate: dict, cpu_ms_per_view: float) -> dict:
     return {"fits": bool(estimate["fits"])}
   clips = CLIPS // estimate["global_batch"] * estimate["global_batch"] * EPOCHS
   device = clips / estimate["clips_per_second"] / 3600
-  host_s = clips * configs.VIEWS * cpu_ms_per_view / 1e3
+  host_s = clips * VIEWS * cpu_ms_per_view / 1e3
   host = host_s / HOST_CORES / 3600
   return {
     "fits": bool(estimate["fits"]),
     "step_s": estimate["optimal_seconds"],
     "device_clips_per_s": estimate["clips_per_second"],
-    "host_clips_per_s": 1e3 * HOST_CORES / cpu_ms_per_view / configs.VIEWS,
+    "host_clips_per_s": 1e3 * HOST_CORES / cpu_ms_per_view / VIEWS,
     "device_hours": device,
     "host_hours": host,
     "hours": max(device, host),
@@ -93,14 +94,14 @@ def diagnostics(dimensions, device_hours, repeats) -> dict:
     repeats: how often it is measured.
   """
   rng = np.random.default_rng(0)
-  shapes = [(study.DIAGNOSED_CLIPS, d) for d in dimensions]
+  shapes = [(plan.DIAGNOSED_CLIPS, d) for d in dimensions]
   outputs = [rng.standard_normal(shape, np.float32) for shape in shapes]
   times = [
     timing.clock(lambda: [metrics.collapse(z_NxD) for z_NxD in outputs])
     for _ in range(repeats)
   ]
   cpu = timing.spread([t.cpu for t in times])
-  between = device_hours * 3600 * study.DIAGNOSED_EPOCHS / EPOCHS
+  between = device_hours * 3600 * plan.DIAGNOSED_EPOCHS / EPOCHS
   share = cpu["median"] / (HOST_CORES / 10) / between
   return {"diagnostics_cpu_s": cpu, "diagnostics_share": share}
 

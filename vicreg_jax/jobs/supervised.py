@@ -15,22 +15,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vicreg_jax import (
-  checkpoint,
-  datasets,
-  embed,
-  input_pipeline,
-  loop,
-  losses,
-  mesh,
-  metrics,
-  scores,
-  steps,
-)
 from vicreg_jax import config as configs
-from vicreg_jax.datasets import base
+from vicreg_jax import mesh
+from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.jobs import representations, scores
+from vicreg_jax.model import losses, metrics
+from vicreg_jax.training import checkpoint, loop, steps
+from vicreg_jax.use.encoder import Encoder
 
 NAME = "supervised"  # of the predictor in the results
+
+
+def main(config, workdir: str):
+  """Trains, and prints the scores of the best weights."""
+  results = run(config, workdir)
+  if mesh.is_first_host():
+    print(scores.table(results))
+    print("figure:", loop.figure(workdir))
 
 
 def run(config, workdir: str) -> dict:
@@ -80,10 +82,10 @@ def run(config, workdir: str) -> dict:
 class Predictor:
   """Logits of all segments of a split by the weights of a state."""
 
-  def __init__(self, config, prepared: base.Prepared, devices: Mesh):
+  def __init__(self, config, prepared: Prepared, devices: Mesh):
     self._config = config
     self._prepared = prepared
-    self._encoder = embed.Encoder(config.to_dict(), {}, 0, devices)
+    self._encoder = Encoder(config.to_dict(), {}, 0, devices)
     self._head = steps.make_head(config.model, len(prepared.labels))
 
   def __call__(
@@ -96,8 +98,8 @@ class Predictor:
         "batch_stats": state.batch_stats["encoder"],
       }
     )
-    y_MxD, clip_M = encoder.segments(
-      self._prepared, split, batch_size=self._config.encode_batch_size
+    y_MxD, clip_M = representations.segments(
+      encoder, self._prepared, split, batch_size=self._config.encode_batch_size
     )
     # Each host has all representations, and computes the rest for itself.
     params = jax.tree.map(np.asarray, state.params["head"])
@@ -105,7 +107,7 @@ class Predictor:
 
 
 def validation(
-  predict: Predictor, prepared: base.Prepared
+  predict: Predictor, prepared: Prepared
 ) -> Callable[[steps.TrainState, int], dict[str, float]]:
   """What evaluates a state: the loss of the clips to validate on.
 

@@ -18,14 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax import audio, augment
-from vicreg_jax import config as configs
-from vicreg_jax.datasets import base, records
+from vicreg_jax.data import audio, augment, records
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.data.views import VIEWS
 
 # Numbers of the pipeline's own draws, apart from the views' (0, 1, ...).
 _FILES, _SHUFFLE, _CROP = 101, 102, 103
 # What each view of a clip draws from: its crop, then its augmentations.
-_NUMBERS = [_CROP + v for v in range(configs.VIEWS)] + [*range(configs.VIEWS)]
+_NUMBERS = [_CROP + v for v in range(VIEWS)] + [*range(VIEWS)]
 _OPEN_FILES = 16
 # Clips read in one go, by so many threads, and how many goes ahead of what
 # follows.
@@ -52,13 +53,13 @@ class LabelledCrops(NamedTuple):
   labels_BxK: np.ndarray  # uint8
 
 
-def num_train_clips(prepared: base.Prepared, config) -> int:
+def num_train_clips(prepared: Prepared, config) -> int:
   """Clips of the splits that the config trains on."""
   return sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
 
 
 def train_views(
-  prepared: base.Prepared,
+  prepared: Prepared,
   config,
   *,
   start_step: int = 0,
@@ -85,7 +86,7 @@ def train_views(
   return raw.stream(batches)
 
 
-def raw_views(prepared: base.Prepared, config, **where) -> "CropStream":
+def raw_views(prepared: Prepared, config, **where) -> "CropStream":
   """The crops of `train_views`'s views, each with the view's seed [2].
 
   `where`: `start_step`, `process_index` and `process_count` as there.
@@ -96,7 +97,7 @@ def raw_views(prepared: base.Prepared, config, **where) -> "CropStream":
 
 
 def train_crops(
-  prepared: base.Prepared,
+  prepared: Prepared,
   config,
   *,
   start_step: int = 0,
@@ -158,9 +159,7 @@ class ValidViews:
   defined on whole batches, so a short last one is dropped.
   """
 
-  def __init__(
-    self, prepared: base.Prepared, config, split: str, batch_size: int
-  ):
+  def __init__(self, prepared: Prepared, config, split: str, batch_size: int):
     self._count = prepared.num_clips[split] // batch_size
     clips = records.Clips(prepared, (split,))
     drawn = _epoch(clips, config, _NUMBERS, tf.constant(-1, tf.int64))
@@ -173,7 +172,7 @@ class ValidViews:
 
 
 def crops(
-  prepared: base.Prepared,
+  prepared: Prepared,
   split: str,
   *,
   crop: int,
@@ -204,7 +203,7 @@ def crops(
 
 
 def segments(
-  prepared: base.Prepared, split: str, *, crop: int, batch_size: int
+  prepared: Prepared, split: str, *, crop: int, batch_size: int
 ) -> Iterator[Segments]:
   """Each clip cut into consecutive segments, a shorter rest dropped.
 
@@ -242,7 +241,7 @@ class Labels(NamedTuple):
   labels_NxK: np.ndarray  # uint8
 
 
-def labels(prepared: base.Prepared, split: str) -> Labels:
+def labels(prepared: Prepared, split: str) -> Labels:
   """Ids and labels of every clip, in the order `crops` and `segments` use."""
   ids, rows = [], []
   keys = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
@@ -409,8 +408,8 @@ def _view_crops(clips, config, drawn) -> CropStream:
     clips,
     drawn,
     config.data.crop,
-    configs.VIEWS,
-    lambda clip, seeds: seeds[configs.VIEWS :],
+    VIEWS,
+    lambda clip, seeds: seeds[VIEWS:],
   )
   return CropStream(clips, config.data.crop, drawn)
 
@@ -454,10 +453,8 @@ def _view_batches(crops: CropStream, config, batch_size) -> tf.data.Dataset:
     return augment.augment(x_T, seed, chain, config.data.sample_rate)
 
   # Batched at once: clip by clip, and then batch by batch, would copy twice.
-  shape = [batch_size, configs.VIEWS, config.data.crop]
-  batches = crops.map(view).batch(
-    batch_size * configs.VIEWS, drop_remainder=True
-  )
+  shape = [batch_size, VIEWS, config.data.crop]
+  batches = crops.map(view).batch(batch_size * VIEWS, drop_remainder=True)
   batches = batches.map(lambda x: tf.reshape(x, shape))
   return _options(batches.prefetch(tf.data.AUTOTUNE))
 

@@ -25,7 +25,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax import audio
+from vicreg_jax.data import audio
 
 # A clip of 30 s has a few MB at most: more is a zip bomb.
 _LARGEST_MEMBER = 1 << 28

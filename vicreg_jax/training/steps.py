@@ -25,7 +25,9 @@ import optax
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
-from vicreg_jax import losses, mesh, models, optim
+from vicreg_jax import mesh
+from vicreg_jax.data.views import VIEWS
+from vicreg_jax.model import losses, optim, samplecnn
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -41,9 +43,9 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
 
 
-def make_encoder(model, dtype: str) -> models.SampleCNN:
+def make_encoder(model, dtype: str) -> samplecnn.SampleCNN:
   """The encoder that a config's `model` section describes."""
-  return models.SampleCNN(
+  return samplecnn.SampleCNN(
     representation_size=model.representation_size,
     variant=model.variant,
     width=model.width,
@@ -52,18 +54,18 @@ def make_encoder(model, dtype: str) -> models.SampleCNN:
   )
 
 
-def make_projector(model, dtype: str) -> models.Projector:
+def make_projector(model, dtype: str) -> samplecnn.Projector:
   """The projector that a config's `model` section describes."""
-  return models.Projector(
+  return samplecnn.Projector(
     widths=tuple(model.projector),
     batch_norm=model.projector_batch_norm,
     dtype=jnp.dtype(dtype),
   )
 
 
-def make_head(model, classes: int) -> models.Head:
+def make_head(model, classes: int) -> samplecnn.Head:
   """The end of a SampleCNN that is trained with labels."""
-  return models.Head(classes, dropout=model.dropout)
+  return samplecnn.Head(classes, dropout=model.dropout)
 
 
 def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
@@ -147,7 +149,7 @@ def _first_state(variables, tx):
 
 def loss_of(config, z_NxD: jax.Array):
   """Loss and terms of embeddings whose rows alternate between two views."""
-  z_BxVxD = z_NxD.reshape(-1, configs.VIEWS, z_NxD.shape[-1])
+  z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
   z1_BxD, z2_BxD = z_BxVxD[:, 0], z_BxVxD[:, 1]
   loss = config.loss
   if loss.name == "nt_xent":
@@ -164,7 +166,7 @@ def loss_of(config, z_NxD: jax.Array):
   )
 
 
-def _apply(module, params, batch_stats, x, train, views=configs.VIEWS):
+def _apply(module, params, batch_stats, x, train, views=VIEWS):
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:
     return module.apply(variables, x, views=views), batch_stats
@@ -277,7 +279,7 @@ def represent(config, state: TrainState, views_BxVxT):
   y_NxD, z_NxE, _ = _outputs(
     config, state.params, state.batch_stats, views_BxVxT, False
   )
-  first = slice(None, None, configs.VIEWS)
+  first = slice(None, None, VIEWS)
   return y_NxD[first], z_NxE[first].astype(jnp.float32)
 
 

@@ -41,8 +41,9 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vicreg_jax import audio
-from vicreg_jax.datasets import base
+from vicreg_jax.data import audio
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import SPLITS
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
 _SPLIT_FOLDERS = {
@@ -115,7 +116,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
       for tracks in classes.values():
         split_of |= base.split_tracks(tracks)
 
-    splits = {split: [] for split in base.SPLITS}
+    splits = {split: [] for split in SPLITS}
     for file in kept:
       labels = np.array([name in tags[file.id] for name in names], np.uint8)
       load = functools.partial(audio.load, file.path, int(data.sample_rate))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vicreg_jax import files, metrics
+from vicreg_jax import files
+from vicreg_jax.model import metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
 

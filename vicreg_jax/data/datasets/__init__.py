@@ -4,11 +4,11 @@ import importlib
 
 # name -> module and class, imported when asked for: TensorFlow is slow to load.
 DATASETS = {
-  "fma": ("vicreg_jax.datasets.fma", "Fma"),
-  "folder": ("vicreg_jax.datasets.folder", "Folder"),
-  "gtzan": ("vicreg_jax.datasets.gtzan", "Gtzan"),
-  "magnatagatune": ("vicreg_jax.datasets.magnatagatune", "Magnatagatune"),
-  "synthetic": ("vicreg_jax.datasets.synthetic", "Synthetic"),
+  "fma": ("vicreg_jax.data.datasets.fma", "Fma"),
+  "folder": ("vicreg_jax.data.datasets.folder", "Folder"),
+  "gtzan": ("vicreg_jax.data.datasets.gtzan", "Gtzan"),
+  "magnatagatune": ("vicreg_jax.data.datasets.magnatagatune", "Magnatagatune"),
+  "synthetic": ("vicreg_jax.data.datasets.synthetic", "Synthetic"),
 }
 
 
@@ -24,7 +24,7 @@ def prepare(data):
       "magnatagatune" `convention`.
 
   Returns:
-    A `base.Prepared`. It is found again, at once, while neither the source
+    A `Prepared`. It is found again, at once, while neither the source
     files nor these options change. Of several hosts the first decodes, and
     the others after it only where they cannot see its result.
 
@@ -35,7 +35,7 @@ def prepare(data):
     raise ValueError(
       f"data.name={data.name!r} is unknown; use one of {sorted(DATASETS)}"
     )
-  from vicreg_jax import mesh  # Beam's workers need no JAX
+  from vicreg_jax import mesh
 
   module, builder = DATASETS[data.name]
   with mesh.first_host_first():

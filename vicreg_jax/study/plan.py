@@ -3,19 +3,21 @@
 A suite is a file with `get_suite(scale)`, as those in `configs/suites`:
 
     def get_suite(scale):
-      runs = {e: study.pretrain(scale, "VICReg", epochs=e) for e in (300, 1000)}
+      runs = {e: plan.pretrain(scale, "VICReg", epochs=e) for e in (300, 1000)}
       points = [
-        study.probed(scale, {"method": "VICReg", "epochs": e}, run, e)
+        plan.probed(scale, {"method": "VICReg", "epochs": e}, run, e)
         for e, run in runs.items()
       ]
-      return study.Suite("Title", points, draw)
+      return plan.Suite("Title", points, draw)
 
 All numbers are the thesis's; `scale` makes them smaller where it is "smoke".
 Runs that are equal are one run, in one suite or in several.
 """
 
 import dataclasses
+import importlib.util
 import io
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,7 +115,7 @@ class Suite:
   Attributes:
     title: above the table.
     points: its rows, in order.
-    draw: `(results, out_stem, stamp)` writes the figure; see `suite.Results`.
+    draw: `(results, out_stem, stamp)` writes the figure; see `tables.Results`.
     metrics: columns of the table, of each head.
     measure: `(workdir, epoch) -> {column: number}` adds columns from what the
       first job of a point has left.
@@ -287,7 +289,7 @@ _SMOKE_TRAINING = {
 
 
 def draw_rows(function: Callable, results, out_stem, stamp, **options):
-  """A suite's `draw` by a figure of `suite_plots` that takes its rows."""
+  """A suite's `draw` by a figure of `figures.py` that takes its rows."""
   function(results.rows, out_stem, stamp=stamp, **options)
 
 
@@ -359,3 +361,25 @@ def _text(value, root) -> str:
   if isinstance(value, Workdir):
     return f"{root}/{value.path}"
   return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
+
+
+def load(path: str, scale: Scale) -> Suite:
+  """The suite of a file."""
+  module = load_file(path)
+  if not hasattr(module, "get_suite"):
+    raise ValueError(
+      f"--suite={path} has no get_suite(scale): give a file such as those in"
+      " configs/suites"
+    )
+  return module.get_suite(scale)
+
+
+def load_file(path):
+  """The module that a Python file makes, a suite's or a config's."""
+  try:
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+  except (OSError, AttributeError) as e:
+    raise ValueError(f"{path}: cannot be read as a Python file ({e})") from e
+  return module

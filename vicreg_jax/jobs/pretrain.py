@@ -7,17 +7,22 @@ import ml_collections
 import numpy as np
 
 from vicreg_jax import config as configs
-from vicreg_jax import (
-  datasets,
-  files,
-  input_pipeline,
-  loop,
-  mesh,
-  metrics,
-  steps,
-)
+from vicreg_jax import files, mesh
+from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.jobs import probe
+from vicreg_jax.model import metrics
+from vicreg_jax.training import loop, steps
 
 DIAGNOSTICS = "diagnostics"
+
+
+def main(config, workdir: str):
+  """Trains, draws the losses and, if `probe_after`, probes the encoder."""
+  run(config, workdir)
+  if mesh.is_first_host():
+    print("figure:", loop.figure(workdir))
+  if config.probe_after:
+    probe.main(config, workdir, workdir)
 
 
 def run(config, workdir: str) -> steps.TrainState:

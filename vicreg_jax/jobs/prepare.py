@@ -6,16 +6,26 @@ import os
 
 from etils import epath
 
-from vicreg_jax import datasets, plots
-from vicreg_jax.datasets import base
+from vicreg_jax import mesh, plots
+from vicreg_jax.data import datasets
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import Prepared
 
 
-def run(config) -> base.Prepared:
+def main(config, workdir: str):
+  """Prepares, and prints what is there; nothing goes into the workdir."""
+  prepared = run(config)
+  if mesh.is_first_host():
+    print(prepared.summary())
+    print("figure:", figure(prepared))
+
+
+def run(config) -> Prepared:
   """Prepares `config.data` unless it is there already."""
   return datasets.prepare(config.data)
 
 
-def figure(prepared: base.Prepared) -> str:
+def figure(prepared: Prepared) -> str:
   """Draws durations, loudness and labels beside the data; the PNG's path."""
   directory = epath.Path(prepared.path)
   seconds = {split: [] for split in prepared.num_clips}

@@ -18,6 +18,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from vicreg_jax.data import views
+
 # Row of each op in the table of uniform numbers, and its number in `op_seed`.
 # Append only: changing a number changes every view ever drawn.
 _OPS = {
@@ -32,16 +34,13 @@ _OPS = {
 }
 _COLUMNS = 4  # a coin and at most three parameters
 
-_FILTER_ZEROS = 8
-_FILTER_HALF = 1024  # longest half kernel
 # Half kernels that a block is for, and its samples: short blocks fit the cache.
-_FILTER_BLOCKS = ((64, 2048), (448, 4096), (_FILTER_HALF, 8192))
+_FILTER_BLOCKS = ((64, 2048), (448, 4096), (views.FILTER_HALF, 8192))
 
 _GRAINS = (2160, 2560)  # 98 to 116 ms at 22,050 Hz; sox's `pitch` has 82 ms
 _SHIFTS = 200  # sizes to choose from, per semitone
 _ROW = 32  # hops are multiples of it
 _GRAINS_IN_BLOCK = 8
-_MAX_SEMITONES = 7.0
 
 # Delays at 44,100 Hz and constants of Freeverb as in sox's reverb.c.
 _COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
@@ -50,99 +49,6 @@ _WET = 0.015
 _FEEDBACK_A = -1 / math.log(1 - 0.3)
 _FEEDBACK_B = 100 / (math.log(1 - 0.98) * _FEEDBACK_A + 1)
 _DECAY = 3000.0  # see `reverb`
-
-
-def default_config():
-  """Probabilities and ranges of section 3.3.1, as plain nested dicts."""
-  return {
-    "polarity": {"p": 0.8},
-    "noise": {"p": 0.01, "snr_db": 80.0},
-    "gain": {"p": 0.3, "min_db": -6.0, "max_db": 0.0},
-    "filter": {
-      "p": 0.8,
-      "highpass_p": 0.5,
-      "highpass_hz": (200.0, 1200.0),
-      "lowpass_hz": (2200.0, 4000.0),
-    },
-    "delay": {
-      "p": 0.3,
-      "delay_ms": (200.0, 500.0),
-      "step_ms": 50.0,
-      "factor": 0.5,
-    },
-    "pitch": {"p": 0.6, "semitones": (-5.0, 5.0)},
-    "reverb": {
-      "p": 0.6,
-      "room_size": (0.0, 100.0),
-      "reverberance": (0.0, 100.0),
-      "damping": (0.0, 100.0),
-    },
-  }
-
-
-def _lowest_cutoff(sample_rate):
-  return _FILTER_ZEROS * sample_rate / (2 * _FILTER_HALF)
-
-
-def validate(config, sample_rate):
-  """ValueError naming key, value and allowed values if `config` is unusable."""
-  # Bounds of each number; for a key that holds a range, of both its ends.
-  cutoff = (_lowest_cutoff(sample_rate), sample_rate / 2)
-  percent = (0.0, 100.0)
-  bounds = {
-    "noise.snr_db": (-100.0, 200.0),
-    "gain.min_db": (-100.0, 100.0),
-    "gain.max_db": (-100.0, 100.0),
-    "filter.highpass_p": (0.0, 1.0),
-    "filter.highpass_hz": cutoff,
-    "filter.lowpass_hz": cutoff,
-    "delay.delay_ms": (0.0, 60_000.0),
-    "delay.step_ms": (1e-3, 60_000.0),
-    "delay.factor": (-1.0, 1.0),
-    "pitch.semitones": (-_MAX_SEMITONES, _MAX_SEMITONES),
-    "reverb.room_size": percent,
-    "reverb.reverberance": percent,
-    "reverb.damping": percent,
-  }
-
-  def check_keys(path, given, allowed):
-    if sorted(given) != sorted(allowed):
-      raise ValueError(
-        f"{path} has the keys {sorted(given)}; it must have exactly "
-        f"{sorted(allowed)}. To switch an augmentation off, set its p to 0."
-      )
-
-  def check_number(path, value, low, high):
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-      raise ValueError(
-        f"{path} is {value!r}; it must be a number from {low:g} to {high:g}."
-      )
-
-  default = default_config()
-  check_keys("augment", config.keys(), default.keys())
-  for op, defaults in default.items():
-    check_keys(f"augment.{op}", config[op].keys(), defaults.keys())
-    for key, like in defaults.items():
-      path, value = f"augment.{op}.{key}", config[op][key]
-      low, high = bounds.get(f"{op}.{key}", (0.0, 1.0))
-      if not isinstance(like, tuple):
-        check_number(path, value, low, high)
-        continue
-      if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{path} is {value!r}; it must be (lowest, highest).")
-      for end in value:
-        check_number(path, end, low, high)
-      if value[0] > value[1]:
-        raise ValueError(
-          f"{path} is {value!r}; its lowest value must not exceed its highest."
-        )
-  gain_ = config["gain"]
-  if gain_["min_db"] > gain_["max_db"]:
-    raise ValueError(
-      f"augment.gain.min_db is {gain_['min_db']!r}; it must not exceed "
-      f"augment.gain.max_db, {gain_['max_db']!r}."
-    )
 
 
 # --- seeds -------------------------------------------------------------------
@@ -314,7 +220,7 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   below: the higher, the less there is to compute.
   """
   x_T, length = _view(x_T)
-  lowest = _lowest_cutoff(sample_rate)
+  lowest = views.lowest_cutoff(sample_rate)
   if not tf.is_tensor(cutoff_hz):
     if not lowest <= cutoff_hz <= sample_rate / 2:
       raise ValueError(
@@ -322,13 +228,13 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
         f"{sample_rate / 2:g} Hz."
       )
     lowest_hz = cutoff_hz
-  longest = _FILTER_ZEROS / 2 * sample_rate / (lowest_hz or lowest)
+  longest = views.FILTER_ZEROS / 2 * sample_rate / (lowest_hz or lowest)
   # Rounding may lengthen the kernel by one.
   widest, block = next(
     (row for row in _FILTER_BLOCKS if row[0] > longest), _FILTER_BLOCKS[-1]
   )
   cutoff = tf.cast(cutoff_hz, tf.float32) / sample_rate
-  half = tf.floor(_FILTER_ZEROS / 2 / cutoff)
+  half = tf.floor(views.FILTER_ZEROS / 2 / cutoff)
   n = tf.range(-widest, widest + 1, dtype=tf.float32)
   angle = 2 * math.pi * cutoff * n
   sinc = tf.where(n == 0, 1.0, tf.sin(angle) / tf.where(n == 0, 1.0, angle))
@@ -384,8 +290,8 @@ def _pitch_plan(length):
   grains_A = smooth[(smooth >= _GRAINS[0]) & (smooth <= _GRAINS[1])]
   cents_AxB = 1200 * np.log2(grains_A[:, None] / smooth)
   plan = []
-  for i in range(round(2 * _MAX_SEMITONES * _SHIFTS) + 1):
-    semitones = i / _SHIFTS - _MAX_SEMITONES
+  for i in range(round(2 * views.MAX_SEMITONES * _SHIFTS) + 1):
+    semitones = i / _SHIFTS - views.MAX_SEMITONES
     nearest = np.argmin(np.abs(cents_AxB - 100 * semitones))
     a, b = np.unravel_index(nearest, cents_AxB.shape)
     grain, size = int(grains_A[a]), int(smooth[b])
@@ -492,7 +398,9 @@ def pitch_shift(x_T, semitones):
   """
   x_T, length = _view(x_T)
   semitones = tf.cast(semitones, tf.float32)
-  shift = tf.cast(tf.round((semitones + _MAX_SEMITONES) * _SHIFTS), tf.int32)
+  shift = tf.cast(
+    tf.round((semitones + views.MAX_SEMITONES) * _SHIFTS), tf.int32
+  )
   grain, size, hop, lag, grains, before, after = tf.unstack(
     tf.gather(_pitch_plan(length), shift)
   )
@@ -645,7 +553,7 @@ def augment(x_T, seed, config, sample_rate):
   Args:
     x_T: float32 [T], T static.
     seed: int32 or int64 [2], see `example_seed`.
-    config: as `default_config()`.
+    config: as `views.default_augment()`.
     sample_rate: in Hz.
   """
   x_T, _ = _view(x_T)

@@ -17,24 +17,27 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from vicreg_jax import checkpoint as checkpoint_lib
-from vicreg_jax import (
-  embed,
-  files,
-  input_pipeline,
-  losses,
-  mesh,
-  models,
-  optim,
-  plots,
-  scores,
-)
+from vicreg_jax import files, mesh, plots
+from vicreg_jax.data import input_pipeline
+from vicreg_jax.jobs import representations, scores
+from vicreg_jax.model import losses, optim, samplecnn
+from vicreg_jax.training import checkpoint as checkpoint_lib
+from vicreg_jax.use import encoder as encoders
+
+
+def main(config, workdir: str, checkpoint: str | None = None):
+  """Probes as `run` does, and prints the table."""
+  results = run(config, workdir, checkpoint)
+  if mesh.is_first_host():
+    print(scores.table(results))
+    if config.probe.untrained:
+      print("figure:", figure(workdir))
 
 
 class _Fit(NamedTuple):
   """A head while it trains."""
 
-  module: models.Head
+  module: samplecnn.Head
   params: dict
   opt_state: optax.OptState
   best_params: dict
@@ -66,18 +69,18 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   """
   devices = mesh.make_mesh()
   if checkpoint:
-    encoder = embed.load(checkpoint, -1, devices)
+    encoder = encoders.load(checkpoint, -1, devices)
   else:
-    encoder = embed.load(
+    encoder = encoders.load(
       config.checkpoint, config.step, devices, epoch=config.epoch
     )
-  prepared = embed.data_for(encoder, config.data)
+  prepared = representations.data_for(encoder, config.data)
   prepared.check_probeable()
   if checkpoint is None:
     checkpoint_lib.save_config(config, workdir)
-  encoders = {"": encoder}
+  frozen_encoders = {"": encoder}
   if config.probe.untrained:
-    encoders["untrained_"] = embed.untrained(
+    frozen_encoders["untrained_"] = representations.untrained(
       encoder.config.to_dict(),
       prepared,
       devices,
@@ -86,7 +89,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     )
   labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
   results, tags = {}, {}
-  for prefix, frozen in encoders.items():
+  for prefix, frozen in frozen_encoders.items():
     of_heads = _scores(config, frozen, prepared, labels, prefix)
     for head, found in of_heads.items():
       results[prefix + head], tags[prefix + head] = found
@@ -129,7 +132,9 @@ def _scores(config, encoder, prepared, labels, prefix):
   batch_size = config.probe.encode_batch_size
   splits = {}
   for split in ("valid", "test"):
-    y_MxD, clip_M = encoder.segments(prepared, split, batch_size=batch_size)
+    y_MxD, clip_M = representations.segments(
+      encoder, prepared, split, batch_size=batch_size
+    )
     splits[split] = _Split(y_MxD, clip_M, labels[split].labels_NxK)
   single = prepared.label_kind == "single"
   fits = _train(
@@ -167,7 +172,7 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
   watch = jax.jit(lambda state, loss: plateau.update((), state, value=loss)[1])
   train_epoch, loss_of = _make_steps(tx, single)
   fits = {
-    head: _start(models.Head(K, hidden), head, config.seed, D, tx, plateau)
+    head: _start(samplecnn.Head(K, hidden), head, config.seed, D, tx, plateau)
     for head, hidden in (("linear", 0), ("mlp", D))
   }
   active, cache = set(fits), {}
@@ -181,7 +186,8 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
   for epoch in progress:
     drawn = epoch % p.distinct_crops if p.distinct_crops else epoch
     if drawn not in cache:
-      y_NxD = encoder.crops(
+      y_NxD = representations.crops(
+        encoder,
         prepared,
         "train",
         seed=config.seed,

@@ -27,7 +27,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vicreg_jax.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.prepared import SPLITS, Prepared
 
 URL = "https://os.unil.cloud.switch.ch/fma/"
 SHA1 = {
@@ -62,7 +63,7 @@ class Fma(base.OfficialBuilder, skip_registration=True):
     return data.subset
 
   @classmethod
-  def get(cls, data) -> base.Prepared:
+  def get(cls, data) -> Prepared:
     if data.download:
       _download(data)
     return super().get(data)
@@ -73,7 +74,7 @@ class Fma(base.OfficialBuilder, skip_registration=True):
     files = _files(root, data.subset)
     rows = read_tracks(root, data.subset)
     genres = tuple(sorted({genre for *_, genre in rows if genre}))
-    splits = {split: [] for split in base.SPLITS}
+    splits = {split: [] for split in SPLITS}
     skipped = {name: "unsafe name in the archive" for name in files.unsafe}
     names = []
     for track_id, split, genre in rows:

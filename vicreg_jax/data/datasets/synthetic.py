@@ -36,7 +36,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vicreg_jax.datasets import base
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import SPLITS
 
 INSTRUMENTS = ("plucked", "organ", "bell", "pad", "flute", "brass")
 TAGS = INSTRUMENTS + (
@@ -101,7 +102,7 @@ def clip_index(split: str, number: int) -> int:
       f"Synthetic clip number {number} is outside 0..{_SPLIT_STRIDE - 1}: "
       "ask for fewer clips."
     )
-  return base.SPLITS.index(split) * _SPLIT_STRIDE + number
+  return SPLITS.index(split) * _SPLIT_STRIDE + number
 
 
 def _rng(seed: int, *stream: int) -> np.random.Generator:
@@ -681,7 +682,7 @@ class Synthetic(base.ClipBuilder, skip_registration=True):
   @classmethod
   def source(cls, data) -> base.Source:
     """`data.sizes` pieces of `data.clip_seconds` s, drawn by `data.seed`."""
-    sizes = dict(zip(base.SPLITS, data.sizes))
+    sizes = dict(zip(SPLITS, data.sizes))
     if len(data.sizes) != 3 or min(data.sizes) < 0 or not sizes["train"]:
       raise ValueError(
         f"data.sizes is {tuple(data.sizes)}: give the numbers of clips to "

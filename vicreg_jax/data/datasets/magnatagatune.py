@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vicreg_jax.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.prepared import SPLITS
 
 NUM_TAGS = 50
 _CSV = "annotations_final.csv"
@@ -52,7 +53,7 @@ class Magnatagatune(base.OfficialBuilder, skip_registration=True):
     root = base.local_directory(data.path)
     files = _files(root)
     tags, paths, labels_NxK = read_annotations(os.path.join(root, _CSV))
-    splits = {split: [] for split in base.SPLITS}
+    splits = {split: [] for split in SPLITS}
     skipped = {name: "unsafe name in the archive" for name in files.unsafe}
     for path, labels in zip(paths, labels_NxK):
       if data.convention == "tagged" and not labels.any():

@@ -34,7 +34,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
-from vicreg_jax.steps import TrainState
+from vicreg_jax.training.steps import TrainState
 
 DIRECTORY = "checkpoints"
 MANIFEST = "manifest.json"

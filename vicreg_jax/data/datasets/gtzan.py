@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vicreg_jax.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.prepared import SPLITS
 
 GENRES = (
   "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop",
@@ -59,7 +60,7 @@ class Gtzan(base.OfficialBuilder, skip_registration=True):
       for number in range(_CLIPS_PER_GENRE)
     ]
     if data.split_set == "filtered":
-      splits = {split: filtered(split) for split in base.SPLITS}
+      splits = {split: filtered(split) for split in SPLITS}
       kept = set().union(*splits.values())
       skipped = {n: "fault-filtered" for n in names if n not in kept}
     else:
@@ -68,7 +69,7 @@ class Gtzan(base.OfficialBuilder, skip_registration=True):
         split_of |= base.split_tracks(
           [name for name in names if name.startswith(genre)]
         )
-      splits = {s: [n for n in names if split_of[n] == s] for s in base.SPLITS}
+      splits = {s: [n for n in names if split_of[n] == s] for s in SPLITS}
       skipped = {}
 
     def clip(name):
@@ -80,7 +81,7 @@ class Gtzan(base.OfficialBuilder, skip_registration=True):
     return base.Source(
       name=cls.variant(data),
       identity=files.stamp([n + s for n in names for s in _SUFFIXES]),
-      splits={s: [clip(name) for name in splits[s]] for s in base.SPLITS},
+      splits={s: [clip(name) for name in splits[s]] for s in SPLITS},
       labels=GENRES,
       label_kind="single",
       skipped=skipped,

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import vicreg_jax
 from vicreg_jax import files
-from vicreg_jax.datasets import base
+from vicreg_jax.data.prepared import Prepared
 
 BLOCK = 1 << 14  # bytes to a checksum
 SAMPLE = 2  # bytes: 16-bit PCM
@@ -48,7 +48,7 @@ class Files(NamedTuple):
   remedy: str
 
   @classmethod
-  def of(cls, prepared: "base.Prepared", splits: Sequence[str]) -> "Files":
+  def of(cls, prepared: Prepared, splits: Sequence[str]) -> "Files":
     """The files of a data set's splits, where they are."""
     counts = {}
     for split in splits:
@@ -128,7 +128,7 @@ class Index(NamedTuple):
 class Clips:
   """The clips of some splits of a data set, on this machine's disk."""
 
-  def __init__(self, prepared: "base.Prepared", splits: Sequence[str]):
+  def __init__(self, prepared: Prepared, splits: Sequence[str]):
     """Copies and indexes what has not been yet.
 
     Raises:

@@ -21,9 +21,10 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from vicreg_jax import checkpoint, mesh, plots, steps
 from vicreg_jax import config as configs
-from vicreg_jax import writer as writer_lib
+from vicreg_jax import mesh, plots
+from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import writer as writer_lib
 
 # Keys, or how they start, that may change between a run and its continuation.
 # Where data come from is free: "prepared" says which they are.

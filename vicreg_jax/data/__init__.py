@@ -1,0 +1,1 @@
+"""Audio in, views out: decoding, data sets, augmentation, input pipeline."""

@@ -1,0 +1,158 @@
+"""A data set that has been decoded, on disk and ready to be read.
+
+`datasets/` makes them, `records.py` and `input_pipeline.py` read them.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+from google.protobuf import json_format
+
+# TensorFlow only reads and augments audio; accelerators are for JAX.
+tf.config.set_visible_devices([], "GPU")
+# Clips are many and each is small, so one thread to an op: to share it out
+# costs more, in waking threads, than it gains.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A data set on disk, ready to be read. Splits without clips are absent."""
+
+  builder: tfds.core.DatasetBuilder
+  labels: tuple[str, ...]
+  label_kind: str
+  sample_rate: int
+  num_clips: Mapping[str, int]
+  seconds: Mapping[str, float]
+  shortest: int  # samples of the shortest clip
+  skipped: Mapping[str, int]  # reason -> number of clips left out
+  label_counts: Mapping[str, Sequence[int]]  # split -> clips of each label
+  path: str
+
+  @classmethod
+  def open(cls, path) -> "Prepared":
+    """Opens the directory that `ClipBuilder.prepare` has written."""
+    with quiet_tfds(), explain_damage(path):
+      builder = tfds.builder_from_directory(path)
+      return cls._of(builder, path)
+
+  @classmethod
+  def _of(cls, builder, path):
+    metadata = builder.info.metadata
+    splits = [s for s in SPLITS if s in builder.info.splits]
+    return cls(
+      builder=builder,
+      labels=tuple(metadata["labels"]),
+      label_kind=metadata["label_kind"],
+      sample_rate=metadata["sample_rate"],
+      num_clips={s: builder.info.splits[s].num_examples for s in splits},
+      seconds={s: metadata["seconds"][s] for s in splits},
+      shortest=metadata["shortest"],
+      skipped=dict(metadata["skipped"]),
+      label_counts={s: metadata["label_counts"][s] for s in splits},
+      path=os.fspath(path),
+    )
+
+  def dataset(self, split) -> tf.data.Dataset:
+    """The examples of `split`, always in the same order.
+
+    Each is a dict of `id`, `track` (text), `samples` (little-endian int16
+    bytes: `tf.io.decode_raw(x, tf.int16)`) and `labels` uint8 [K]. `split` may
+    be a TFDS slice such as "train[:50%]".
+    """
+    if split.split("[")[0] not in self.num_clips:
+      raise ValueError(
+        f"split {split!r} is not in {self.path}: it has "
+        f"{', '.join(self.num_clips)}"
+      )
+    options = tf.data.Options()
+    options.deterministic = True
+    read_config = tfds.ReadConfig(
+      options=options,
+      try_autocache=False,  # raw audio rarely fits into memory
+      interleave_cycle_length=1,
+    )
+    with quiet_tfds():
+      return self.builder.as_dataset(split=split, read_config=read_config)
+
+  def check_probeable(self):
+    """Raises ValueError unless there are labels and clips in every split."""
+    self._check_labelled(
+      "probing", ", or only pretrain with --config.probe_after=False"
+    )
+
+  def check_supervised(self):
+    """As `check_probeable`, for training with labels."""
+    self._check_labelled("training with labels", "")
+
+  def _check_labelled(self, purpose, otherwise):
+    if self.label_kind == "none":
+      raise ValueError(
+        f"the data set {self.path} has no labels, which {purpose} needs: sort"
+        " the files into a folder for each class, or name a table of labels"
+        f" with --config.data.csv=FILE{otherwise}"
+      )
+    missing = [s for s in SPLITS if s not in self.num_clips]
+    if missing:
+      raise ValueError(
+        f"the data set {self.path} has no {' or '.join(missing)} clips:"
+        f" {purpose} needs train, valid and test. Add clips, or sort them into"
+        f" folders train/ valid/ test/{otherwise}"
+      )
+
+  def summary(self) -> str:
+    """A small table: clips and hours of each split, labels, what was left."""
+    lines = [f"{'split':<8}{'clips':>8}{'hours':>9}"]
+    for split, clips in self.num_clips.items():
+      lines.append(f"{split:<8}{clips:>8,}{self.seconds[split] / 3600:>9.2f}")
+    names = ", ".join(self.labels[:8]) + (", ..." * (len(self.labels) > 8))
+    lines.append(
+      f"labels  {len(self.labels):>8,}  {self.label_kind}"
+      + f": {names}" * bool(names)
+    )
+    skipped = sum(self.skipped.values())
+    if skipped:
+      where = os.path.join(self.path, "skipped.csv")
+      lines.append(f"skipped {skipped:>8,}  {reasons(self.skipped)} ({where})")
+    return "\n".join(lines)
+
+
+def reasons(counts) -> str:
+  """How many clips were left out for which reason, the most frequent first."""
+  return ", ".join(
+    f"{count:,} {reason}"
+    for reason, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))
+  )
+
+
+@contextlib.contextmanager
+def explain_damage(path):
+  """Names prepared data that TFDS cannot open, and the remedy."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, json_format.ParseError) as error:
+    raise ValueError(
+      f"the prepared data in {path} are damaged"
+      f" ({' '.join(str(error).split())}): delete that directory to have them"
+      " prepared anew, then run the same command to continue"
+    ) from error
+
+
+@contextlib.contextmanager
+def quiet_tfds():
+  """Turns off TFDS's bars and logs; ours says the same in one line."""
+  tfds.disable_progress_bar()
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)

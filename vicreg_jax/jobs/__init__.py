@@ -1,0 +1,1 @@
+"""The jobs of `python -m vicreg_jax.main`, one a file."""

@@ -1,0 +1,1 @@
+"""One jitted, sharded step; the loop around it; checkpoints; what is logged."""

@@ -1,0 +1,1 @@
+"""A frozen encoder in other people's hands. Imports no TensorFlow."""
