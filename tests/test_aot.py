@@ -15,6 +15,7 @@ from absl import flags
 
 pytest.importorskip("libtpu")
 
+from vicreg_jax import aot
 from vicreg_jax import config as configs
 from vicreg_jax.benchmarks import compiler
 
@@ -226,16 +227,16 @@ def test_errors_name_flag_and_remedy():
   with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
     compiler.estimate(vicreg(512, 12), "v3-8", 1000)
   with pytest.raises(ValueError, match=r"--sweep=batch_size: write"):
-    compiler._sweep(vicreg(512), "v3-8", "batch_size")
+    aot._sweep(vicreg(512), "v3-8", "batch_size")
   config = vicreg(512)
   flags.FLAGS.mark_as_parsed()
   config.data.name = "fma"
-  assert compiler._clips(config) == 25_000
+  assert aot._clips(config) == 25_000
   for key, value in (("subset", "small"), ("name", "folder")):
     changed = config.copy_and_resolve_references()
     changed.data[key] = value
     with pytest.raises(ValueError, match=r"--clips is not set.*--clips=25000"):
-      compiler._clips(changed)
+      aot._clips(changed)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ score = {"roc_auc": 50.0 + len(workdir.name), "pr_auc": 20.0}
 """
 
 TOY = """
-from vicreg_jax import study
+from vicreg_jax.study import plan
 def get_suite(scale):
   points = []
   for name in {names}:
@@ -178,7 +178,8 @@ def toy(tmp_path):
   def start(names, *arguments):
     (tmp_path / "toy.py").write_text(TOY.format(names=names))
     code = (
-      "import sys; from vicreg_jax import suite;"
+      "import sys; from vicreg_jax import suite; from vicreg_jax.study import"
+      " runner;"
       f"runner.COMMAND = (sys.executable, {str(stand_in)!r});"
       "suite.main(sys.argv[1:])"
     )
