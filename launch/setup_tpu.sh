@@ -6,7 +6,7 @@ source "$(dirname "$0")/common.sh"
 archive=${ARCHIVE:-$scratch/vicreg_jax.tgz}
 if [[ ! -s $archive ]]; then
   tar -czf "$archive" --exclude=__pycache__ -C "$here/.." \
-    pyproject.toml README.md vicreg_jax configs launch
+    pyproject.toml README.md LICENSE vicreg_jax configs launch
 fi
 say "copying the project to every worker of $TPU_NAME"
 gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:vicreg_jax.tgz" \

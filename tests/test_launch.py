@@ -106,7 +106,7 @@ class Cloud:
     self.project.mkdir(parents=True)
     for name in ("launch", "configs"):
       shutil.copytree(ROOT / name, self.project / name)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
       shutil.copy(ROOT / name, self.project)
     (self.project / "vicreg_jax").mkdir()
     (self.project / "vicreg_jax" / "__init__.py").touch()
@@ -497,7 +497,7 @@ def test_the_program_has_the_flags(cloud):
     cloud.run(script)
     cloud.wait_for(f"home/0/vicreg_runs/{name}.exit")
     commands.append(cloud.started()[-1][4:])
-  readme = (ROOT / "README.md").read_text()
+  readme = (ROOT / "launch/README.md").read_text().replace("\\\n", "")
   for flags in re.findall("launch/babysit.sh prepare_data (.+)", readme):
     commands.append(["--config=configs/prepare.py", *shlex.split(flags)])
   assert len(commands) == 5
