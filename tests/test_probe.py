@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import input_pipeline
 from vicreg_jax.jobs import embed, pretrain, probe, representations, scores
-from vicreg_jax.model import optim
+from vicreg_jax.model import optim, samplecnn
 from vicreg_jax.use import encoder as encoders
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
@@ -101,6 +103,7 @@ class FakeEncoder:
     self.epochs = []
 
   def crops(self, prepared, split, *, seed, epoch, batch_size):
+    """Stands for `representations.crops`."""
     self.epochs.append(epoch)
     return self.y_NxD
 
@@ -118,7 +121,8 @@ def fit(config, seed=0, encoder=None):
   valid_y, valid_labels = linear_problem(100, 1)
   valid = probe._Split(valid_y, np.arange(100), valid_labels)
   encoder = encoder or FakeEncoder(y_NxD)
-  return probe._train(config, encoder, None, labels_NxK, valid, False, "")
+  with mock.patch.object(representations, "crops", FakeEncoder.crops):
+    return probe._train(config, encoder, None, labels_NxK, valid, False, "")
 
 
 def test_the_linear_head_is_logistic_regression(probing):
@@ -147,7 +151,7 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
   y_NxD, labels_NxK = linear_problem(20)
   tx = optim.adam(1.0, weight_decay=1e-2)
   train_epoch, loss_of = probe._make_steps(tx, False)
-  module = probe.models.Head(3, 5)
+  module = samplecnn.Head(3, 5)
   params = module.init(jax.random.key(0), y_NxD)["params"]
   hidden, out = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
   with torch.no_grad():
@@ -190,6 +194,38 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
     bce(forward(x), y).item(),
     rtol=1e-4,
   )
+
+
+def test_scores_to_choose_by_are_those_of_the_validation_clips(probing):
+  """With the splits exchanged they are the scores of the test clips."""
+  problems = {"valid": linear_problem(100, 1), "test": linear_problem(90, 2)}
+  train_y, train_labels = linear_problem(200)
+  probing.probe.max_epochs = 1  # whose weights count, whatever is validated
+
+  def scored(names):
+    def segments(encoder, prepared, split, *, batch_size):
+      y_NxD, _ = problems[names[split]]
+      return y_NxD, np.arange(len(y_NxD))
+
+    labels = {s: problems[name][1] for s, name in names.items()}
+    labels = labels | {"train": train_labels}
+    labels = {
+      s: types.SimpleNamespace(labels_NxK=rows) for s, rows in labels.items()
+    }
+    prepared = types.SimpleNamespace(label_kind="multi")
+    with (
+      mock.patch.object(representations, "crops", FakeEncoder.crops),
+      mock.patch.object(representations, "segments", segments),
+    ):
+      return probe._scores(probing, FakeEncoder(train_y), prepared, labels, "")
+
+  straight = scored({"valid": "valid", "test": "test"})
+  exchanged = scored({"valid": "test", "test": "valid"})
+  for head in ("linear", "mlp"):
+    for score in ("roc_auc", "pr_auc"):
+      held_out = straight[head].results[f"valid_{score}"]
+      assert held_out == exchanged[head].results[score]
+      assert held_out != straight[head].results[score]
 
 
 def test_the_best_validation_weights_are_kept(probing):

@@ -146,17 +146,20 @@ def _scores(config, encoder, prepared, labels, prefix):
     single,
     prefix,
   )
-  test = splits["test"]
-  return {
-    head: scores.of_segments(
-      fit.module.apply({"params": fit.best_params}, test.y_MxD),
-      test.clip_M,
-      test.labels_NxK,
-      single=single,
-      best_epoch=fit.best_epoch,
+  found = {}
+  for head, fit in fits.items():
+    valid, test = (
+      scores.of_segments(
+        fit.module.apply({"params": fit.best_params}, splits[split].y_MxD),
+        splits[split].clip_M,
+        splits[split].labels_NxK,
+        single=single,
+        best_epoch=fit.best_epoch,
+      )
+      for split in ("valid", "test")
     )
-    for head, fit in fits.items()
-  }
+    found[head] = test._replace(results=test.results | scores.held_out(valid))
+  return found
 
 
 def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):

@@ -50,6 +50,15 @@ def of_segments(
   return Scores(results, metrics.per_tag_metrics(labels_NxK, scores_NxK))
 
 
+def held_out(valid: Scores) -> dict:
+  """Scores on the clips to validate on, to choose a recipe by; not the test's.
+
+  Whoever chooses by the test scores has none left that are unbiased.
+  """
+  names = ("roc_auc", "pr_auc", "accuracy")
+  return {f"valid_{k}": valid.results[k] for k in names if k in valid.results}
+
+
 def majority(train_labels_NxK, test_labels_MxK) -> dict:
   """Scores of always answering train's most frequent class."""
   accuracy = metrics.majority_accuracy(train_labels_NxK, test_labels_MxK)
