@@ -18,8 +18,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from vicreg_jax import config as configs
-from vicreg_jax import suite
-from vicreg_jax.study import plan, runner, tables, thesis
+from vicreg_jax import plots, suite
+from vicreg_jax.study import figures, plan, runner, tables, thesis
 
 ROOT = pathlib.Path(__file__).parent.parent
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.py"))
@@ -374,6 +374,27 @@ def test_repetitions_are_averaged(tmp_path):
   assert rows[0]["ours"] == "75.0000" and rows[0]["spread"] == "4.5826"
 
 
+def test_every_score_has_a_column_and_a_panel(tmp_path):
+  (tmp_path / "run").mkdir()
+  found = dict.fromkeys(plots.SCORES, 50.0)
+  (tmp_path / "run/probe.json").write_text(json.dumps({"linear": found}))
+  run = plan.Job("folder", "run", {}, 1.0)
+  points = [plan.Point({"encoder": "x"}, (run,), plan.HEADS)]
+  metrics = tuple(plots.SCORES)
+  made = plan.Suite("T", points, figures.score_dots, metrics=metrics)
+  results = tables.collect(made, str(tmp_path))
+  first, _, row = tables.markdown(made, results, "").splitlines()[2:]
+  assert "| ROC-AUC clip linear | ROC-AUC clip mlp |" in first
+  assert row == "| x |" + " 50.00 | - |" * 5
+  made.draw(results, str(tmp_path / "dots"), stamp="")
+  assert (tmp_path / "dots.png").exists()
+  for wrong in (("f1",), ()):
+    with pytest.raises(
+      ValueError, match=r"metrics of a suite .*, roc_auc_clip"
+    ):
+      plan.Suite("T", points, figures.score_dots, metrics=wrong)
+
+
 def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   lines = [
     {"step": 1, "train/epoch": 0.5, "train/invariance": 9.0},
@@ -407,12 +428,37 @@ def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (run / "metrics.jsonl").write_text(text)
   results = tables.collect(loaded, str(tmp_path))
-  paths = [plan.metrics_path(results, point) for point in loaded.points]
+  paths = [results.metrics_path(point) for point in loaded.points]
   assert [path is not None for path in paths] == [True] * 3 + [False] * 6
   assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 10)
   assert results.rows[1]["extra"] == {}  # its last epoch is not there
   loaded.draw(results, str(tmp_path / "terms"), "")
   assert os.path.getsize(tmp_path / "terms.png") > 10_000
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_every_suite_draws_what_its_runs_left(path, tmp_path, monkeypatch):
+  saved = []
+  monkeypatch.setattr(plots, "save", lambda figure, path: saved.append(figure))
+  loaded = plan.load(path, SMOKE)
+  scores = dict.fromkeys(loaded.metrics, 66.0)
+  lines = [
+    {"step": e, "train/epoch": e, "train/loss": 5.0, "train/variance": 66.0}
+    for e in (1, 400)
+  ]
+  for point in loaded.points:
+    for job in point.jobs:
+      run = tmp_path / job.workdir
+      run.mkdir(parents=True, exist_ok=True)
+      left = dict.fromkeys(point.heads.values(), scores)
+      (run / "probe.json").write_text(json.dumps(left))
+      text = "".join(json.dumps(line) + "\n" for line in lines)
+      (run / "metrics.jsonl").write_text(text)
+  results = tables.collect(loaded, str(tmp_path))
+  loaded.draw(results, str(tmp_path / "figure"), stamp="a stamp")
+  assert "| 66.0" in tables.markdown(loaded, results, "")
+  assert len(saved) == (4 if path.stem == "collapse" else 2)
+  assert saved[-1].get_supxlabel() == "a stamp"
 
 
 def test_spectra_are_of_a_few_epochs(tmp_path):

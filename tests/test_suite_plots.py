@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax import plots
-from vicreg_jax.study import figures
+from vicreg_jax.study import figures, tables
 
 SMOKE = "smoke scale: says nothing about the thesis"
 
@@ -39,6 +39,10 @@ def scores(linear=None, mlp=None):
 
 def row(ours, thesis=None, **labels):
   return {"labels": labels, "scores": ours, "thesis": thesis}
+
+
+def results(rows, metrics=("roc_auc", "pr_auc")):
+  return tables.Results(rows, [], metrics, "")
 
 
 def curves():
@@ -75,7 +79,11 @@ def write(path, lines):
 
 def test_score_curves_show_the_rows(saved):
   figures.score_curves(
-    curves(), "unused", x="epochs", x_label="epochs of FMA", group="method"
+    results(curves()),
+    "unused",
+    x="epochs",
+    x_label="epochs of FMA",
+    group="method",
   )
   roc, pr = saved[0].axes
   assert drawn(roc) == {
@@ -99,7 +107,9 @@ def test_curves_differ_by_more_than_colour(saved):
   rows = curves()
   for each in rows:
     each["thesis"] = scores((70, 20), (71, 21))
-  figures.score_curves(rows, "unused", x="epochs", x_label="", group="method")
+  figures.score_curves(
+    results(rows), "unused", x="epochs", x_label="", group="method"
+  )
   lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
   assert lines["CLMR, linear"].get_color() == plots.RED
   assert lines["VICReg, two-layer"].get_color() == plots.BLUE
@@ -115,13 +125,24 @@ def test_curves_differ_by_more_than_colour(saved):
 def test_ticks_do_not_touch(saved):
   """Labels' boxes as laid out, on a linear and on a logarithmic axis."""
   batches = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
-  rows = [row(scores((b, b), (b + 1, b)), batch_size=b) for b in batches]
-  epochs = (300, 1000, 3000, 5000, 8000)
-  far = [row(scores((1, 2)), batch_size=e) for e in epochs]
-  near = [row(scores((1, 2)), batch_size=32 * 2**k) for k in range(5)]
+
+  def rows_of(values):
+    return [
+      row(scores((v, v), (v + 1, v)), method="VICReg", batch_size=v)
+      for v in values
+    ]
+
+  rows = rows_of(batches)
+  far = rows_of((300, 1000, 3000, 5000, 8000))
+  near = rows_of(32 * 2**k for k in range(5))
   for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
     figures.score_curves(
-      case, "unused", x="batch_size", x_label="", log_x=log_x
+      results(case),
+      "unused",
+      x="batch_size",
+      x_label="",
+      group="method",
+      log_x=log_x,
     )
     for ax in saved[-1].axes:
       texts = ax.get_xticklabels()
@@ -144,7 +165,9 @@ def test_lines_of_any_label(saved):
     for d in (1, 2)
     for loss in ("paper", "release", "VICReg")
   ]
-  figures.score_curves(rows, "unused", x="size", x_label="", group="loss")
+  figures.score_curves(
+    results(rows), "unused", x="size", x_label="", group="loss"
+  )
   lines = saved[0].axes[0].get_lines()
   assert [line.get_label() for line in lines] == [
     "paper, linear",
@@ -170,7 +193,7 @@ def grid():
 
 
 def test_heat_maps_normalise_each_column(saved):
-  figures.heat_maps(grid(), "unused", x="size", y="batch_size")
+  figures.heat_maps(results(grid()), "unused", x="size", y="batch_size")
   linear, two_layer, bar = saved[0].axes
   for ax, more in ((linear, 0), (two_layer, 2)):
     cells_YxX = ax.collections[0].get_array()
@@ -222,7 +245,7 @@ def contrast(a, b):
 
 def test_heat_maps_are_readable(saved):
   rows = [row(scores((1, k / 4)), batch_size=k, size=32) for k in range(1, 22)]
-  figures.heat_maps(rows, "unused", x="size", y="batch_size")
+  figures.heat_maps(results(rows), "unused", x="size", y="batch_size")
   ax = saved[0].axes[0]
   image = ax.collections[0]
   cells_Kx4 = image.cmap(image.norm(image.get_array()))[:, 0]
@@ -254,7 +277,7 @@ def test_score_dots_show_rows_and_spread(saved):
     row(scores((70, 20)), method="untrained", data="B"),
   ]
   rows[0]["spread"] = scores((0.5, 0.25))
-  figures.score_dots(rows, "unused")
+  figures.score_dots(results(rows), "unused")
   roc, pr = saved[0].axes
   assert dots(roc) == {
     (0, "o", True): (80, (79.5, 80.5)),
@@ -288,7 +311,7 @@ def test_score_dots_of_another_metric(saved):
     row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
     row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
   ]
-  figures.score_dots(rows, "unused", metrics=("accuracy",))
+  figures.score_dots(results(rows, ("accuracy",)), "unused")
   (ax,) = saved[0].axes
   assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
   assert ax.get_xlabel() == "accuracy (%)"
@@ -461,9 +484,11 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
   before = dict(matplotlib.rcParams)
   for name in ("a", "b"):
     figures.heat_maps(
-      grid(), tmp_path / name, x="size", y="batch_size", stamp=SMOKE
+      results(grid()), tmp_path / name, x="size", y="batch_size", stamp=SMOKE
     )
-    figures.score_dots(curves(), f"{tmp_path}/dots_{name}", stamp=SMOKE)
+    figures.score_dots(
+      results(curves()), f"{tmp_path}/dots_{name}", stamp=SMOKE
+    )
   for stem in ("", "dots_"):
     for suffix in (".png", ".svg"):
       a = (tmp_path / f"{stem}a{suffix}").read_bytes()
@@ -477,9 +502,14 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 def test_nothing_is_clipped_or_covered(saved, tmp_path):
   """The stamp is below, the legend above all panels, all within the page."""
   figures.score_curves(
-    curves(), "unused", x="epochs", x_label="e", group="method", stamp=SMOKE
+    results(curves()),
+    "unused",
+    x="epochs",
+    x_label="e",
+    group="method",
+    stamp=SMOKE,
   )
-  figures.score_dots(curves(), "unused", stamp=SMOKE)
+  figures.score_dots(results(curves()), "unused", stamp=SMOKE)
   figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
   for figure in saved:
     (found,) = figure.legends
@@ -499,13 +529,13 @@ def test_nothing_to_draw_is_refused(tmp_path):
   out = tmp_path / "a"
   failed = [row(None, method="CLMR", epochs=1)]
   with pytest.raises(ValueError, match="None of the 1 rows has a score"):
-    figures.score_curves(failed, out, x="epochs", x_label="")
+    figures.score_curves(
+      results(failed), out, x="epochs", x_label="", group="method"
+    )
   with pytest.raises(ValueError, match=r"has a score in \['pr_auc'\]"):
-    figures.heat_maps(failed, out, x="epochs", y="method")
+    figures.heat_maps(results(failed), out, x="epochs", y="method")
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
-    figures.score_dots([], out, metrics=("accuracy",))
-  with pytest.raises(ValueError, match=r"\['f1'\] cannot be drawn: .*roc_auc"):
-    figures.score_dots(curves(), out, metrics=("f1",))
+    figures.score_dots(results([], ("accuracy",)), out)
   for draw in (figures.loss_terms, figures.losses):
     with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
       draw({"64": None}, out)
@@ -518,14 +548,18 @@ def test_nothing_to_draw_is_refused(tmp_path):
 def test_bad_input_is_named(tmp_path):
   out = tmp_path / "a"
   with pytest.raises(ValueError, match=r"'CLMR'.* has no label 'size'"):
-    figures.score_curves(curves(), out, x="size", x_label="")
+    figures.score_curves(
+      results(curves()), out, x="size", x_label="", group="method"
+    )
   twice = [*curves(), row(scores((1, 2)), method="CLMR", epochs=300, seed=1)]
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
-    figures.score_curves(twice, out, x="epochs", x_label="", group="method")
+    figures.score_curves(
+      results(twice), out, x="epochs", x_label="", group="method"
+    )
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
     figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"Cannot read .*none\.jsonl"):
     figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
   with pytest.raises(ValueError, match=r"Cannot write .*m\.jsonl.a\.png"):
-    figures.score_dots(curves(), untimed / "a")
+    figures.score_dots(results(curves()), untimed / "a")

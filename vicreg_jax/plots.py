@@ -19,6 +19,14 @@ TERMS = (
   "top1",
 )
 LEARNING_RATE = "learning_rate"
+# Titles of what a predictor is scored by, all in percent.
+SCORES = {
+  "roc_auc": "ROC-AUC",
+  "pr_auc": "PR-AUC",
+  "roc_auc_clip": "ROC-AUC clip",
+  "pr_auc_clip": "PR-AUC clip",
+  "accuracy": "accuracy",
+}
 _MOST_LABELS = 60
 # Okabe and Ito's blue and vermilion: apart in print and to the colour-blind.
 BLUE, RED = "#0072B2", "#D55E00"

@@ -17,7 +17,6 @@ def get_suite(scale):
     published = thesis.TABLE_B_1[batch_size,]
     points.append(plan.probed(scale, labels, run, 1000, published))
   draw = functools.partial(
-    plan.draw_rows,
     figures.score_curves,
     x="batch size",
     x_label="batch size",

@@ -32,7 +32,7 @@ def get_suite(scale):
 
   def draw(results, out_stem, stamp):
     paths = {
-      point.labels["method"]: plan.metrics_path(results, point)
+      point.labels["method"]: results.metrics_path(point)
       for point in results.points
     }
     figures.losses(

@@ -22,7 +22,6 @@ def get_suite(scale):
       published = thesis.TABLE_A_1[method, epochs]
       points.append(plan.probed(scale, labels, run, epochs, published))
   draw = functools.partial(
-    plan.draw_rows,
     figures.score_curves,
     x="epochs",
     x_label="epochs of pretraining",

@@ -22,7 +22,6 @@ def get_suite(scale):
       }
       points.append(plan.probed(scale, labels, run, 1000))
   draw = functools.partial(
-    plan.draw_rows,
     figures.heat_maps,
     x="representation size",
     y="batch size",

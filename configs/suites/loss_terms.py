@@ -18,7 +18,7 @@ def last_terms(workdir, epoch):
 
 def draw(results, out_stem, stamp):
   runs = {
-    point.labels["batch size"]: plan.metrics_path(results, point)
+    point.labels["batch size"]: results.metrics_path(point)
     for point in results.points
   }
   figures.loss_terms(runs, out_stem, stamp=stamp)

@@ -4,8 +4,6 @@
         --workdir=runs/study
 """
 
-import functools
-
 from vicreg_jax.study import figures, plan, thesis
 
 
@@ -17,5 +15,4 @@ def get_suite(scale):
       labels = {"method": method, "projector": f"{projector} projector"}
       published = thesis.TABLE_B_2[method, projector]
       points.append(plan.probed(scale, labels, run, 1000, published))
-  draw = functools.partial(plan.draw_rows, figures.score_dots)
-  return plan.Suite("Projectors: table B.2", points, draw)
+  return plan.Suite("Projectors: table B.2", points, figures.score_dots)

@@ -18,7 +18,6 @@ def get_suite(scale):
       published = thesis.TABLE_A_2[method, size]
       points.append(plan.probed(scale, labels, run, 1000, published))
   draw = functools.partial(
-    plan.draw_rows,
     figures.score_curves,
     x="size",
     x_label="size of the representation",

@@ -7,8 +7,6 @@ SampleCNN with labels is trained here; the thesis only cites its scores. Rows
 that are cited and not run have no figures of ours.
 """
 
-import functools
-
 from vicreg_jax.study import figures, plan, thesis
 
 # Epochs of the thesis's own runs.
@@ -39,5 +37,4 @@ def get_suite(scale):
     labels = {"method": method, "trained on": data}
     published = thesis.TABLE_4_1[method, data]
     points.append(plan.probed(scale, labels, run, epochs, published))
-  draw = functools.partial(plan.draw_rows, figures.score_dots)
-  return plan.Suite("Transfer learning: table 4.1", points, draw)
+  return plan.Suite("Transfer learning: table 4.1", points, figures.score_dots)

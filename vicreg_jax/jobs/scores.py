@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vicreg_jax import files
+from vicreg_jax import files, plots
 from vicreg_jax.model import metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
@@ -109,23 +109,18 @@ def write(workdir, results: dict, names, tags: dict[str, dict]):
 
 def table(results: dict) -> str:
   """`probe.json` for the terminal, a row for each predictor."""
-  columns = {
-    "ROC-AUC": "roc_auc",
-    "PR-AUC": "pr_auc",
-    "ROC-AUC clip": "roc_auc_clip",
-    "PR-AUC clip": "pr_auc_clip",
-    "accuracy": "accuracy",
-  }
   rows = [name for name in results if "roc_auc" in (_dict(results[name]))]
   columns = {
-    title: key
-    for title, key in columns.items()
+    key: title
+    for key, title in plots.SCORES.items()
     if any(key in results[name] for name in rows)
   }
   width = max(map(len, rows), default=0) + 2
-  lines = ["".ljust(width) + "".join(f"{title:>14}" for title in columns)]
+  lines = [
+    "".ljust(width) + "".join(f"{title:>14}" for title in columns.values())
+  ]
   for name in rows:
-    cells = (results[name].get(key) for key in columns.values())
+    cells = (results[name].get(key) for key in columns)
     lines.append(
       name.replace("_", " ").ljust(width)
       + "".join(f"{'-' if c is None else format(c, '.2f'):>14}" for c in cells)

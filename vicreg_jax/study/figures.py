@@ -1,10 +1,10 @@
-"""The thesis's figures, from the result rows of many runs.
+"""The thesis's figures, from what many runs have left.
 
-A row is a dict: "labels", what tells it from the others ({"method": "VICReg",
-"epochs": 300}); "scores", {"linear": {"roc_auc": percent, ...}, "mlp": ...}, or
-None for a run that failed; and, if there are, "thesis" (scores as published)
-and "spread" (standard deviations over seeds), both in the form of scores. A
-missing value is a gap.
+Results are a `tables.Results`. A row of theirs is a dict: "labels", what tells
+it from the others ({"method": "VICReg", "epochs": 300}); "scores", {"linear":
+{"roc_auc": percent, ...}, "mlp": ...}, or None for a run that failed; and, if
+there are, "thesis" (scores as published) and "spread" (standard deviations over
+seeds), both in the form of scores. A missing value is a gap.
 
 Every function writes OUT_STEM.png and OUT_STEM.svg, as wide as a page's text,
 with `stamp` in small print below, and raises ValueError if it has nothing to
@@ -21,14 +21,7 @@ import numpy as np
 from vicreg_jax import plots
 
 WIDTH = 6.5  # inches
-HEADS = {"linear": "linear", "mlp": "two-layer"}
-METRICS = {
-  "roc_auc": "ROC-AUC (%)",
-  "pr_auc": "PR-AUC (%)",
-  "roc_auc_clip": "ROC-AUC over clips (%)",
-  "pr_auc_clip": "PR-AUC over clips (%)",
-  "accuracy": "accuracy (%)",
-}
+HEADS = {"linear": "linear", "mlp": "two-layer"}  # of a probe
 # Colour, marker of a solid line and of a dashed one.
 METHOD_STYLES = {
   "CLMR": (plots.RED, "o", "^"),
@@ -86,49 +79,45 @@ def _for_print(draw):
 
 @_for_print
 def score_curves(
-  rows, out_stem, *, x, x_label, group=None, log_x=False, stamp=""
+  results, out_stem, *, x, x_label, group, log_x=False, stamp=""
 ):
   """Scores over a label: figures 4.1, 4.2 and B.1.
 
   Args:
-    rows: see the module; one for each value of `x` and `group`.
+    results: see the module; a row for each value of `x` and `group`.
     x: the label on the x axis, whose values are numbers; ticks are at them.
     x_label: the axis's text.
-    group: the label that tells lines apart, or None for one line.
+    group: the label that tells lines apart.
     log_x: a logarithmic x axis.
   """
-  _check_drawable(rows, ("scores", "thesis"), ("roc_auc", "pr_auc"))
-  names = (x,) if group is None else (group, x)
-  by_key = _by_labels(rows, names)
-  groups = list(dict.fromkeys(key[:-1] for key in by_key))
-  styles = _styles([key[0] for key in groups if key])
+  _check_drawable(results.rows, ("scores", "thesis"), ("roc_auc", "pr_auc"))
+  by_key = _by_labels(results.rows, (group, x))
+  styles = _styles([name for name, _ in by_key])
   figure, axes = plots.subplots(ncols=2, figsize=(WIDTH, 3.1), sharex=True)
   for ax, metric in zip(axes, ("roc_auc", "pr_auc")):
-    for key in groups:
-      name = f"{key[0]}, " if key else ""
-      style = styles[key[0]] if key else METHOD_STYLES["VICReg"]
-      points = sorted(k[-1] for k in by_key if k[:-1] == key)
+    for name, style in styles.items():
+      points = sorted(at for other, at in by_key if other == name)
       for source, head in itertools.product(("scores", "thesis"), HEADS):
         values = [
-          _score(by_key[(*key, at)].get(source), head, metric) for at in points
+          _score(by_key[name, at].get(source), head, metric) for at in points
         ]
         if not np.isnan(values).all():
           line = _line(style, head == "mlp")
-          label = f"{name}{HEADS[head]}"
           if source == "thesis":
-            line, label = _of_thesis(line), f"{label}, thesis"
+            line = _of_thesis(line)
+          label = _source_name(f"{name}, {HEADS[head]}", source)
           ax.plot(points, values, label=label, **line)
-    ax.set_ylabel(METRICS[metric])
+    ax.set_ylabel(f"{plots.SCORES[metric]} (%)")
     ax.set_xlabel(x_label)
   if log_x:
     axes[0].set_xscale("log")
-  _ticks_at(axes, sorted({key[-1] for key in by_key}), log_x)
-  _legend_above(figure, axes, ncols=4 if len(groups) > 1 else 2)
+  _ticks_at(axes, sorted({at for _, at in by_key}), log_x)
+  _legend_above(figure, axes, ncols=4 if len(styles) > 1 else 2)
   _save(figure, out_stem, stamp)
 
 
 @_for_print
-def heat_maps(rows, out_stem, *, x, y, stamp=""):
+def heat_maps(results, out_stem, *, x, y, stamp=""):
   """PR-AUC over two labels, normalised within each column: figure B.3.
 
   The colour of a cell is (value - column minimum) / (column maximum - column
@@ -136,12 +125,12 @@ def heat_maps(rows, out_stem, *, x, y, stamp=""):
   column's values are all the same, so that it has no such colours, it is grey.
 
   Args:
-    rows: see the module; one for each cell.
+    results: see the module; a row for each cell.
     x, y: labels, such as representation size and batch size, whose values are
       numbers; the largest y is on top.
   """
-  _check_drawable(rows, ("scores",), ("pr_auc",))
-  by_key = _by_labels(rows, (y, x))
+  _check_drawable(results.rows, ("scores",), ("pr_auc",))
+  by_key = _by_labels(results.rows, (y, x))
   ys, xs = (sorted(set(values)) for values in zip(*by_key))
   height = 1.7 + 0.25 * len(ys)
   figure, axes = plots.subplots(ncols=2, figsize=(WIDTH, height), sharey=True)
@@ -174,21 +163,16 @@ def heat_maps(rows, out_stem, *, x, y, stamp=""):
 
 
 @_for_print
-def score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"), stamp=""):
+def score_dots(results, out_stem, *, stamp=""):
   """Scores as dots, a line for each row: tables 4.1 and B.2, several seeds.
 
   Ours are filled, with the spread as error bars; the thesis's, just below, are
   open. Colours are those of the methods.
 
   Args:
-    rows: see the module; the first on top.
-    metrics: keys of METRICS, a panel each.
+    results: see the module; the first row on top, a panel for each metric.
   """
-  unknown = [metric for metric in metrics if metric not in METRICS]
-  if unknown or not metrics:
-    raise ValueError(
-      f"Metrics {list(metrics)} cannot be drawn: give some of {list(METRICS)}."
-    )
+  rows, metrics = results.rows, results.metrics
   _check_drawable(rows, ("scores", "thesis"), metrics)
   styles = _styles([_method(row) for row in rows])
   kinds = [("scores", {})]
@@ -221,13 +205,13 @@ def score_dots(rows, out_stem, *, metrics=("roc_auc", "pr_auc"), stamp=""):
       if place % 2:
         ax.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(METRICS[metric])
+    ax.set_xlabel(f"{plots.SCORES[metric]} (%)")
     ax.margins(x=0.08)
   names = [", ".join(map(str, row["labels"].values())) for row in rows]
   axes[0, 0].set_yticks(range(len(rows)), names)
   axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
   handles = [
-    _handle(f"{HEADS[head]}{', thesis' * (source == 'thesis')}", **style)
+    _handle(_source_name(HEADS[head], source), **style)
     for source, head, style in kinds
   ]
   runs = max(row.get("repetitions", 1) for row in rows)
@@ -410,6 +394,10 @@ def _save(figure, out_stem, stamp):
     plots.save(figure, f"{out_stem}{suffix}")
 
 
+def _source_name(name, source):
+  return f"{name}, thesis" if source == "thesis" else name
+
+
 def _score(scores, head, metric):
   """A value, or nan if the run failed or has no such head or metric."""
   value = ((scores or {}).get(head) or {}).get(metric)
@@ -547,16 +535,21 @@ def _with_epochs(path):
   the two are proportional.
   """
   lines = plots.read_metrics(path)
-  timed = [line for line in lines if line.get("train/epoch")]
-  if lines and not timed:
+  per_epoch = steps_per_epoch(lines)
+  if lines and not per_epoch:
     raise ValueError(
       f"{path} has no line with train/epoch, so its steps cannot be told in "
       "epochs: give the metrics.jsonl of a pretraining."
     )
-  return [
-    (line["step"] * timed[-1]["train/epoch"] / timed[-1]["step"], line)
-    for line in lines
-  ]
+  return [(line["step"] / per_epoch, line) for line in lines]
+
+
+def steps_per_epoch(lines) -> int:
+  """From the lines of a training's metrics.jsonl; 0 if it has not begun."""
+  for line in lines:
+    if line.get("train/epoch"):
+      return round(line["step"] / line["train/epoch"])
+  return 0
 
 
 def _series(lines, key):

@@ -25,12 +25,13 @@ import numpy as np
 from etils import epath
 
 from vicreg_jax import files, plots
+from vicreg_jax.study import figures
 
 SCALES = ("thesis", "smoke")
 STAMP = (
   "smoke scale: shows that the machinery works, says nothing about the thesis"
 )
-HEADS = {"linear": "linear", "mlp": "mlp"}
+HEADS = {head: head for head in figures.HEADS}
 # The axes of the thesis: tables A.1, A.2 and B.1.
 EPOCHS = (300, 1000, 3000, 5000, 8000)
 SIZES = (32, 64, 128, 256, 512)
@@ -115,8 +116,9 @@ class Suite:
   Attributes:
     title: above the table.
     points: its rows, in order.
-    draw: `(results, out_stem, stamp)` writes the figure; see `tables.Results`.
-    metrics: columns of the table, of each head.
+    draw: `(results, out_stem, stamp=...)` writes the figure; see
+      `tables.Results`, and `figures`.
+    metrics: columns of the table, of each head; keys of `plots.SCORES`.
     measure: `(workdir, epoch) -> {column: number}` adds columns from what the
       first job of a point has left.
   """
@@ -126,6 +128,13 @@ class Suite:
   draw: Callable
   metrics: tuple[str, ...] = ("roc_auc", "pr_auc")
   measure: Callable[[str, float], dict[str, float]] | None = None
+
+  def __post_init__(self):
+    if not self.metrics or set(self.metrics) - plots.SCORES.keys():
+      raise ValueError(
+        f"metrics of a suite are {self.metrics}: give some of"
+        f" {', '.join(plots.SCORES)}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,25 +297,6 @@ _SMOKE_TRAINING = {
 }
 
 
-def draw_rows(function: Callable, results, out_stem, stamp, **options):
-  """A suite's `draw` by a figure of `figures.py` that takes its rows."""
-  function(results.rows, out_stem, stamp=stamp, **options)
-
-
-def metrics_path(results, point: Point) -> str | None:
-  """metrics.jsonl of a point's run; None if there is none."""
-  path = f"{results.workdir(point.jobs[0])}/metrics.jsonl"
-  return path if files.exists(path) else None
-
-
-def steps_per_epoch(rows: list[dict]) -> float:
-  """From the lines of a training; 0 if it has not begun."""
-  return max(
-    (row["step"] / row["train/epoch"] for row in rows if "train/epoch" in row),
-    default=0.0,
-  )
-
-
 def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   """{column: value} of the last line up to an epoch that has each key.
 
@@ -320,14 +310,13 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   path = f"{workdir}/metrics.jsonl"
   if not files.exists(path):
     return {}
-  rows = plots.read_metrics(path)
-  last, found = epoch * steps_per_epoch(rows), {}
-  # A step may miss the epoch's end by rounding.
-  if max((row["step"] for row in rows), default=-1) < last - 0.5:
+  lines, found = plots.read_metrics(path), {}
+  last = round(epoch * figures.steps_per_epoch(lines))
+  if max((line["step"] for line in lines), default=-1) < last:
     return {}
-  for row in rows:
-    if row["step"] <= last + 0.5:
-      found |= {column: row[k] for column, k in keys.items() if k in row}
+  for line in lines:
+    if line["step"] <= last:
+      found |= {column: line[k] for column, k in keys.items() if k in line}
   return found
 
 
@@ -341,7 +330,7 @@ def spectra(metrics_path: str | None, most: int = 5) -> dict:
   directory = epath.Path(metrics_path).parent / "diagnostics"
   if not directory.exists():
     return {}
-  per_epoch = steps_per_epoch(plots.read_metrics(metrics_path))
+  per_epoch = figures.steps_per_epoch(plots.read_metrics(metrics_path))
   paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
   if not per_epoch:
     return {}

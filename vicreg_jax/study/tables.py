@@ -7,10 +7,8 @@ import json
 import statistics
 import sys
 
-from vicreg_jax import files
+from vicreg_jax import files, plots
 from vicreg_jax.study import plan
-
-_TITLES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "accuracy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +18,19 @@ class Results:
   Attributes:
     rows: {"labels", "scores", "spread", "thesis", "extra"} for each row of the
       table; scores by head and metric in percent, None where a run is missing.
-    points: those of the suite.
+    points, metrics: those of the suite.
     root: its --workdir.
   """
 
   rows: list[dict]
   points: list[plan.Point]
+  metrics: tuple[str, ...]
   root: str
 
-  def workdir(self, job: plan.Job) -> str:
-    """Where a job has written."""
-    return f"{self.root}/{job.workdir}"
+  def metrics_path(self, point: plan.Point) -> str | None:
+    """metrics.jsonl of a point's run; None if there is none."""
+    path = f"{self.root}/{point.jobs[0].workdir}/metrics.jsonl"
+    return path if files.exists(path) else None
 
 
 def collect(suite: plan.Suite, root: str) -> Results:
@@ -56,7 +56,7 @@ def collect(suite: plan.Suite, root: str) -> Results:
         "extra": extra[0] if extra else {},
       }
     )
-  return Results(rows, suite.points, root)
+  return Results(rows, suite.points, suite.metrics, root)
 
 
 def _scores(point, metrics, root) -> dict | None:
@@ -82,26 +82,25 @@ def _over(scores, reduce) -> dict:
 
 def cells(row: dict, metrics) -> list[dict]:
   """The numbers of a row: ours, spread, thesis and difference."""
-  out = []
+  found = []
   for metric in metrics:
     for head in plan.HEADS:
-
-      def of(scores, head=head, metric=metric):
-        return ((scores or {}).get(head) or {}).get(metric)
-
-      ours, thesis = of(row["scores"]), of(row["thesis"])
+      ours, spread, thesis = (
+        (row[source] or {}).get(head, {}).get(metric)
+        for source in ("scores", "spread", "thesis")
+      )
       both = ours is not None and thesis is not None
-      out.append(
+      found.append(
         {
           "metric": metric,
           "head": head,
           "ours": ours,
-          "spread": of(row["spread"]),
+          "spread": spread,
           "thesis": thesis,
           "difference": ours - thesis if both else None,
         }
       )
-  return out
+  return found
 
 
 def markdown(suite: plan.Suite, results: Results, stamp: str) -> str:
@@ -111,7 +110,7 @@ def markdown(suite: plan.Suite, results: Results, stamp: str) -> str:
   extra = list(dict.fromkeys(k for row in results.rows for k in row["extra"]))
   kinds = (": ours", ": thesis", ": difference") if has_thesis else ("",)
   heads = [
-    f"{_TITLES[cell['metric']]} {cell['head']}{kind}"
+    f"{plots.SCORES[cell['metric']]} {cell['head']}{kind}"
     for cell in cells(results.rows[0], suite.metrics)
     for kind in kinds
   ]
@@ -171,7 +170,7 @@ def report(suite: plan.Suite, name: str, root: str, scale: plan.Scale):
   print(text)
   print(f"table: {root}/{name}/table.md")
   try:
-    suite.draw(results, f"{root}/{name}/{name}", stamp)
+    suite.draw(results, f"{root}/{name}/{name}", stamp=stamp)
   except ValueError as e:
     print(f"no figure yet: {e}", file=sys.stderr)
   else:
