@@ -219,11 +219,11 @@ def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
   assert "| one | 59.00 | 60.00 | -1.00 |" in out
   assert "| ROC-AUC linear: ours | ROC-AUC linear: thesis |" in out
   assert "| bad | - | 60.00 | - |" in out
-  # Once more: only what is not finished, and the ETA is by what was.
+  # Once more: only what is not finished.
   process = toy(("one", "bad", "two"))
   _, err = process.communicate()
   assert calls(tmp_path)[5:] == ["bad"]
-  assert "runs/one: was finished before, at least" in err
+  assert "[1/6] runs/one: was finished before" in err
   # Where data are makes no difference, and a study may be moved.
   toy(("one",), "--config.data.dir=elsewhere").communicate()
   assert calls(tmp_path)[6:] == []
@@ -328,17 +328,17 @@ def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path, capsys):
 
   def finish(job):
     flags = runner._identity(job, [])
-    content = {"flags": flags, "work": job.work, "seconds": 7.0}
+    content = {"flags": flags, "work": job.work}
     path.write_text(json.dumps(content))
 
   finish(long)
-  assert runner._finished(short, [], root)["seconds"] == 7.0
+  assert runner._finished(short, [], root)
   other = dataclasses.replace(short, overrides=short.overrides | {"seed": 1})
-  assert runner._finished(other, [], root) is None
+  assert not runner._finished(other, [], root)
   finish(short)
-  assert runner._finished(long, [], root) is None
+  assert not runner._finished(long, [], root)
   path.write_text("{")
-  assert runner._finished(short, [], root) is None
+  assert not runner._finished(short, [], root)
   assert "is damaged and does not count" in capsys.readouterr().err
 
 

@@ -48,8 +48,8 @@ def run(args, extra: list[str]) -> int:
   runner.check_workdir(root, scale)
   failed = []
   if not args.collect:
-    jobs = [job for jobs in chosen for job in jobs]
-    with runner.Runner(root, extra, jobs) as running:
+    count = sum(map(len, chosen))
+    with runner.Runner(root, extra, count) as running:
       failed = runner.run_all(running, chosen)
     if running.stopped:
       print("interrupted; run the same command to continue", file=sys.stderr)

@@ -38,18 +38,14 @@ def members(suite: plan.Suite) -> list[list[plan.Job]]:
   return [[run, *probes.get(name, {}).values()] for name, run in firsts.items()]
 
 
-# --- running -----------------------------------------------------------------
-
-
 class Runner:
-  """Runs jobs one after another, each in a process of its own."""
+  """Runs so many jobs one after another, each in a process of its own."""
 
-  def __init__(self, root: str, extra: list[str], jobs: list[plan.Job]):
+  def __init__(self, root: str, extra: list[str], count: int):
     self._root = root
     self._extra = extra
-    self._left = {job.workdir: job for job in jobs}
-    self._count = len(jobs)
-    self._seconds = {}  # config: (seconds, work) of what has been done
+    self._count = count
+    self._done = 0  # or skipped
     self._child = None
     self.stopped = False
 
@@ -71,55 +67,33 @@ class Runner:
   def run(self, job: plan.Job) -> bool:
     """Whether the job is finished, by now or before."""
     extra = applicable(job, self._extra)
-    done = _finished(job, extra, self._root)
-    if done is None:
-      started = time.monotonic()
-      # What a run took before it was interrupted is not known.
-      whole = not files.exists(f"{self._root}/{job.workdir}/checkpoints")
-      self._say(f"{job.workdir}: started{self._eta()}")
-      code = self._call(job, [*job.flags(self._root), *extra])
-      if code:
-        if not self.stopped:
-          log = _log_path(f"{self._root}/{job.workdir}")
-          self._say(f"{job.workdir}: FAILED with code {code}, see {log}")
-        return False
-      seconds = time.monotonic() - started
-      done = {
-        "flags": _identity(job, extra),
-        "work": job.work,
-        "seconds": seconds if whole else None,
-      }
-      path = f"{self._root}/{job.workdir}/{FINISHED}"
-      tables.write(path, json.dumps(done, indent=1) + "\n")
-      state = f"finished in {datetime.timedelta(seconds=round(seconds))}"
-    else:
-      state = "was finished before"
-    del self._left[job.workdir]
-    if done["seconds"] is not None:
-      seconds, work = self._seconds.get(job.config, (0.0, 0.0))
-      self._seconds[job.config] = seconds + done["seconds"], work + done["work"]
-    self._say(f"{job.workdir}: {state}{self._eta()}")
+    if _finished(job, extra, self._root):
+      self._done += 1
+      self._say(f"{job.workdir}: was finished before")
+      return True
+    started = time.monotonic()
+    self._say(f"{job.workdir}: started")
+    code = self._call(job, [*job.flags(self._root), *extra])
+    if code:
+      if not self.stopped:
+        log = _log_path(f"{self._root}/{job.workdir}")
+        self._say(f"{job.workdir}: FAILED with code {code}, see {log}")
+      return False
+    done = {"flags": _identity(job, extra), "work": job.work}
+    path = f"{self._root}/{job.workdir}/{FINISHED}"
+    tables.write(path, json.dumps(done, indent=1) + "\n")
+    taken = datetime.timedelta(seconds=round(time.monotonic() - started))
+    self._done += 1
+    self._say(f"{job.workdir}: finished in {taken}")
     return True
 
   def skip(self, job: plan.Job, why: str):
-    self._left.pop(job.workdir)
+    """Counts a job that cannot run, and says why."""
+    self._done += 1
     self._say(f"{job.workdir}: skipped, {why}")
 
   def _say(self, text):
-    number = self._count - len(self._left)
-    print(f"[{number}/{self._count}] {text}", file=sys.stderr, flush=True)
-
-  def _eta(self) -> str:
-    """By the rate of what has been done of each kind."""
-    left, unknown = 0.0, False
-    for job in self._left.values():
-      seconds, work = self._seconds.get(job.config, (0.0, 0.0))
-      unknown |= not work
-      left += seconds / work * job.work if work else 0.0
-    if not left:
-      return ""
-    about = "at least" if unknown else "about"
-    return f", {about} {datetime.timedelta(seconds=round(left))} left"
+    print(f"[{self._done}/{self._count}] {text}", file=sys.stderr, flush=True)
 
   def _call(self, job, flags) -> int:
     workdir = f"{self._root}/{job.workdir}"
@@ -215,15 +189,10 @@ def applicable(job, extra: list[str]) -> list[str]:
 @functools.cache
 def job_keys(config: str) -> set[str]:
   """All keys, with dots, of a config file."""
-  path = pathlib.Path("configs", f"{config}.py")
-  flat, keys = [("", plan.load_file(path).get_config())], set()
-  while flat:
-    prefix, node = flat.pop()
-    for key, value in node.items():
-      keys.add(prefix + key)
-      if hasattr(value, "items"):
-        flat.append((f"{prefix}{key}.", value))
-  return keys
+  from flax import traverse_util  # takes seconds, and is seldom needed
+
+  loaded = plan.load_file(pathlib.Path("configs", f"{config}.py")).get_config()
+  return set(traverse_util.flatten_dict(loaded.to_dict(), sep="."))
 
 
 def key_of(flag):
@@ -237,18 +206,18 @@ def _identity(job, extra) -> list[str]:
   return [*job.flags(""), *extra]
 
 
-def _finished(job, extra, root) -> dict | None:
-  """Its finished.json, if the job is finished with these flags."""
+def _finished(job, extra, root) -> bool:
+  """Whether the job is finished with these flags."""
   found = tables.read_json(f"{root}/{job.workdir}/{FINISHED}")
-  if not (found and {"flags", "work", "seconds"} <= found.keys()):
-    return None
+  if not (found and {"flags", "work"} <= found.keys()):
+    return False
   before, now = found["flags"], _identity(job, extra)
   if job.longer and found["work"] > job.work:
     length = ("--config.epochs=", "--config.checkpoint.keep_at_epochs=")
     before, now = (
       [f for f in some if not f.startswith(length)] for some in (before, now)
     )
-  return found if before == now else None
+  return before == now
 
 
 def run_all(runner: Runner, chosen: list[list[plan.Job]]) -> list[plan.Job]:
