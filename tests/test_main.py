@@ -5,7 +5,6 @@ import importlib.util
 import json
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 
@@ -95,23 +94,6 @@ def test_recipes_of_the_thesis():
   assert (labels.batch_size, d.per_epoch, d.eval_every) == (48, 389, 389)
   rate = steps.make_schedule(labels, d)
   assert (labels.model.dropout, rate(0), rate(9999)) == (0.5, 3e-4, 3e-4)
-
-
-def test_flags_of_the_readme_exist():
-  text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-  commands = re.findall(r"python -m vicreg_jax\.main ([^\n`&|]*)", text)
-  assert len(commands) >= 4
-  for command in commands:
-    flags = dict(
-      flag.removeprefix("--").partition("=")[::2]
-      for flag in shlex.split(command)
-    )
-    config = load(ROOT / flags.pop("config")).get_config()
-    for name in flags:
-      if name not in ("workdir", "multihost"):
-        node = config
-        for key in name.removeprefix("config.").split("."):
-          node = node[key]  # KeyError: no such key
 
 
 def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
