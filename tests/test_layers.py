@@ -22,7 +22,7 @@ ROOMS = {
   "model": "metrics losses optim samplecnn",
   "config": "",
   "training": "steps writer checkpoint loop",
-  "use": "encoder",
+  "use": "clmr encoder export",
   "jobs": "scores representations prepare embed probe pretrain supervised",
   "study": "thesis figures plan tables runner",
   "benchmarks": "timing music torch_twin compiler decode prepare augment"
