@@ -12,7 +12,7 @@ import soundfile
 import tensorflow as tf
 
 from vicreg_jax.data import augment as A
-from vicreg_jax.data import views
+from vicreg_jax.data import crops, seeds, views
 
 SR = 22_050
 T = 59_049
@@ -398,7 +398,7 @@ def test_chain_equals_its_ops_in_order():
   for seed in SEEDS[:3]:
     d = A.draw(seed, c)
     y = A.invert_polarity(x)
-    y = A.add_noise(y, A.op_seed(seed, "noise"), 80.0)
+    y = A.add_noise(y, seeds.op_seed(seed, "noise"), 80.0)
     y = A.gain(y, d["gain"]["db"])
     if d["filter"]["highpass"]:
       lowest = c["filter"]["highpass_hz"][0]
@@ -428,7 +428,7 @@ def test_same_bits_eager_in_a_pipeline_and_on_any_number_of_threads():
   x = white(12)
 
   def view(i, x):
-    return A.augment(x, A.example_seed(1, 2, i, 0), c, SR)
+    return A.augment(x, seeds.example_seed(1, 2, i, 0), c, SR)
 
   def pipeline(calls, threads):
     ds = tf.data.Dataset.from_tensors(x).repeat(24).enumerate()
@@ -448,7 +448,7 @@ def test_same_bits_eager_in_a_pipeline_and_on_any_number_of_threads():
 def draws_of(c, count=20_000):
   """`draw` over many seeds, vectorised by the graph."""
   ds = tf.data.Dataset.range(count).map(
-    lambda i: A.draw(A.example_seed(0, 0, i, 0), c), num_parallel_calls=2
+    lambda i: A.draw(seeds.example_seed(0, 0, i, 0), c), num_parallel_calls=2
   )
   return next(ds.batch(count).as_numpy_iterator())
 
@@ -524,7 +524,7 @@ def test_example_seed_is_splitmix64():
     for value in (seed, epoch, view, example):
       h = mix(((h ^ (value & mask)) + gamma) & mask)
     pair = [mix((h + gamma) & mask), mix((h + 2 * gamma) & mask)]
-    got = A.example_seed(
+    got = seeds.example_seed(
       seed, tf.constant(epoch, tf.int64), tf.constant(example, tf.int64), view
     )
     assert [int(v) & mask for v in got] == pair
@@ -533,8 +533,8 @@ def test_example_seed_is_splitmix64():
 def test_neighbouring_seeds_neither_collide_nor_correlate():
   grid = [(s, e, v) for s in (0, 1) for e in (0, 1, 2) for v in (0, 1)]
   examples = tf.range(300, dtype=tf.int64)  # the mixing is elementwise
-  seeds = np.stack([A.example_seed(s, e, examples, v) for s, e, v in grid])
-  flat = seeds.reshape(-1, 2)
+  found = np.stack([seeds.example_seed(s, e, examples, v) for s, e, v in grid])
+  flat = found.reshape(-1, 2)
   assert len(np.unique(flat[:, 0])) == len(np.unique(flat[:, 1])) == len(flat)
   bits = np.unpackbits(flat.view(np.uint8), axis=1).astype(float)
   assert np.abs(bits.mean(0) - 0.5).max() < 0.045
@@ -551,7 +551,7 @@ def test_views_differ_and_repeat():
   always = config(gain=1.0, pitch=1.0)
 
   def view(*key):
-    return A.augment(x, A.example_seed(*key), always, SR).numpy()
+    return A.augment(x, seeds.example_seed(*key), always, SR).numpy()
 
   first = view(0, 0, 5, 0)
   np.testing.assert_array_equal(first, view(0, 0, 5, 0))
@@ -566,16 +566,16 @@ def test_crop_start_is_uniform_with_both_ends():
     [
       int(s)
       for s in tf.data.Dataset.range(8_000).map(
-        lambda i: A.random_crop_start(13, 10, A.example_seed(0, 0, i, 0))
+        lambda i: crops.random_start(13, 10, seeds.example_seed(0, 0, i, 0))
       )
     ]
   )
   values, counts = np.unique(starts, return_counts=True)
   np.testing.assert_array_equal(values, [0, 1, 2, 3])
   assert np.abs(counts / 2_000 - 1).max() < 0.1
-  assert int(A.random_crop_start(T, T, [1, 2])) == 0
+  assert int(crops.random_start(T, T, [1, 2])) == 0
   with pytest.raises(tf.errors.InvalidArgumentError, match="shorter than"):
-    A.random_crop_start(T - 1, T, [1, 2])
+    crops.random_start(T - 1, T, [1, 2])
 
 
 def test_crop_is_independent_of_the_chain(default_draws):
@@ -584,7 +584,7 @@ def test_crop_is_independent_of_the_chain(default_draws):
     [
       int(s)
       for s in tf.data.Dataset.range(count).map(
-        lambda i: A.random_crop_start(10**6, 10, A.example_seed(0, 0, i, 0))
+        lambda i: crops.random_start(10**6, 10, seeds.example_seed(0, 0, i, 0))
       )
     ]
   )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax.data import audio, datasets
+from vicreg_jax.data import audio, datasets, threads
 from vicreg_jax.data.datasets import base, folder
 from vicreg_jax.jobs import prepare
 
@@ -178,14 +178,13 @@ def test_many_threads_keep_the_order():
       sum(range(20_000))
     return -i
 
-  with base.concurrent.futures.ThreadPoolExecutor(4) as pool:
-    pulled = []
-    items = (pulled.append(i) or i for i in range(200))
-    results = base.map_in_order(slow_first, items, pool, 5)
-    assert next(results) == 0
-    # What is decoded ahead is bounded.
-    assert len(pulled) == 5 + 1
-    assert list(results) == [-i for i in range(1, 200)]
+  pulled = []
+  items = (pulled.append(i) or i for i in range(200))
+  results = threads.map_in_order(slow_first, items, threads=4, ahead=5)
+  assert next(results) == 0
+  # What is decoded ahead is bounded.
+  assert len(pulled) == 5 + 1
+  assert list(results) == [-i for i in range(1, 200)]
 
 
 def test_the_directory_follows_the_inputs(tmp_path):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vicreg_jax.data import audio, augment, datasets, records
+from vicreg_jax.data import audio, datasets, records, seeds
 from vicreg_jax.data import input_pipeline as pipeline
+from vicreg_jax.data.prepared import Prepared
 
 HERE = pathlib.Path(__file__).parent
 
@@ -106,7 +107,8 @@ import itertools
 import numpy as np
 import test_input_pipeline as t
 from conftest import shrink
-from vicreg_jax import config, datasets
+from vicreg_jax import config
+from vicreg_jax.data import datasets
 c = t.augmented(shrink(config.base_pretrain(), {data_dir!r}))
 views = t.pipeline.train_views(datasets.prepare(c.data), c)
 np.save({str(tmp_path / "views.npy")!r}, list(itertools.islice(views, 8)))
@@ -170,7 +172,7 @@ def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
 ):
   copy = tmp_path / "1.0.0"
   shutil.copytree(prepared.path, copy)
-  mine = datasets.Prepared.open(copy)
+  mine = Prepared.open(copy)
   (file,) = copy.glob("*-train.tfrecord*")
   views = pipeline.train_views(prepared, plain(small))
   expected = list(itertools.islice(views, 9))
@@ -183,7 +185,11 @@ def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
   assert "\n" not in str(caught.value)
   for read in (
     lambda: list(pipeline.segments(mine, "train", crop=243, batch_size=8)),
-    lambda: pipeline.labels(mine, "train"),
+    lambda: list(
+      pipeline.probe_crops(
+        mine, "train", crop=243, seed=0, epoch=0, batch_size=8
+      )
+    ),
   ):
     with pytest.raises(ValueError, match=r"cannot be read: put a copy"):
       read()
@@ -223,7 +229,7 @@ def test_hosts_share_a_batch_without_overlap_or_gap(small, prepared):
   whole = pipeline.train_views(prepared, small, start_step=2)
   shares = [
     pipeline.train_views(
-      prepared, small, start_step=2, process_index=h, process_count=2
+      prepared, small, start_step=2, share=pipeline.Share(h, 2)
     )
     for h in range(2)
   ]
@@ -260,7 +266,7 @@ def in_files(prepared, directory, counts):
     if split["name"] == "train":
       split["shardLengths"] = [str(n) for n in counts]
   (directory / "dataset_info.json").write_text(json.dumps(info))
-  return datasets.Prepared.open(directory)
+  return Prepared.open(directory)
 
 
 def test_clips_of_many_files_come_in_an_order_of_each_epoch(
@@ -285,7 +291,7 @@ def order_by_reading(prepared, config, epoch):
 
   def seed(number):
     zero = tf.zeros([], tf.int64)
-    return augment.example_seed(config.seed, epoch, zero, number)
+    return seeds.example_seed(config.seed, epoch, zero, number)
 
   info = prepared.builder.info
   files = [str(f) for f in info.splits["train"].filepaths]
@@ -308,7 +314,7 @@ def test_a_flip_beside_the_samples_concerns_who_reads_it(
   small, prepared, tmp_path
 ):
   shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  mine = datasets.Prepared.open(tmp_path / "1.0.0")
+  mine = Prepared.open(tmp_path / "1.0.0")
   views = pipeline.train_views(mine, small)
   expected = list(itertools.islice(views, 9))
   (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
@@ -316,7 +322,7 @@ def test_a_flip_beside_the_samples_concerns_who_reads_it(
   again = pipeline.train_views(mine, small)
   np.testing.assert_array_equal(list(itertools.islice(again, 9)), expected)
   with pytest.raises(ValueError, match=r"\(damaged\) cannot be read"):
-    pipeline.labels(mine, "train")
+    list(pipeline.segments(mine, "train", crop=243, batch_size=8))
 
 
 @pytest.mark.parametrize("index", [None, b"", b"PK", "flip", "other"])
@@ -331,13 +337,13 @@ def test_an_index_that_does_not_fit_is_made_anew(
   if index == "flip":
     flip(path)
   elif index == "other":
-    records.Clips(datasets.Prepared.open(mine), ("valid",))
+    records.Clips(Prepared.open(mine), ("valid",))
     shutil.copy(mine / "index-valid.npz", path)
   elif index is None:
     path.unlink()
   else:
     path.write_bytes(index)
-  mine = datasets.Prepared.open(mine)
+  mine = Prepared.open(mine)
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
   assert path.read_bytes() == good
@@ -353,7 +359,7 @@ def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(records.files, "write", write)
-  mine = datasets.Prepared.open(tmp_path / "1.0.0")
+  mine = Prepared.open(tmp_path / "1.0.0")
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
 
@@ -405,7 +411,8 @@ import sys
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 import test_input_pipeline as t
 from conftest import shrink
-from vicreg_jax import config, datasets
+from vicreg_jax import config
+from vicreg_jax.data import datasets
 c = shrink(config.base_pretrain(), {data_dir!r})
 views = t.pipeline.train_views(datasets.prepare(c.data), c)
 next(views)
@@ -454,7 +461,7 @@ def test_crops_are_one_of_each_clip_in_the_order_of_labels(prepared):
   draw = [
     np.concatenate(
       list(
-        pipeline.crops(
+        pipeline.probe_crops(
           prepared, "test", crop=243, seed=3, epoch=e, batch_size=4
         )
       )

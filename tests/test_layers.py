@@ -18,7 +18,8 @@ import vicreg_jax
 # Room: its modules, from the ground up. The doors are those that people start.
 ROOMS = {
   "ground": "files mesh plots cli",
-  "data": "audio views augment prepared datasets records input_pipeline",
+  "data": "audio views threads seeds augment prepared datasets records crops"
+  " input_pipeline",
   "model": "metrics losses optim samplecnn",
   "config": "",
   "training": "steps writer checkpoint loop",

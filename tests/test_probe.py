@@ -271,7 +271,7 @@ def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
   encoder = encoders.load(trained, -1, mesh.make_mesh())
   state = pretrain.run(small_like(small), trained)  # nothing left to train
   x = next(
-    input_pipeline.crops(
+    input_pipeline.probe_crops(
       prepared, "test", crop=243, seed=0, epoch=0, batch_size=5
     )
   )
@@ -303,7 +303,7 @@ def test_untrained_statistics_are_those_of_the_training_audio(small, prepared):
   )
   crops = np.concatenate(
     list(
-      input_pipeline.crops(
+      input_pipeline.probe_crops(
         prepared, "train", crop=243, seed=0, epoch=0, batch_size=8
       )
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vicreg_jax import config as configs
-from vicreg_jax.data import audio, augment
+from vicreg_jax.data import audio, crops, seeds
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import SPLITS
 from vicreg_jax.model import losses, metrics, optim
@@ -485,10 +485,10 @@ def test_schedule_rises_then_falls_without_a_jump(
 @given(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 2**62))
 @settings(max_examples=40)
 def test_crops_start_inside_the_clip(crop, more, example):
-  seed = augment.example_seed(0, 0, example, 1)
-  start = int(augment.random_crop_start(crop + more, crop, seed))
+  seed = seeds.example_seed(0, 0, example, 1)
+  start = int(crops.random_start(crop + more, crop, seed))
   assert 0 <= start <= more
-  assert start == int(augment.random_crop_start(crop + more, crop, seed))
+  assert start == int(crops.random_start(crop + more, crop, seed))
 
 
 SAMPLES = st.floats(-2, 2, width=32)

@@ -193,7 +193,7 @@ def test_losses_of_labels_equal_numpy():
 
 def epochs_of(config, prepared, number):
   """The stream's first epochs: [(crops, labels)]."""
-  stream = input_pipeline.train_crops(prepared, config)
+  stream = input_pipeline.labelled_crops(prepared, config)
   for _ in range(number):
     batches = [next(stream) for _ in range(24 // config.batch_size)]
     yield tuple(np.concatenate(rows) for rows in zip(*batches))
@@ -207,7 +207,7 @@ def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled):
   for epoch, (x_NxT, labels_NxK) in enumerate(epochs_of(labelled, prepared, 2)):
     crops_NxT = np.concatenate(
       list(
-        input_pipeline.crops(
+        input_pipeline.probe_crops(
           prepared, "train", crop=T, seed=1, epoch=epoch, batch_size=24
         )
       )
@@ -224,11 +224,11 @@ def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled):
 
 def test_the_stream_may_be_entered_anywhere_and_shared_by_hosts(labelled):
   prepared = datasets.prepare(labelled.data)
-  stream = input_pipeline.train_crops(prepared, labelled)
+  stream = input_pipeline.labelled_crops(prepared, labelled)
   expected = [next(stream) for _ in range(7)][5:]
   hosts = [
-    input_pipeline.train_crops(
-      prepared, labelled, start_step=5, process_index=h, process_count=2
+    input_pipeline.labelled_crops(
+      prepared, labelled, start_step=5, share=input_pipeline.Share(h, 2)
     )
     for h in range(2)
   ]

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from vicreg_jax.benchmarks import timing
-from vicreg_jax.data import augment, views
+from vicreg_jax.data import augment, seeds, views
 from vicreg_jax.data.datasets import synthetic
 
 OURS, CHAIN, NOTHING = "vicreg_jax", "chain", "nothing"
@@ -76,7 +76,7 @@ def draws_of(config: dict, count: int) -> list[dict]:
   """What happens to each view, as plain numbers: {op: {parameter: value}}."""
   draws = []
   for i in range(count):
-    row = augment.draw(augment.example_seed(0, 0, i, 0), config)
+    row = augment.draw(seeds.example_seed(0, 0, i, 0), config)
     row = tf.nest.map_structure(lambda t: t.numpy().item(), row)
     draws.append({op: d for op, d in row.items() if d["on"]})
   return draws
@@ -118,7 +118,7 @@ def compare(name: str, views_NxT, repeats: int) -> timing.Report:
 
 def _ours(views_NxT, config):
   def view(i, x_T):
-    seed = augment.example_seed(0, 0, i, 0)
+    seed = seeds.example_seed(0, 0, i, 0)
     return augment.augment(x_T, seed, config, RATE)
 
   views = tf.data.Dataset.from_tensor_slices(views_NxT).enumerate().map(view)

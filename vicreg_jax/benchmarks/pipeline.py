@@ -285,8 +285,8 @@ def _raw_views(prepared, config):
   """(PCM [T], seed [2]) of view after view, epoch after epoch."""
   from vicreg_jax.data import input_pipeline
 
-  crops = input_pipeline.raw_views(prepared, config)
-  yield from crops.stream(crops.map(lambda pcm_T, seed: (pcm_T, seed)))
+  queue = input_pipeline.crops_of_train_views(prepared, config)
+  yield from queue.stream(queue.map(lambda pcm_T, seed: (pcm_T, seed)))
 
 
 def _train(config, repeats):

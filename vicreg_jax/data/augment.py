@@ -3,13 +3,11 @@
 Every op maps one mono view `x_T` (float32 [T], T static) to one of the same
 length. Use inside a `tf.data` map:
 
-    start = random_crop_start(tf.shape(clip)[0], crop, seed)
-    x_T = tf.ensure_shape(clip[start : start + crop], [crop])
     x_T = augment(x_T, seed, config, sample_rate)
 
-Randomness is a pure function of `seed` (see `example_seed`): no state, so a
-view does not depend on the order or number of threads. Sums over samples are
-kept out of multi-threaded reductions for the same reason.
+Randomness is a pure function of `seed` (see `seeds.py`): no state, so a view
+does not depend on the order or number of threads. Sums over samples are kept
+out of multi-threaded reductions for the same reason.
 """
 
 import functools
@@ -18,20 +16,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax.data import views
+from vicreg_jax.data import seeds, views
 
-# Row of each op in the table of uniform numbers, and its number in `op_seed`.
-# Append only: changing a number changes every view ever drawn.
-_OPS = {
-  "polarity": 0,
-  "noise": 1,
-  "gain": 2,
-  "filter": 3,
-  "delay": 4,
-  "pitch": 5,
-  "reverb": 6,
-  "crop": 7,
-}
 _COLUMNS = 4  # a coin and at most three parameters
 
 # Half kernels that a block is for, and its samples: short blocks fit the cache.
@@ -51,83 +37,7 @@ _FEEDBACK_B = 100 / (math.log(1 - 0.98) * _FEEDBACK_A + 1)
 _DECAY = 3000.0  # see `reverb`
 
 
-# --- seeds -------------------------------------------------------------------
-
-
-def _splitmix(z):
-  """Output function of SplitMix64 (Steele, Lea & Flood 2014) on uint64."""
-  z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(30)))
-  z *= _u64(0xBF58476D1CE4E5B9)
-  z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(27)))
-  z *= _u64(0x94D049BB133111EB)
-  return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(31)))
-
-
-def _u64(value):
-  if tf.is_tensor(value):
-    return tf.bitcast(tf.cast(value, tf.int64), tf.uint64)
-  return tf.constant(int(value) % 2**64, tf.uint64)
-
-
-_GAMMA = 0x9E3779B97F4A7C15  # of SplitMix64
-
-
-def example_seed(seed, epoch, example, view):
-  """Seed (int64 [2]) of one view of one example in one epoch of one run.
-
-  `seed`, `epoch`, `example` (number or 64-bit hash) and `view` are integers
-  or integer tensors; each is absorbed by one SplitMix64 step. Of tensors [...]
-  the seeds are [..., 2].
-  """
-  return finish_seed(begin_seed(seed, epoch, view), example)
-
-
-def begin_seed(seed, epoch, view):
-  """What `example_seed` makes of all but the example, once for many of them.
-
-  Returns the state (uint64, of the arguments' common shape [...]) after three
-  of its SplitMix64 steps, for `finish_seed`.
-  """
-  h = _u64(0)
-  for value in (seed, epoch, view):
-    h = _absorb(h, value)
-  return h
-
-
-def finish_seed(begun, example):
-  """The `example_seed` (int64 [..., 2]) of an example; `begun` is [...]."""
-  h = _absorb(begun, example)
-  pair = [_splitmix(h + _u64(_GAMMA)), _splitmix(h + _u64(2 * _GAMMA))]
-  return tf.bitcast(tf.stack(pair, axis=-1), tf.int64)
-
-
-def _absorb(h, value):
-  return _splitmix(tf.bitwise.bitwise_xor(h, _u64(value)) + _u64(_GAMMA))
-
-
-def op_seed(seed, op):
-  """Seed of one op (a key of the config, or "crop"), from a view's seed [2]."""
-  seed = tf.convert_to_tensor(seed)
-  number = tf.constant(_OPS[op], seed.dtype)
-  return tf.random.experimental.stateless_fold_in(seed, number)
-
-
-def random_crop_start(num_samples, crop, seed):
-  """Start of a crop, uniform over 0 ... num_samples - crop (int64 scalar).
-
-  A clip shorter than the crop is an InvalidArgumentError.
-  """
-  num_samples = tf.cast(num_samples, tf.int64)
-  check = tf.debugging.assert_greater_equal(
-    num_samples,
-    tf.constant(crop, tf.int64),
-    message=f"The clip is shorter than the crop of {crop} samples.",
-  )
-  with tf.control_dependencies([check] if check is not None else []):
-    last = num_samples - crop
-  return tf.random.stateless_uniform(
-    [], op_seed(seed, "crop"), 0, last + 1, tf.int64
-  )
+# --- what is drawn -----------------------------------------------------------
 
 
 def draw(seed, config):
@@ -139,21 +49,21 @@ def draw(seed, config):
   used = {op: c for op, c in config.items() if c["p"]}
   if not used:
     return {}
-  u = tf.random.stateless_uniform([len(_OPS) - 1, _COLUMNS], seed)
+  u = tf.random.stateless_uniform([len(seeds.OPS) - 1, _COLUMNS], seed)
 
   def uniform(op, column, low, high):
     # Rounding may step over an end.
-    value = low + (high - low) * u[_OPS[op], column]
+    value = low + (high - low) * u[seeds.OPS[op], column]
     return tf.clip_by_value(value, low, high)
 
-  draws = {op: {"on": u[_OPS[op], 0] < c["p"]} for op, c in used.items()}
+  draws = {op: {"on": u[seeds.OPS[op], 0] < c["p"]} for op, c in used.items()}
   if "gain" in draws:
     c = config["gain"]
     draws["gain"]["db"] = uniform("gain", 1, c["min_db"], c["max_db"])
   if "filter" in draws:
     c = config["filter"]
     draws["filter"] |= {
-      "highpass": u[_OPS["filter"], 1] < c["highpass_p"],
+      "highpass": u[seeds.OPS["filter"], 1] < c["highpass_p"],
       "highpass_hz": uniform("filter", 2, *c["highpass_hz"]),
       "lowpass_hz": uniform("filter", 2, *c["lowpass_hz"]),
     }
@@ -161,7 +71,7 @@ def draw(seed, config):
     low, high = config["delay"]["delay_ms"]
     step = config["delay"]["step_ms"]
     count = math.floor((high - low) / step + 1e-6) + 1
-    steps = tf.floor(count * u[_OPS["delay"], 1])
+    steps = tf.floor(count * u[seeds.OPS["delay"], 1])
     draws["delay"]["ms"] = low + step * tf.minimum(steps, count - 1)
   if "pitch" in draws:
     semitones = uniform("pitch", 1, *config["pitch"]["semitones"])
@@ -552,7 +462,7 @@ def augment(x_T, seed, config, sample_rate):
 
   Args:
     x_T: float32 [T], T static.
-    seed: int32 or int64 [2], see `example_seed`.
+    seed: int32 or int64 [2], see `seeds.example_seed`.
     config: as `views.default_augment()`.
     sample_rate: in Hz.
   """
@@ -561,7 +471,7 @@ def augment(x_T, seed, config, sample_rate):
   ops = {
     "polarity": lambda x, d: invert_polarity(x),
     "noise": lambda x, d: add_noise(
-      x, op_seed(seed, "noise"), config["noise"]["snr_db"]
+      x, seeds.op_seed(seed, "noise"), config["noise"]["snr_db"]
     ),
     "gain": lambda x, d: gain(x, d["db"]),
     "filter": lambda x, d: tf.cond(

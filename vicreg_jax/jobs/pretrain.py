@@ -53,8 +53,7 @@ def run(config, workdir: str) -> steps.TrainState:
       prepared,
       config,
       start_step=start,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      share=input_pipeline.Share(jax.process_index(), jax.process_count()),
     )
 
   training = loop.Training(

@@ -26,7 +26,7 @@ def crops(
   batch_size: int,
 ) -> np.ndarray:
   """`y_NxD` of one random crop of each clip."""
-  batches = input_pipeline.crops(
+  batches = input_pipeline.probe_crops(
     prepared,
     split,
     crop=encoder.crop,
@@ -101,7 +101,7 @@ def untrained(
     share = 1 - samplecnn.BatchNorm.momentum
     return jax.tree.map(lambda s: s / share, updated["batch_stats"])
 
-  drawn = input_pipeline.crops(
+  drawn = input_pipeline.probe_crops(
     prepared,
     "train",
     crop=c.data.crop,

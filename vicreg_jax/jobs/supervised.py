@@ -129,12 +129,11 @@ def validation(
 
 def _batches(config, prepared):
   def batches(start):
-    return input_pipeline.train_crops(
+    return input_pipeline.labelled_crops(
       prepared,
       config,
       start_step=start,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      share=input_pipeline.Share(jax.process_index(), jax.process_count()),
     )
 
   return batches

@@ -36,7 +36,6 @@ varints, three times the size and thirteen times slower to write.
 """
 
 import collections
-import concurrent.futures
 import csv
 import dataclasses
 import functools
@@ -57,11 +56,8 @@ from etils import epath
 from tqdm import tqdm
 
 from vicreg_jax.data import audio
-from vicreg_jax.data.prepared import (
-  Prepared,
-  explain_damage,
-  quiet_tfds,
-)
+from vicreg_jax.data.prepared import Prepared, explain_damage, quiet_tfds
+from vicreg_jax.data.threads import map_in_order
 
 TOO_SHORT = "too short"
 KNOWN_FAULT = "known fault"  # of the published data; never decoded
@@ -165,7 +161,6 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _decode_all(self):
     total = sum(map(len, self._source.splits.values()))
-    self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     self._progress = tqdm(
       total=total, desc=f"prepare {self.name}", unit="clip", disable=None
     )
@@ -192,8 +187,6 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         "Apache Beam cannot write: prepare with data.beam='', which leaves the "
         "split out and says why"
       ) from error
-    finally:
-      self._pool.shutdown(cancel_futures=True)
 
   def _info(self):
     features = {
@@ -234,7 +227,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     decode = functools.partial(_decode, split, self._crop)
     # In threads, as libsndfile and soxr release the GIL.
     for report, example in map_in_order(
-      decode, clips, self._pool, 2 * os.cpu_count()
+      decode, clips, os.cpu_count(), 2 * os.cpu_count()
     ):
       self._progress.update()
       self._reports.append(report)
@@ -465,20 +458,6 @@ def _decode(split, crop, clip):
     "samples": audio.to_int16(samples).astype("<i2").tobytes(),
     "labels": labels,
   }
-
-
-def map_in_order(function, items, pool, ahead):
-  """Yields function(item) in order, so many items ahead in a pool's threads.
-
-  The bound keeps memory flat however many items there are.
-  """
-  futures = collections.deque()
-  for item in items:
-    futures.append(pool.submit(function, item))
-    if len(futures) > ahead:
-      yield futures.popleft().result()
-  for future in futures:
-    yield future.result()
 
 
 def _beam_options(text):
