@@ -34,7 +34,7 @@ from etils.epath import backend, gpath, register
 
 from vicreg_jax import cli, main
 from vicreg_jax import config as configs
-from vicreg_jax.data import audio, datasets, records
+from vicreg_jax.data import audio, datasets, input_pipeline, records
 from vicreg_jax.data.datasets import archives, fma, gtzan, magnatagatune
 from vicreg_jax.data.prepared import SPLITS
 
@@ -765,6 +765,10 @@ def test_records_in_a_bucket_are_read_from_a_copy(ram, tmp_path, monkeypatch):
     for directory in (str(tmp_path / "prepared"), "ram://bucket/copied")
   )
   where = np.array([0, 1]), np.array([[0, 5], [3, 0]]), 100
+  mine, theirs = (input_pipeline.labels(p, "train") for p in (here, there))
+  assert mine.ids == theirs.ids
+  np.testing.assert_array_equal(mine.labels_NxK, theirs.labels_NxK)
+  assert not (tmp_path / "cache").exists()  # labels alone copy nothing
 
   def same():
     mine, theirs = (records.Clips(p, ("train", "valid")) for p in (here, there))

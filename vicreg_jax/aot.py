@@ -22,6 +22,7 @@ from absl import app, flags
 from vicreg_jax import cli
 from vicreg_jax import config as configs
 from vicreg_jax.benchmarks import compiler
+from vicreg_jax.data import datasets
 
 TOPOLOGY = flags.DEFINE_string(
   "topology", "v3-8", "v2-8, v3-8, v3-32, ... or the compiler's name: v3:2x2."
@@ -39,8 +40,9 @@ def _clips(config):
   data, usual = config.data, configs.base_prepare().data
   variants = ("subset", "split_set", "convention")
   clips = CLIPS.value
+  entry = datasets.DATASETS.get(data.name)
   if not clips and all(data[key] == usual[key] for key in variants):
-    clips = compiler.PUBLISHED_CLIPS.get(data.name)
+    clips = entry and entry.train_clips
   if not clips:
     raise ValueError(
       f"--clips is not set, and this variant of data.name={data.name!r} has no"

@@ -32,8 +32,6 @@ SETTINGS = {
 }
 GIB = 2**30
 NO_ESTIMATE = "the compiler has none for this chip"
-# Training clips of the published data sets, as the configs train on them.
-PUBLISHED_CLIPS = {"fma": 25_000, "gtzan": 930, "magnatagatune": 18_709}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ class AudioError(ValueError):
   def __init__(self, path, reason: str, detail: str = ""):
     self.path = os.fspath(path)
     self.reason = reason
-    text = f"{self.path}: {reason}" + f" ({detail})" * bool(detail)
+    text = f"{self.path}: {reason}" + (f" ({detail})" if detail else "")
     # A name may hold line ends and bytes that are no text.
     super().__init__(
       "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

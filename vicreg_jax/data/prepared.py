@@ -83,17 +83,11 @@ class Prepared:
     with quiet_tfds():
       return self.builder.as_dataset(split=split, read_config=read_config)
 
-  def check_probeable(self):
-    """Raises ValueError unless there are labels and clips in every split."""
-    self._check_labelled(
-      "probing", ", or only pretrain with --config.probe_after=False"
-    )
+  def check_labelled(self, purpose: str, otherwise: str = ""):
+    """Raises ValueError unless there are labels and clips in every split.
 
-  def check_supervised(self):
-    """As `check_probeable`, for training with labels."""
-    self._check_labelled("training with labels", "")
-
-  def _check_labelled(self, purpose, otherwise):
+    It says that `purpose` needs them, and what to do `otherwise`.
+    """
     if self.label_kind == "none":
       raise ValueError(
         f"the data set {self.path} has no labels, which {purpose} needs: sort"
@@ -113,11 +107,10 @@ class Prepared:
     lines = [f"{'split':<8}{'clips':>8}{'hours':>9}"]
     for split, clips in self.num_clips.items():
       lines.append(f"{split:<8}{clips:>8,}{self.seconds[split] / 3600:>9.2f}")
-    names = ", ".join(self.labels[:8]) + (", ..." * (len(self.labels) > 8))
-    lines.append(
-      f"labels  {len(self.labels):>8,}  {self.label_kind}"
-      + f": {names}" * bool(names)
-    )
+    lines.append(f"labels  {len(self.labels):>8,}  {self.label_kind}")
+    if self.labels:
+      names = self.labels[:8] + (("...",) if len(self.labels) > 8 else ())
+      lines[-1] += f": {', '.join(names)}"
     skipped = sum(self.skipped.values())
     if skipped:
       where = os.path.join(self.path, "skipped.csv")

@@ -1,10 +1,10 @@
-"""Crops of the clips in prepared records, read alone and checked.
+"""An index of prepared records: parts of clips are read alone, and checked.
 
-Training takes a tenth of a clip at a time. TFRecord has one checksum for a
-whole record, so reading a crop would mean reading all of its clip. An index
-says where each clip's samples lie and has a CRC-32 of every 16 kB of them. It
-is made when it is first wanted, from records whose own checksums are right, and
-kept beside the records.
+Training and probes take a tenth of a clip at a time (`crops.py`). TFRecord has
+one checksum for a whole record, so reading a part would mean reading all of its
+clip. The index says where each clip's samples lie and has a CRC-32 of every
+16 kB of them. It is made when it is first wanted, from records whose own
+checksums are right, and kept beside the records.
 
 Records in a bucket are copied to this machine first: an epoch takes less time
 than a bucket needs to deliver it.
@@ -196,11 +196,16 @@ def _crcs(content: memoryview) -> list[int]:
   ]
 
 
+_unkept = {}  # path: (what it is made of, index), where none can be written
+
+
 def _index(place: Files, split, parse) -> Index:
   """The index of a split's files: the one that is kept, if it fits them."""
   path = f"{place.directory}/index-{split}.npz"
   stats = map(os.stat, place.paths)
   made_of = [[BLOCK, 0]] + [[s.st_size, s.st_mtime_ns] for s in stats]
+  if path in _unkept and _unkept[path][0] == made_of:
+    return _unkept[path][1]
   # A damaged one has whatever error; what does not fit is made anew.
   with contextlib.suppress(Exception), np.load(path) as kept:
     if kept["made_of"].tolist() == made_of:
@@ -208,8 +213,10 @@ def _index(place: Files, split, parse) -> Index:
   index = _scan(place, split, parse)
   content = io.BytesIO()
   np.savez(content, made_of=made_of, **index._asdict())
-  with contextlib.suppress(OSError):  # somebody else's data, or a full disk
+  try:
     files.write(path, content.getvalue())
+  except OSError:  # somebody else's data, or a full disk
+    _unkept[path] = made_of, index
   return index
 
 

@@ -41,7 +41,9 @@ def run(config, workdir: str) -> steps.TrainState:
   mesh.check_batch(config.batch_size, devices)
   prepared = datasets.prepare(config.data)
   if config.probe_after:
-    prepared.check_probeable()  # now rather than after the training
+    prepared.check_labelled(  # now rather than after the training
+      "probing", ", or only pretrain with --config.probe_after=False"
+    )
   durations = configs.durations(
     config, input_pipeline.num_train_clips(prepared, config)
   )

@@ -75,7 +75,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       config.checkpoint, config.step, devices, epoch=config.epoch
     )
   prepared = representations.data_for(encoder, config.data)
-  prepared.check_probeable()
+  prepared.check_labelled("probing")
   if checkpoint is None:
     checkpoint_lib.save_config(config, workdir)
   frozen_encoders = {"": encoder}

@@ -54,7 +54,7 @@ def run(config, workdir: str) -> dict:
   devices = mesh.make_mesh()
   mesh.check_batch(config.batch_size, devices)
   prepared = datasets.prepare(config.data)
-  prepared.check_supervised()
+  prepared.check_labelled("training with labels")
   durations = configs.durations(config, prepared.num_clips["train"])
   tx = steps.make_optimizer(config, durations)
   classes = len(prepared.labels)

@@ -1,14 +1,23 @@
 """The data sets by name, and the one way to get at their clips."""
 
 import importlib
+from typing import NamedTuple
 
-# name -> module and class, imported when asked for: TensorFlow is slow to load.
+
+class Entry(NamedTuple):
+  """A data set: imported when asked for, as TensorFlow is slow to load."""
+
+  module: str  # of this package
+  builder: str  # the class in it
+  train_clips: int = 0  # published: clips of the variant that configs train on
+
+
 DATASETS = {
-  "fma": ("vicreg_jax.data.datasets.fma", "Fma"),
-  "folder": ("vicreg_jax.data.datasets.folder", "Folder"),
-  "gtzan": ("vicreg_jax.data.datasets.gtzan", "Gtzan"),
-  "magnatagatune": ("vicreg_jax.data.datasets.magnatagatune", "Magnatagatune"),
-  "synthetic": ("vicreg_jax.data.datasets.synthetic", "Synthetic"),
+  "fma": Entry("fma", "Fma", 25_000),
+  "folder": Entry("folder", "Folder"),
+  "gtzan": Entry("gtzan", "Gtzan", 930),
+  "magnatagatune": Entry("magnatagatune", "Magnatagatune", 18_709),
+  "synthetic": Entry("synthetic", "Synthetic"),
 }
 
 
@@ -37,6 +46,7 @@ def prepare(data):
     )
   from vicreg_jax import mesh
 
-  module, builder = DATASETS[data.name]
+  module, builder, _ = DATASETS[data.name]
   with mesh.first_host_first():
-    return getattr(importlib.import_module(module), builder).get(data)
+    module = importlib.import_module(f"{__name__}.{module}")
+    return getattr(module, builder).get(data)

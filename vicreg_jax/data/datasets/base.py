@@ -2,8 +2,9 @@
 
 A data set is described before anything is decoded, as a `Source`; the base
 class decodes it once, on all cores, into TFDS records. To add one, subclass
-`ClipBuilder`, set VERSION, say what there is in `source`, and put the class in
-the table of `datasets/__init__.py`:
+`ClipBuilder` (or `OfficialBuilder`, for a published set), set VERSION and say
+what there is in `source`; `README.md` beside this module names the other places
+that have to know of it:
 
     class Tones(ClipBuilder, skip_registration=True):
       VERSION = tfds.core.Version("1.0.0")  # raise it when the clips change
@@ -35,6 +36,7 @@ The records keep 16-bit PCM as bytes: TFDS's own Audio feature writes int16 as
 varints, three times the size and thirteen times slower to write.
 """
 
+import abc
 import collections
 import csv
 import dataclasses
@@ -56,7 +58,12 @@ from etils import epath
 from tqdm import tqdm
 
 from vicreg_jax.data import audio
-from vicreg_jax.data.prepared import Prepared, explain_damage, quiet_tfds
+from vicreg_jax.data.prepared import (
+  Prepared,
+  explain_damage,
+  quiet_tfds,
+  reasons,
+)
 from vicreg_jax.data.threads import map_in_order
 
 TOO_SHORT = "too short"
@@ -117,9 +124,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   code_path = None
 
   @classmethod
+  @abc.abstractmethod
   def source(cls, data) -> Source:
     """What `data` (the config's section) names, without decoding it."""
-    raise NotImplementedError
 
   @classmethod
   def get(cls, data) -> Prepared:
@@ -319,13 +326,13 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _empty_error(self, other_splits):
     skipped = self._skipped()
-    reasons = collections.Counter(skipped.values())
+    counts = collections.Counter(skipped.values())
     text = f"{self._source.name}: no clip is left to train on"
     if other_splits:
       text += f" (only {', '.join(other_splits)})"
-    if reasons:
-      text += f"; left out: {reasons(reasons)}"
-    if TOO_SHORT in reasons:
+    if counts:
+      text += f"; left out: {reasons(counts)}"
+    if TOO_SHORT in counts:
       longest = max(r.num_samples for r in self._reports if r.reason)
       seconds = longest / self._sample_rate
       text += (
@@ -333,7 +340,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f"samples ({seconds:.2f} s at {self._sample_rate} Hz) and data.crop "
         f"is {self._crop}: lower data.crop, or use longer clips"
       )
-    elif reasons:
+    elif counts:
       text += f". For example: {min(skipped)}"
     return text
 
@@ -346,9 +353,9 @@ class OfficialBuilder(ClipBuilder, skip_registration=True):
   """
 
   @classmethod
+  @abc.abstractmethod
   def variant(cls, data) -> str:
     """The part of the prepared directory's name that the options decide."""
-    raise NotImplementedError
 
   @classmethod
   def get(cls, data) -> Prepared:

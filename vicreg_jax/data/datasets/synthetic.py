@@ -44,7 +44,6 @@ TAGS = INSTRUMENTS + (
   *("bass", "drums", "fast", "slow", "major", "minor", "high", "low"),
   *("arpeggio", "staccato"),
 )
-split_sizes = {"train": 200, "valid": 50, "test": 100}
 
 LOOP = 32  # beats of a score (eight bars of four); `render` repeats them
 KICK, SNARE, HAT = range(3)  # what `Note.midi` means in the part "drums"
@@ -687,7 +686,7 @@ class Synthetic(base.ClipBuilder, skip_registration=True):
       raise ValueError(
         f"data.sizes is {tuple(data.sizes)}: give the numbers of clips to "
         "train on, validate and test with, 1 or more to train on, such as "
-        f"{tuple(split_sizes.values())}"
+        "(200, 50, 100)"
       )
     num_samples = round(data.clip_seconds * data.sample_rate)
     if data.sample_rate < _LOWEST_RATE:
