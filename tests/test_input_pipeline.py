@@ -427,7 +427,7 @@ print("one", flush=True)
     [sys.executable, str(tmp_path / "ends.py")],
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
   )
   codes = {"sys.exit(3)": 3, "1 / 0": 1}
   assert done.returncode == codes.get(end, 0), done.stderr
