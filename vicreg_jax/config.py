@@ -1,34 +1,23 @@
-"""Base configs of the jobs, from durations to steps, and validation.
+"""Base configs of the jobs, what their values may be, and durations in steps.
 
 Every key that a job reads has its default here; files in `configs/` change a
-few of them. It sits above the modules whose keys it holds, so that each of
-them checks its own section.
+few of them. `validate` refuses a config of which no run could follow.
 """
 
 import dataclasses
-import difflib
 import math
 
 import ml_collections
 
+from vicreg_jax import checks
 from vicreg_jax.data import audio, views
-from vicreg_jax.model import samplecnn
+from vicreg_jax.model import losses, optim, samplecnn
 
 JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
 TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
 # Configs to begin with, where the name is not the job's.
 _EXAMPLES = {"pretrain": "folder", "supervised": "supervised_mtat"}
-DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "valid", "test")
-LABELS = ("auto", "folders", "csv", "none")
-SUBSETS = ("small", "medium", "large")
-SPLIT_SETS = ("filtered", "full")
-CONVENTIONS = ("all", "tagged")
-# Beyond these no run could be meant: steps are int32 on a device, and what
-# float32 cannot hold would turn into infinity there.
-_LARGEST_INT = 2**31 - 1
-_LARGEST_FLOAT = 1e30
-_LARGEST_WIDTH = 1 << 20  # of a layer
 
 
 def _data() -> dict:
@@ -241,10 +230,10 @@ def durations(config, num_clips: int) -> Durations:
       f" {num_clips} clips: set batch_size to at most {num_clips}"
     )
   total = config.steps or epoch_to_step(config.epochs, per_epoch)
-  if total > _LARGEST_INT:
+  if total > checks.LARGEST_INT:
     raise ValueError(
       f"epochs is {config.epochs}, {total:.3g} steps; use fewer epochs, or set"
-      f" steps to at most {_LARGEST_INT}"
+      f" steps to at most {checks.LARGEST_INT}"
     )
 
   def steps(epochs):
@@ -277,87 +266,87 @@ def epoch_to_step(epoch: float, per_epoch: int) -> int:
   return max(1, round(epoch * per_epoch))
 
 
-def _one_of(key, value, allowed):
-  if value not in allowed:
-    raise ValueError(f"{key} is {value!r}; use one of {', '.join(allowed)}")
-
-
-def _at_least(key, value, least):
-  if value < least:
-    raise ValueError(f"{key} is {value}; it must be at least {least}")
-
-
-def _at_most(key, value, most):
-  if value > most:
-    raise ValueError(f"{key} is {value}; it must be at most {most}")
-
-
-def _above(key, value, bound=0):
-  if value <= bound:
-    raise ValueError(f"{key} is {value}; it must be above {bound}")
-
-
-def _check_kinds(config, base):
-  """Raises ValueError unless the keys of `base` have values of its kinds."""
-  given = dict(_flat(config))
-  for key, like in _flat(base):
-    if key not in given:
-      section = f"section {key.rpartition('.')[0]}" if "." in key else "config"
-      raise ValueError(f"{key} is missing: give the {section} all of its keys")
-    fault = _fault(given[key], like)
-    if fault:
-      raise ValueError(f"{key} is {given[key]!r}; it must be {fault}")
-
-
-def _flat(tree, prefix=""):
-  """(name with dots, value) of every key; a section comes before its keys."""
-  for key, value in tree.items():
-    yield f"{prefix}{key}", value
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from _flat(value, f"{prefix}{key}.")
-
-
-def _fault(value, like):
-  """What `value` would have to be, if it is not of the kind of `like`."""
-  if isinstance(like, ml_collections.ConfigDict):
-    is_section = isinstance(value, ml_collections.ConfigDict)
-    return "" if is_section else f"a section with {', '.join(like)}"
-  if isinstance(like, bool):
-    return "" if isinstance(value, bool) else "True or False"
-  if isinstance(like, str):
-    return "" if isinstance(value, str) and "\0" not in value else "text"
-  if isinstance(like, tuple):
-    if not isinstance(value, (tuple, list)):
-      return f"a list such as {like}"
-    example = like[0] if like else 0.0
-    faults = [fault for v in value if (fault := _fault(v, example))]
-    return f"a list, each of them {faults[0]}" if faults else ""
-  whole = isinstance(like, int)
-  number = isinstance(value, int if whole else (int, float))
-  largest = _LARGEST_INT if whole else _LARGEST_FLOAT
-  # Written so that nan is refused too.
-  if number and not isinstance(value, bool) and -largest <= value <= largest:
-    return ""
-  return f"a{' whole' * whole} number of at most {largest}"
-
-
-def _check_known(config, bases):
-  """Raises ValueError on a key that no job reads, such as a misspelt one."""
-  known = {key for base in bases for key, _ in _flat(base)}
-  for key, _ in _flat(config):
-    if key not in known:
-      near = difflib.get_close_matches(key, known, 1)
-      hint = f" (did you mean {near[0]}?)" if near else ""
-      raise ValueError(
-        f"{key}: there is no such key{hint}; vicreg_jax/config.py lists all"
-      )
+# What a value must be: bounds, or names to choose from. Of data, the names are
+# those of modules that need TensorFlow, which a config does not.
+_ABOVE_0 = checks.Bounds(above=0)
+_AT_LEAST_0 = checks.Bounds(least=0)
+_SHARE = checks.Bounds(least=0, below=1)
+_WIDTH = checks.Bounds(least=1, most=1 << 20)  # of a layer
+_LIMITS = {
+  "seed": _AT_LEAST_0,
+  "batch_size": checks.Bounds(least=2),
+  "steps": _AT_LEAST_0,
+  "dtype": ("float32", "bfloat16"),
+  "data.labels": ("auto", "folders", "csv", "none"),
+  "data.seed": _AT_LEAST_0,
+  "data.sizes": _AT_LEAST_0,
+  "data.clip_seconds": checks.Bounds(above=0, most=3600),
+  "data.subset": ("small", "medium", "large"),
+  "data.split_set": ("filtered", "full"),
+  "data.convention": ("all", "tagged"),
+  "data.sample_rate": checks.Bounds(
+    least=audio.SAMPLE_RATES[0], most=audio.SAMPLE_RATES[-1]
+  ),
+  "data.crop": _ABOVE_0,
+  "valid_data.seed": _AT_LEAST_0,
+  "train_splits": SPLITS,
+  "shuffle_buffer": _ABOVE_0,
+  "model.variant": tuple(sorted(samplecnn.VARIANTS)),
+  "model.representation_size": _WIDTH,
+  "model.width": checks.Bounds(above=0, most=100),
+  "model.blocks": checks.Bounds(least=1, most=9),
+  "model.projector": _WIDTH,
+  "model.dropout": _SHARE,
+  "loss.name": tuple(losses.LOSSES),
+  "loss.convention": losses.CONVENTIONS,
+  "loss.sim_coeff": _AT_LEAST_0,
+  "loss.std_coeff": _AT_LEAST_0,
+  "loss.cov_coeff": _AT_LEAST_0,
+  "loss.gamma": _AT_LEAST_0,
+  "loss.eps": _ABOVE_0,
+  "loss.temperature": _ABOVE_0,
+  "optim.name": optim.NAMES,
+  "optim.learning_rate": _ABOVE_0,
+  "optim.schedule": optim.SCHEDULES,
+  "optim.warmup_epochs": _AT_LEAST_0,
+  "optim.final_fraction": checks.Bounds(least=0, most=1),
+  "optim.weight_decay": _AT_LEAST_0,
+  "optim.momentum": _SHARE,
+  "optim.trust_coefficient": _ABOVE_0,
+  "optim.lars_order": optim.LARS_ORDERS,
+  "optim.b1": _SHARE,
+  "optim.b2": _SHARE,
+  "log_every_steps": _ABOVE_0,
+  "eval_every_epochs": _AT_LEAST_0,
+  "diagnostics.every_epochs": _AT_LEAST_0,
+  "diagnostics.clips": checks.Bounds(least=2),
+  "checkpoint.every_epochs": _AT_LEAST_0,
+  "checkpoint.keep": _ABOVE_0,
+  "checkpoint.keep_at_epochs": _ABOVE_0,
+  "stop_patience": _AT_LEAST_0,
+  "encode_batch_size": _ABOVE_0,
+  "probe.batch_size": _ABOVE_0,
+  "probe.encode_batch_size": _ABOVE_0,
+  "probe.learning_rate": _ABOVE_0,
+  "probe.weight_decay": _AT_LEAST_0,
+  "probe.max_epochs": _ABOVE_0,
+  "probe.plateau_factor": checks.Bounds(above=0, below=1),
+  "probe.plateau_patience": _AT_LEAST_0,
+  "probe.stop_patience": _AT_LEAST_0,
+  "probe.distinct_crops": _AT_LEAST_0,
+}
+_LIMITS_OF_JOB = {
+  "embed": {"batch_size": _ABOVE_0},  # nothing is compared within it
+  "supervised": {"eval_every_epochs": _ABOVE_0},  # it chooses the weights
+}
 
 
 def validate(config):
   """Raises ValueError, naming key and remedy, if no run could follow."""
   if "job" not in config:
     raise ValueError(f"job is missing; use one of {', '.join(JOBS)}")
-  _one_of("job", config.job, JOBS)
+  if config.job not in JOBS:
+    raise ValueError(f"job is {config.job!r}; use one of {', '.join(JOBS)}")
   bases = {
     "pretrain": base_pretrain(),
     "supervised": base_supervised(),
@@ -373,56 +362,23 @@ def validate(config):
       " have: use a config that is made for it,"
       f" configs/{_EXAMPLES.get(config.job, config.job)}.py for example"
     )
-  _check_known(config, bases.values())
-  _check_kinds(config, base)
-  _validate_data(config)
-  if config.job != "prepare":
-    _at_least("seed", config.seed, 0)
+  checks.check_known(config, bases.values())
+  checks.check_kinds(config, base)
+  limits = _LIMITS | _LIMITS_OF_JOB.get(config.job, {})
+  checks.check_limits(config, base, limits)
+  if len(config.data.sizes) != 3:
+    raise ValueError(
+      f"data.sizes is {tuple(config.data.sizes)}; give the numbers of clips to"
+      " train on, validate and test with, (200, 50, 100) for example"
+    )
   if config.job in TRAINING:
-    _validate_training(config)
+    _validate_crop(config)
+    if not config.steps and config.epochs <= 0:
+      raise ValueError(f"epochs is {config.epochs}; it must be above 0")
   if config.job == "pretrain":
     _validate_pretrain(config)
-  if config.job == "supervised":
-    _validate_supervised(config)
-  if config.job in ("probe", "embed") and not config.checkpoint:
-    raise ValueError(
-      "checkpoint is not set: name the workdir of a pretraining run with"
-      " --config.checkpoint=DIR"
-    )
-  if config.job in ("probe", "embed") and config.step >= 0 <= config.epoch:
-    raise ValueError(
-      f"step is {config.step} and epoch is {config.epoch}: set one of them, and"
-      " leave the other at -1"
-    )
-  if "probe" in base:
-    _validate_probe(config.probe)
-  if config.job == "embed":
-    _above("batch_size", config.batch_size)
-
-
-def _validate_data(config):
-  data = config.data
-  _one_of("data.labels", data.labels, LABELS)
-  _one_of("data.subset", data.subset, SUBSETS)
-  _one_of("data.split_set", data.split_set, SPLIT_SETS)
-  _one_of("data.convention", data.convention, CONVENTIONS)
-  _at_least("data.seed", data.seed, 0)
-  _above("data.clip_seconds", data.clip_seconds)
-  _at_most("data.clip_seconds", data.clip_seconds, 3600)
-  if len(data.sizes) != 3 or min(data.sizes) < 0:
-    raise ValueError(
-      f"data.sizes is {tuple(data.sizes)}; give the numbers of clips to train"
-      " on, validate and test with, (200, 50, 100) for example"
-    )
-  if config.job in (*TRAINING, "prepare"):
-    _validate_crop(data)
-
-
-def _validate_crop(data):
-  rates = audio.SAMPLE_RATES
-  _at_least("data.sample_rate", data.sample_rate, rates[0])
-  _at_most("data.sample_rate", data.sample_rate, rates[-1])
-  _above("data.crop", data.crop)
+  if config.job in ("probe", "embed"):
+    _validate_checkpoint(config)
 
 
 def validate_encoder(config):
@@ -438,121 +394,54 @@ def validate_encoder(config):
     k: base.model[k]
     for k in ("variant", "representation_size", "width", "blocks")
   }
-  _check_kinds(config, ml_collections.ConfigDict(keys))
-  _validate_encoder(config)
+  keys = ml_collections.ConfigDict(keys)
+  checks.check_kinds(config, keys)
+  checks.check_limits(config, keys, _LIMITS)
+  _validate_crop(config)
 
 
-def _validate_encoder(config):
-  model = config.model
-  _at_least("seed", config.seed, 0)
-  _one_of("dtype", config.dtype, DTYPES)
-  _validate_crop(config.data)
-  _one_of("model.variant", model.variant, sorted(samplecnn.VARIANTS))
-  _above("model.width", model.width)
-  _at_most("model.width", model.width, 100)
-  size = model.representation_size
-  _above("model.representation_size", size)
-  _at_most("model.representation_size", size, _LARGEST_WIDTH)
-  if not 1 <= model.blocks <= 9:
-    raise ValueError(f"model.blocks is {model.blocks}; use 1 to 9")
-  crop = samplecnn.crop_for(model.blocks)
+def _validate_crop(config):
+  blocks = config.model.blocks
+  crop = samplecnn.crop_for(blocks)
   if not crop <= config.data.crop < 2 * crop:
     raise ValueError(
-      f"data.crop is {config.data.crop}, model.blocks={model.blocks} reduces"
+      f"data.crop is {config.data.crop}, model.blocks={blocks} reduces"
       f" {crop} samples to one frame: set data.crop={crop}"
     )
 
 
-def _validate_training(config):
-  """What all jobs that train an encoder have."""
-  _validate_encoder(config)
-  _at_least("batch_size", config.batch_size, 2)
-  _at_least("steps", config.steps, 0)
-  if not config.steps:
-    _above("epochs", config.epochs)
-  _above("shuffle_buffer", config.shuffle_buffer)
-  _validate_optim(config.optim)
-  _above("log_every_steps", config.log_every_steps)
-  _above("checkpoint.keep", config.checkpoint.keep)
-  _at_least("checkpoint.every_epochs", config.checkpoint.every_epochs, 0)
-  for epoch in config.checkpoint.keep_at_epochs:
-    _above("checkpoint.keep_at_epochs", epoch)
-
-
-def _validate_optim(optim):
-  _one_of("optim.name", optim.name, ("lars", "adam"))
-  _one_of("optim.schedule", optim.schedule, ("cosine", "constant"))
-  _one_of("optim.lars_order", optim.lars_order, ("release", "paper"))
-  _above("optim.learning_rate", optim.learning_rate)
-  _above("optim.trust_coefficient", optim.trust_coefficient)
-  for key in ("momentum", "b1", "b2"):
-    if not 0 <= optim[key] < 1:
-      raise ValueError(f"optim.{key} is {optim[key]}; use 0 to below 1")
-  for key in ("warmup_epochs", "weight_decay", "final_fraction"):
-    _at_least(f"optim.{key}", optim[key], 0)
-  _at_most("optim.final_fraction", optim.final_fraction, 1)
-
-
 def _validate_pretrain(config):
-  loss = config.loss
-  for split in config.train_splits:
-    _one_of("train_splits", split, SPLITS)
-  if not config.train_splits or len(set(config.train_splits)) < len(
-    config.train_splits
-  ):
+  splits = tuple(config.train_splits)
+  if not splits or len(set(splits)) < len(splits):
     raise ValueError(
-      f"train_splits is {tuple(config.train_splits)}; name one or more of"
-      f" {', '.join(SPLITS)}, each once"
+      f"train_splits is {splits}; name one or more of {', '.join(SPLITS)}, each"
+      " once"
     )
   evaluated = config.eval_every_epochs or config.diagnostics.every_epochs
   other = config.valid_data
   own = not other.name or all(other[k] == config.data[k] for k in other)
-  if "valid" in config.train_splits and evaluated and own:
+  if "valid" in splits and evaluated and own:
     raise ValueError(
       'train_splits has "valid", so its loss would not be held out: set'
       " eval_every_epochs=0 and diagnostics.every_epochs=0, leave it out, or"
       " name another data set with valid_data.name"
     )
-  _at_least("valid_data.seed", config.valid_data.seed, 0)
-  widths = config.model.projector
-  if not widths or min(widths) < 1 or max(widths) > _LARGEST_WIDTH:
+  if not config.model.projector:
     raise ValueError(
-      f"model.projector is {tuple(widths)}; give the widths of its layers,"
-      " (512, 128) for example"
+      "model.projector is (); give the widths of its layers, (512, 128) for"
+      " example"
     )
-  _one_of("loss.name", loss.name, ("vicreg", "nt_xent"))
-  _one_of("loss.convention", loss.convention, ("release", "paper"))
-  for key in ("sim_coeff", "std_coeff", "cov_coeff", "gamma"):
-    _at_least(f"loss.{key}", loss[key], 0)
-  _above("loss.eps", loss.eps)
-  _above("loss.temperature", loss.temperature)
-  _at_least("eval_every_epochs", config.eval_every_epochs, 0)
-  _at_least("diagnostics.every_epochs", config.diagnostics.every_epochs, 0)
-  _at_least("diagnostics.clips", config.diagnostics.clips, 2)
   views.validate_augment(config.augment.to_dict(), config.data.sample_rate)
 
 
-def _validate_supervised(config):
-  dropout = config.model.dropout
-  if not 0 <= dropout < 1:
-    raise ValueError(f"model.dropout is {dropout}; use 0 to below 1")
-  _above("eval_every_epochs", config.eval_every_epochs)
-  _at_least("stop_patience", config.stop_patience, 0)
-  _above("encode_batch_size", config.encode_batch_size)
-
-
-def _validate_probe(probe):
-  for key in ("batch_size", "encode_batch_size", "learning_rate", "max_epochs"):
-    _above(f"probe.{key}", probe[key])
-  for key in (
-    "weight_decay",
-    "plateau_patience",
-    "stop_patience",
-    "distinct_crops",
-  ):
-    _at_least(f"probe.{key}", probe[key], 0)
-  if not 0 < probe.plateau_factor < 1:
+def _validate_checkpoint(config):
+  if not config.checkpoint:
     raise ValueError(
-      f"probe.plateau_factor is {probe.plateau_factor}; it must lie between"
-      " 0 and 1"
+      "checkpoint is not set: name the workdir of a pretraining run with"
+      " --config.checkpoint=DIR"
+    )
+  if config.step >= 0 <= config.epoch:
+    raise ValueError(
+      f"step is {config.step} and epoch is {config.epoch}: set one of them, and"
+      " leave the other at -1"
     )

@@ -116,6 +116,18 @@ def nt_xent_loss(z1_BxD, z2_BxD, *, temperature=0.5):
   return loss, terms
 
 
+# `loss.name`: the loss, and the keys of the config's section `loss` that it
+# takes. To add one: its function, a row here, its keys in config.base_pretrain,
+# and in plots.TERMS the terms that are to be drawn.
+LOSSES = {
+  "vicreg": (
+    vicreg_loss,
+    ("sim_coeff", "std_coeff", "cov_coeff", "gamma", "eps", "convention"),
+  ),
+  "nt_xent": (nt_xent_loss, ("temperature",)),
+}
+
+
 def label_loss(logits_BxK, labels_BxK, *, single):
   """Each clip's loss [B]: how far its logits are from its labels; float32.
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+NAMES = ("lars", "adam")
+SCHEDULES = ("cosine", "constant")
 LARS_ORDERS = ("release", "paper")
 
 
