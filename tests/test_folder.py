@@ -1,8 +1,10 @@
 """Any tree of audio files: labels, splits, faults, and what is on disk."""
 
 import csv
+import itertools
 import os
 import pathlib
+import threading
 import types
 
 import numpy as np
@@ -185,6 +187,14 @@ def test_many_threads_keep_the_order():
   # What is decoded ahead is bounded.
   assert len(pulled) == 5 + 1
   assert list(results) == [-i for i in range(1, 200)]
+
+
+def test_work_that_is_dropped_ends_its_threads():
+  before = threading.active_count()
+  results = threads.map_in_order(str, itertools.count(), threads=4, ahead=5)
+  assert next(results) == "0"
+  results.close()
+  assert threading.active_count() == before
 
 
 def test_the_directory_follows_the_inputs(tmp_path):
