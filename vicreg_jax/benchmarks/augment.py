@@ -154,7 +154,9 @@ def _sox(stack, name, views_NxT, draws):
   def chains(rows):
     effects = []
     for i, row in enumerate(rows):
-      effects += [":"] * (i > 0) + ["trim", "0", f"{length}s"]
+      if i:
+        effects.append(":")
+      effects += ["trim", "0", f"{length}s"]
       effects += sox_effects(row)
     return effects
 

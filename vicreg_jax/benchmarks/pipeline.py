@@ -77,7 +77,7 @@ def one_core(directory, clips, batch, repeats) -> dict:
 
 def _by_cores(usable, config, repeats) -> dict[str, dict]:
   """The pipeline and its ops alone, on one core and on more, in turns."""
-  names = {f"{n} core" + "s" * (n > 1): n for n in range(1, len(usable) + 1)}
+  names = {"1 core": 1} | {f"{n} cores": n for n in range(2, len(usable) + 1)}
   with contextlib.ExitStack() as stack:
     asks = {
       (name, job): stack.enter_context(_worker(job, usable[:n], config))

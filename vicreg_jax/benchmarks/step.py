@@ -20,6 +20,7 @@ from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.benchmarks import timing
 from vicreg_jax.data.views import VIEWS
+from vicreg_jax.model import losses
 from vicreg_jax.training import steps
 
 OURS = "vicreg_jax"
@@ -31,7 +32,7 @@ def add_arguments(parser):
   parser.add_argument("--batch", type=int, default=16, help="clips a step")
   parser.add_argument("--width", type=float, default=1.0, help="of the encoder")
   parser.add_argument(
-    "--loss", choices=("vicreg", "nt_xent"), help="one of the two recipes"
+    "--loss", choices=tuple(losses.LOSSES), help="one of the two recipes"
   )
 
 

@@ -193,15 +193,18 @@ class Trainer:
       variables = {"params": state.params[name]}
       copy(variables | {"batch_stats": state.batch_stats[name]}, twin)
     parameters = [*self._encoder.parameters(), *self._projector.parameters()]
-    o = config.optim
-    if o.name == "adam":
+    keys = config.optim
+    if keys.name == "adam":
       self._optimizer = torch.optim.Adam(
-        parameters, learning_rate, (o.b1, o.b2), weight_decay=o.weight_decay
+        parameters,
+        learning_rate,
+        (keys.b1, keys.b2),
+        weight_decay=keys.weight_decay,
       )
     else:
       self._optimizer = VicregReleaseLars(
-        parameters, learning_rate, o.weight_decay, o.momentum,
-        o.trust_coefficient,
+        parameters, learning_rate, keys.weight_decay, keys.momentum,
+        keys.trust_coefficient,
       )  # fmt: skip
     plain = vicreg_loss if config.loss.name == "vicreg" else nt_xent_loss
     self._loss = loss or (lambda z1, z2: plain(z1, z2, config.loss))
