@@ -57,7 +57,7 @@ def variables_of(config, seed=0):
 
 
 def card_of(config, **more):
-  return export.card(config, name="a model", licence="CC-BY-4.0", **more)
+  return export.make_card(config, name="a model", licence="CC-BY-4.0", **more)
 
 
 def waves(config):
@@ -145,7 +145,7 @@ def test_a_card_says_what_an_export_is(tmp_path, kind):
   scores = {"linear": {"roc_auc": 88.5, "pr_auc": None}}
   card = card_of(
     config,
-    training=export.training(config, 120),
+    training=export.training_of(config, 120),
     tags=("rock", "no vocals"),
     scores=scores,
   )
@@ -194,7 +194,7 @@ def test_a_card_says_what_an_export_is(tmp_path, kind):
 
 def test_training_with_labels_has_them_for_its_objective():
   config = configs.base_supervised().to_dict()
-  assert export.training(config, 3)["objective"] == "labels"
+  assert export.training_of(config, 3)["objective"] == "labels"
 
 
 def rejected(function, *arguments, words=()):

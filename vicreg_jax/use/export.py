@@ -40,7 +40,7 @@ _CONFIG = {
 }
 
 
-def card(
+def make_card(
   config: Mapping,
   *,
   name: str,
@@ -55,7 +55,7 @@ def card(
     config: `data` and `model` of the encoder's run.
     name: of the model.
     licence: that it may be used under, as an SPDX identifier for example.
-    training: what it was trained on, and how: `training` of the run.
+    training: what it was trained on, and how: `training_of` the run.
     tags: names of what was predicted with it.
     scores: `probe.json` of the run.
   """
@@ -69,7 +69,7 @@ def card(
   }
 
 
-def training(config: Mapping, steps: int) -> dict:
+def training_of(config: Mapping, steps: int) -> dict:
   """For a card: data set, objective and steps of the run with this config."""
   pretrained = config["job"] == "pretrain"
   return {
@@ -84,7 +84,7 @@ def write(variables: Mapping, card: Mapping, directory: str, format: str):
 
   Args:
     variables: {"params", "batch_stats"} of the encoder.
-    card: of `card`.
+    card: of `make_card`.
     directory: a local one; it is made, or replaced if it is an export.
     format: "safetensors" or "onnx".
 
