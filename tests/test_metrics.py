@@ -200,5 +200,7 @@ def test_std_and_correlation():
   want = np.abs(correlation_DxD[~np.eye(1_500, dtype=bool)]).mean()
   assert metrics.mean_abs_correlation(z_NxD) == pytest.approx(want, rel=1e-9)
   # Standard deviations (unbiased) of 0, 2 and of 0, 4: sqrt(2), 2 sqrt(2).
-  assert metrics.embedding_std([[0, 4], [2, 0]]) == pytest.approx(1.5 * 2**0.5)
-  assert metrics.embedding_std(np.full((4, 3), 7.0)) == 0
+  std = metrics.collapse([[0, 4], [2, 0]]).scalars
+  assert std["std"] == pytest.approx(1.5 * 2**0.5)
+  assert std["std_min"] == pytest.approx(2**0.5)
+  assert metrics.collapse(np.full((4, 3), 7.0)).scalars["std"] == 0

@@ -190,11 +190,6 @@ def test_warmup_cosine_follows_the_release(warmup, total):
   assert float(unscaled(total)) == pytest.approx(0.1)
 
 
-def test_constant():
-  schedule = optim.constant(3e-4)
-  assert [float(schedule(s)) for s in (0, 10, 10**6)] == [3e-4] * 3
-
-
 def test_bad_settings_are_refused():
   with pytest.raises(ValueError, match=r"'optax'.*'release', 'paper'"):
     optim.lars(0.1, order="optax")

@@ -118,6 +118,41 @@ def test_the_loss_is_of_pairs_of_views(tiny):
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+def test_a_loss_of_another_name_is_refused(tiny):
+  tiny.loss.name = "barlow"
+  with pytest.raises(ValueError, match=r"'barlow'; use one of vicreg, nt_xent"):
+    steps.loss_of(tiny, jnp.ones((4, 7)))
+
+
+def test_the_loss_takes_the_keys_of_its_section(tiny):
+  """Each key matters, and is the one that it is called."""
+  z_NxD = jnp.asarray(np.random.default_rng(0).normal(size=(12, 7)))
+  changed = {"sim_coeff": 2.0, "std_coeff": 3.0, "cov_coeff": 4.0}
+  changed |= {"gamma": 5.0, "eps": 0.5, "convention": "paper"}
+  for name, keys in (("vicreg", changed), ("nt_xent", {"temperature": 0.1})):
+    tiny.loss.name = name
+    function, known = losses.LOSSES[name]
+    assert set(known) == set(keys)
+    for key, value in keys.items():
+      before = steps.loss_of(tiny, z_NxD)[0]
+      tiny.loss[key] = value
+      loss = steps.loss_of(tiny, z_NxD)[0]
+      assert loss != before, key
+    expected, _ = function(z_NxD[0::2], z_NxD[1::2], **keys)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_what_is_due_at_a_step():
+  d = configs.Durations(4, 10, 0, 4, 0, 3, keep_at=(5,))
+  steps_ = range(1, 11)
+  assert [s for s in steps_ if d.save_due(s)] == [3, 5, 6, 9, 10]
+  assert [s for s in steps_ if d.eval_due(s)] == [4, 8, 10]
+  assert not any(map(d.diagnose_due, steps_))
+  d = configs.Durations(4, 10, 0, 0, 20, 3, keep_at=())
+  assert [s for s in steps_ if d.diagnose_due(s)] == [10]
+  assert not any(map(d.eval_due, steps_))
+
+
 def test_evaluation_uses_running_statistics_and_changes_nothing(tiny):
   state, step = trainer(tiny)
   evaluate = steps.jit_eval_step(tiny, mesh.make_mesh())

@@ -217,6 +217,17 @@ class Durations:
     every = step % self.checkpoint_every == 0
     return every or step in self.keep_at or step == self.total
 
+  def eval_due(self, step: int) -> bool:
+    """Whether a step's state is evaluated; if any is, the last one too."""
+    return self._due(step, self.eval_every)
+
+  def diagnose_due(self, step: int) -> bool:
+    """As `eval_due`, whether it is searched for a collapse."""
+    return self._due(step, self.diagnose_every)
+
+  def _due(self, step, every):
+    return every > 0 and (step % every == 0 or step == self.total)
+
 
 def durations(config, num_clips: int) -> Durations:
   """Steps of a run that trains an encoder on `num_clips` clips.

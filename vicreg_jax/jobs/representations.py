@@ -98,7 +98,7 @@ def untrained(
       train=True,
       mutable=["batch_stats"],
     )
-    share = 1 - samplecnn.BatchNorm.momentum
+    share = 1 - samplecnn.PerViewNorm.momentum
     return jax.tree.map(lambda s: s / share, updated["batch_stats"])
 
   drawn = input_pipeline.probe_crops(

@@ -133,7 +133,8 @@ class Collapse(NamedTuple):
 
 def collapse(z_NxD) -> Collapse:
   """Spectrum, spread and redundancy of the representations of N clips."""
-  singular, std_D = singular_values(z_NxD), _std(z_NxD)
+  singular = singular_values(z_NxD)
+  std_D = np.asarray(z_NxD, np.float64).std(axis=0, ddof=1)  # unbiased
   scalars = {
     "effective_rank": _effective_rank(singular),
     "std": float(std_D.mean()),
@@ -173,15 +174,6 @@ def _effective_rank(singular):
     return 0.0
   p = singular / singular.sum()
   return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def embedding_std(z_NxD):
-  """Mean over dimensions of the standard deviation over clips (unbiased)."""
-  return float(_std(z_NxD).mean())
-
-
-def _std(z_NxD):
-  return np.asarray(z_NxD, np.float64).std(axis=0, ddof=1)
 
 
 def mean_abs_correlation(z_NxD):

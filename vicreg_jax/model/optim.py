@@ -84,11 +84,6 @@ def is_adapted(params):
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def constant(learning_rate):
-  """The same rate at every step, as a schedule."""
-  return optax.constant_schedule(learning_rate)
-
-
 def warmup_cosine(
   base_lr,
   *,

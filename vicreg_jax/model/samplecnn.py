@@ -2,6 +2,9 @@
 
 Parameters, BatchNorm statistics and outputs are float32; `dtype` is the type
 that convolutions and matrix products compute in (bfloat16 on TPU).
+
+Batch normalisation is of each view by itself: `PerViewNorm` says how, and
+`NormRelu`, `Stem` and `Block` compute it.
 """
 
 import functools
@@ -51,7 +54,7 @@ def _by_view(x, views):
   return x.reshape(-1, views, *x.shape[1:])
 
 
-def _statistics(x_NxTxC, views):
+def _view_statistics(x_NxTxC, views):
   """Mean and variance by view, [V, C], over the whole global batch."""
   x_BxVxTxC = _by_view(x_NxTxC, views)
   x_BxVxTxC = x_BxVxTxC.astype(jnp.promote_types(x_NxTxC.dtype, jnp.float32))
@@ -82,7 +85,7 @@ def norm_relu_pool(x_NxTxC, scale_C, bias_C, views, epsilon):
     x_NxTxC: activations, `views` of each clip side by side.
     scale_C: not negative; put the sign on what makes x.
     bias_C: added after scaling.
-    views, epsilon: as in BatchNorm.
+    views, epsilon: as in PerViewNorm.
 
   Returns:
     y [N, T // 3, C], and mean and variance [V, C], which carry no gradient.
@@ -91,7 +94,7 @@ def norm_relu_pool(x_NxTxC, scale_C, bias_C, views, epsilon):
 
 
 def _norm_relu_pool_fwd(x_NxTxC, scale_C, bias_C, views, epsilon):
-  mean_VxC, var_VxC = _statistics(x_NxTxC, views)
+  mean_VxC, var_VxC = _view_statistics(x_NxTxC, views)
   inverse_VxC = jax.lax.rsqrt(var_VxC + epsilon)
   a_VxC = scale_C * inverse_VxC
   p0, p1, p2 = _phases(x_NxTxC)
@@ -129,7 +132,7 @@ def _norm_relu_pool_bwd(views, epsilon, saved, gradients):
 norm_relu_pool.defvjp(_norm_relu_pool_fwd, _norm_relu_pool_bwd)
 
 
-class _Norm(nn.Module):
+class PerViewNorm(nn.Module):
   """Batch normalisation and ReLU with PyTorch's semantics, a view at a time.
 
   The batch axis holds `views` views of each clip side by side (b0v0, b0v1,
@@ -161,7 +164,7 @@ class _Norm(nn.Module):
       var.value = keep * var.value + (1 - keep) * unbias * var_VxC[v]
 
 
-class BatchNorm(_Norm):
+class NormRelu(PerViewNorm):
   """relu(batch_norm(x)) of any x."""
 
   @nn.compact
@@ -169,7 +172,7 @@ class BatchNorm(_Norm):
     scale_C, bias_C, mean, var = self._variables_of(x.shape[-1])
     x_NxTxC = x.reshape(x.shape[0], -1, x.shape[-1])
     if train:
-      mean_VxC, var_VxC = _statistics(x_NxTxC, views)
+      mean_VxC, var_VxC = _view_statistics(x_NxTxC, views)
       n = x_NxTxC.shape[0] // views * x_NxTxC.shape[1]
       self._record(mean, var, mean_VxC, var_VxC, n)
     else:
@@ -180,7 +183,7 @@ class BatchNorm(_Norm):
     )
 
 
-class Stem(_Norm):
+class Stem(PerViewNorm):
   """relu(batch_norm(x @ kernel + shift)) for frames x of a few samples.
 
   The statistics of a linear map follow from those of what it maps: mean
@@ -229,7 +232,7 @@ def _moments(x_NxTxP, views):
   return mean_VxP, square_VxPxP - mean_VxP[:, :, None] * mean_VxP[:, None]
 
 
-class Block(_Norm):
+class Block(PerViewNorm):
   """max_pool(relu(batch_norm(conv(x) + shift))), pooled before normalising.
 
   A negative scale would turn the maximum into a minimum, so its sign is put
@@ -306,7 +309,7 @@ class SampleCNN(nn.Module):
     """Representations `y_BxD`, float32, of waveforms `x_BxT`.
 
     With train=True, BatchNorm uses and records batch statistics (collection
-    "batch_stats" must be mutable); `views` as in BatchNorm.
+    "batch_stats" must be mutable); `views` as in PerViewNorm.
     """
     if self.variant not in VARIANTS:
       raise ValueError(
@@ -341,7 +344,7 @@ class SampleCNN(nn.Module):
       kernel_init=_conv_init,
       name="last_conv",
     )(x)
-    x = BatchNorm(name="last_bn")(x, **how)
+    x = NormRelu(name="last_bn")(x, **how)
     return x[:, 0].astype(jnp.float32)
 
 
@@ -375,7 +378,7 @@ class Projector(nn.Module):
       if last:
         return z
       if self.batch_norm:
-        z = BatchNorm(name=f"bn{i}")(z, train=train, views=views)
+        z = NormRelu(name=f"bn{i}")(z, train=train, views=views)
       else:
         z = nn.relu(z)
     return z

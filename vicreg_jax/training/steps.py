@@ -15,6 +15,7 @@ All batch statistics, losses and gradients are over the global batch, whatever
 devices and hosts it is split over.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,17 +71,17 @@ def make_head(model, classes: int) -> samplecnn.Head:
 
 def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
   """Learning rate by step (thesis section 3.3.4)."""
-  o = config.optim
-  if o.schedule == "constant":
-    scale = config.batch_size / 256 if o.per_256 else 1.0
-    return optim.constant(o.learning_rate * scale)
+  keys = config.optim
+  if keys.schedule == "constant":
+    scale = config.batch_size / 256 if keys.per_256 else 1.0
+    return optax.constant_schedule(keys.learning_rate * scale)
   return optim.warmup_cosine(
-    o.learning_rate,
+    keys.learning_rate,
     batch_size=config.batch_size,
     warmup_steps=durations.warmup,
     total_steps=durations.total,
-    final_fraction=o.final_fraction,
-    scale_with_batch=o.per_256,
+    final_fraction=keys.final_fraction,
+    scale_with_batch=keys.per_256,
   )
 
 
@@ -88,16 +89,18 @@ def make_optimizer(
   config, durations: configs.Durations
 ) -> optax.GradientTransformation:
   """LARS or Adam on the config's schedule."""
-  o = config.optim
+  keys = config.optim
   schedule = make_schedule(config, durations)
-  if o.name == "adam":
-    return optim.adam(schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay)
+  if keys.name == "adam":
+    return optim.adam(
+      schedule, b1=keys.b1, b2=keys.b2, weight_decay=keys.weight_decay
+    )
   return optim.lars(
     schedule,
-    momentum=o.momentum,
-    weight_decay=o.weight_decay,
-    trust_coefficient=o.trust_coefficient,
-    order=o.lars_order,
+    momentum=keys.momentum,
+    weight_decay=keys.weight_decay,
+    trust_coefficient=keys.trust_coefficient,
+    order=keys.lars_order,
   )
 
 
@@ -110,14 +113,8 @@ def init_encoder(model, dtype: str, crop: int, seed: int):
 
 def init_state(config, tx: optax.GradientTransformation) -> TrainState:
   """The state before the first step. Trace it or jit it with shardings."""
-  encoder = init_encoder(
-    config.model, config.dtype, config.data.crop, config.seed
-  )
-  projector = make_projector(config.model, config.dtype).init(
-    mesh.stream_key(config.seed, "projector"),
-    jnp.zeros((2, config.model.representation_size)),
-  )
-  return _first_state({"encoder": encoder, "projector": projector}, tx)
+  projector = make_projector(config.model, config.dtype)
+  return _init(config, tx, "projector", projector)
 
 
 def init_supervised(
@@ -127,17 +124,19 @@ def init_supervised(
 
   The encoder is that of a pretraining of the same seed.
   """
-  encoder = init_encoder(
-    config.model, config.dtype, config.data.crop, config.seed
-  )
-  head = make_head(config.model, classes).init(
-    mesh.stream_key(config.seed, "head"),
-    jnp.zeros((2, config.model.representation_size)),
-  )
-  return _first_state({"encoder": encoder, "head": head}, tx)
+  return _init(config, tx, "head", make_head(config.model, classes))
 
 
-def _first_state(variables, tx):
+def _init(config, tx, name, module):
+  """The first state of the encoder and of the part that takes its output."""
+  model = config.model
+  variables = {
+    "encoder": init_encoder(model, config.dtype, config.data.crop, config.seed),
+    name: module.init(
+      mesh.stream_key(config.seed, name),
+      jnp.zeros((2, model.representation_size)),
+    ),
+  }
   params = {part: v["params"] for part, v in variables.items()}
   return TrainState(
     step=jnp.zeros([], jnp.int32),
@@ -148,25 +147,27 @@ def _first_state(variables, tx):
 
 
 def loss_of(config, z_NxD: jax.Array):
-  """Loss and terms of embeddings whose rows alternate between two views."""
+  """Loss and terms of embeddings whose rows alternate between two views.
+
+  Raises:
+    ValueError: there is no loss of the name that the config has.
+  """
   z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
-  z1_BxD, z2_BxD = z_BxVxD[:, 0], z_BxVxD[:, 1]
-  loss = config.loss
-  if loss.name == "nt_xent":
-    return losses.nt_xent_loss(z1_BxD, z2_BxD, temperature=loss.temperature)
-  return losses.vicreg_loss(
-    z1_BxD,
-    z2_BxD,
-    sim_coeff=loss.sim_coeff,
-    std_coeff=loss.std_coeff,
-    cov_coeff=loss.cov_coeff,
-    gamma=loss.gamma,
-    eps=loss.eps,
-    convention=loss.convention,
-  )
+  name = config.loss.name
+  if name not in losses.LOSSES:
+    raise ValueError(
+      f"loss.name is {name!r}; use one of {', '.join(losses.LOSSES)}"
+    )
+  loss, keys = losses.LOSSES[name]
+  options = {key: config.loss[key] for key in keys}
+  return loss(z_BxVxD[:, 0], z_BxVxD[:, 1], **options)
 
 
 def _apply(module, params, batch_stats, x, train, views=VIEWS):
+  """The output, and BatchNorm's statistics after it (`samplecnn.PerViewNorm`).
+
+  The rows of `x` hold `views` views of each clip side by side.
+  """
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:
     return module.apply(variables, x, views=views), batch_stats
@@ -285,45 +286,33 @@ def represent(config, state: TrainState, views_BxVxT):
 
 def jit_train_step(config, tx, devices: Mesh) -> Callable:
   """`train_step(state, views)` compiled for a mesh; the state is donated."""
-  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
-  return jax.jit(
-    lambda state, views: train_step(config, tx, state, views),
-    in_shardings=(whole, split),
-    out_shardings=(whole, whole),
-    donate_argnums=0,
-    compiler_options=mesh.compiler_options(devices),
-  )
+  step = functools.partial(train_step, config, tx)
+  return _jit(step, devices, donate_argnums=0)
 
 
 def jit_supervised_step(config, tx, single: bool, devices: Mesh) -> Callable:
   """`supervised_step(state, batch)` compiled as `jit_train_step`."""
-  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
-  return jax.jit(
-    lambda state, batch: supervised_step(config, tx, single, state, batch),
-    in_shardings=(whole, split),
-    out_shardings=(whole, whole),
-    donate_argnums=0,
-    compiler_options=mesh.compiler_options(devices),
-  )
+  step = functools.partial(supervised_step, config, tx, single)
+  return _jit(step, devices, donate_argnums=0)
 
 
 def jit_eval_step(config, devices: Mesh) -> Callable:
   """`eval_step(state, views)` compiled for a mesh."""
-  whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
-  return jax.jit(
-    lambda state, views: eval_step(config, state, views),
-    in_shardings=(whole, split),
-    out_shardings=whole,
-    compiler_options=mesh.compiler_options(devices),
-  )
+  return _jit(functools.partial(eval_step, config), devices)
 
 
 def jit_represent(config, devices: Mesh) -> Callable:
-  """`represent(state, views)` compiled for a mesh; whole on every device."""
+  """`represent(state, views)` compiled for a mesh."""
+  return _jit(functools.partial(represent, config), devices)
+
+
+def _jit(step, devices, **options):
+  """`step(state, batch)`: the batch is split, all else whole on each device."""
   whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
   return jax.jit(
-    lambda state, views: represent(config, state, views),
+    step,
     in_shardings=(whole, split),
     out_shardings=whole,
     compiler_options=mesh.compiler_options(devices),
+    **options,
   )
