@@ -17,8 +17,9 @@ from orbax.checkpoint._src.path import gcs_utils
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, main, plots
-from vicreg_jax.jobs import embed, pretrain, probe
+from vicreg_jax.jobs import embed, pretrain
 from vicreg_jax.training import checkpoint, loop
+from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training.writer import Writer
 
 
@@ -156,7 +157,7 @@ def test_a_run_in_a_bucket_equals_one_on_a_disk(
       np.testing.assert_array_equal(a[key], b[key])
   assert config.checkpoint == here
   with pytest.raises(ValueError, match="bucket/a/run is that of a training"):
-    probe.checkpoint_lib.save_config(config, there)
+    workdir_lib.save_config(config, there)
 
 
 def test_lines_are_in_the_bucket_before_the_checkpoint(
@@ -209,6 +210,6 @@ def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):
   with pytest.raises(ValueError, match=r"gs://b/w/config.json: 403 Forbidden"):
     Writer("gs://b/w", total_steps=1).run_header({})
   with pytest.raises(ValueError, match=r"gs://b/w.*403 Forbidden"):
-    checkpoint.load_config("gs://b/w")
+    workdir_lib.load_config("gs://b/w")
   with pytest.raises(ValueError, match=r"gs://b/w/metrics.jsonl.*403 Forbidd"):
-    plots.loss_terms("gs://b/w/metrics.jsonl", str(tmp_path / "x.png"))
+    plots.training_curves("gs://b/w/metrics.jsonl", str(tmp_path / "x.png"))

@@ -20,6 +20,7 @@ import pytest
 
 from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training import writer as writer_lib
 
 PACKAGE = pathlib.Path(checkpoint.__file__).parent
@@ -90,7 +91,7 @@ def truncate(path):
 def test_a_checkpoint_is_restored_as_it_was(tmp_path):
   save(tmp_path, 3, 6)
   with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
-    assert saved.latest() == 6
+    assert saved.resume_step == 6
     assert_same(saved.restore(6, like(state_of(0))), state_of(6))
 
 
@@ -115,7 +116,7 @@ def test_every_damage_is_named_and_the_one_before_is_used(
     assert (short in errors) == encoders
     assert sorted(os.listdir(path)) == ["3", "6", "9"]
     with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
-      step = saved.latest()
+      step = saved.resume_step
       assert step == (9 if short in commit else 6), name
       assert_same(saved.restore(step, like(state_of(0))), state_of(step))
     errors = capfd.readouterr().err
@@ -166,7 +167,7 @@ def test_where_nothing_can_be_renamed(tmp_path, monkeypatch):
   monkeypatch.setattr(ocp, "CheckpointManagerOptions", options)
   save(tmp_path, 3, 6)
   with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
-    assert saved.latest() == 6
+    assert saved.resume_step == 6
     assert_same(saved.restore(6, like(state_of(0))), state_of(6))
   assert load(tmp_path)[1] == 6
 
@@ -214,15 +215,15 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
 
 
 def test_a_second_process_is_refused_and_named(tmp_path):
-  with checkpoint.alone(str(tmp_path)):
+  with workdir_lib.alone(str(tmp_path)):
     with (
       pytest.raises(ValueError) as caught,
-      checkpoint.alone(str(tmp_path)),
+      workdir_lib.alone(str(tmp_path)),
     ):
       pass
     me = f"host {socket.gethostname()}, process {os.getpid()}:"
     assert f"--workdir={tmp_path} is in use by {me}" in str(caught.value)
-  with checkpoint.alone(str(tmp_path)):
+  with workdir_lib.alone(str(tmp_path)):
     pass
 
 
@@ -296,7 +297,7 @@ def test_metrics_without_room_say_so(tmp_path):
       fill()
       for step in range(2, 10_000):
         log.write(step, {"loss": 1.0})
-    assert "resumes from its last checkpoint" in str(caught.value)
+    assert "the same command then continues" in str(caught.value)
     free()
 
 
@@ -323,8 +324,8 @@ def test_a_read_only_workdir_is_said_to_be_so(small, tmp_path):
     for opened in (
       lambda: pretrain.run(small, workdir),
       lambda: save(workdir, 3),
-      lambda: checkpoint.save_config(small, workdir),
-      lambda: writer_lib.Writer(workdir, total_steps=1).run_header(small),
+      lambda: workdir_lib.save_config(small, workdir),
+      lambda: writer_lib.Writer(workdir, total_steps=1).run_header({}),
     ):
       with pytest.raises(ValueError, match=r"--workdir") as caught:
         opened()
@@ -370,7 +371,7 @@ def test_a_payload_in_a_run_is_not_executed(tmp_path):
     write_back(path, whole)
   (tmp_path / "config.json").write_bytes(payload)
   with pytest.raises(ValueError, match=r"config.json cannot be read"):
-    checkpoint.load_config(str(tmp_path))
+    workdir_lib.load_config(str(tmp_path))
   assert not mark.exists()
 
 

@@ -750,7 +750,7 @@ class Checkpoint:
     config = shrink(configs.base_pretrain(), str(tmp))
     tx = steps.make_optimizer(config, configs.durations(config, 16))
     self.devices = mesh.make_mesh()
-    state = loop.first_state(lambda: steps.init_state(config, tx), self.devices)
+    state = loop.state_at(lambda: steps.init_state(config, tx), self.devices)
     self.run = tmp / "run"
     with checkpoint.Checkpoints(str(self.run), 1) as saved:
       saved.save(state, 7)

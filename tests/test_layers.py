@@ -22,7 +22,7 @@ ROOMS = {
   " input_pipeline",
   "model": "metrics losses optim samplecnn",
   "config": "",
-  "training": "steps writer checkpoint loop",
+  "training": "workdir steps writer checkpoint loop",
   "use": "clmr encoder export",
   "jobs": "scores representations prepare embed probe pretrain supervised",
   "study": "thesis figures plan tables runner",

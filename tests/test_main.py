@@ -331,7 +331,7 @@ def test_full_width_encoders_train(data_dir, tmp_path):
     )
     tx = steps.make_optimizer(config, d)
     devices = mesh.make_mesh()
-    state = loop.first_state(
+    state = loop.state_at(
       functools.partial(steps.init_state, config, tx), devices
     )
     step = steps.jit_train_step(config, tx, devices)

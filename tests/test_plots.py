@@ -47,8 +47,8 @@ def data(line):
   return np.asarray(line.get_xdata()), np.asarray(line.get_ydata(), float)
 
 
-def test_loss_terms_show_the_file(metrics_path, saved):
-  plots.loss_terms(metrics_path, "unused.png")
+def test_training_curves_show_the_file(metrics_path, saved):
+  plots.training_curves(metrics_path, "unused.png")
   loss, variance, covariance, rate = saved[0].axes
   assert [ax.get_ylabel() for ax in saved[0].axes] == [
     "loss",
@@ -96,7 +96,7 @@ def test_files_are_written_in_the_colours(metrics_path, tmp_path):
   from matplotlib.image import imread
 
   out = tmp_path / "figures" / "loss.png"
-  plots.loss_terms(metrics_path, out)
+  plots.training_curves(metrics_path, out)
   image_HxWxC = imread(out)[..., :3]
   assert image_HxWxC.shape[1] == 1300  # 6.5 inches at 200 dots
   for colour in (plots.BLUE, plots.RED):
@@ -114,17 +114,17 @@ def test_importing_plots_does_not_import_matplotlib():
 
 
 def test_nothing_to_plot_is_refused(tmp_path, metrics_path):
-  with pytest.raises(ValueError, match=r"Cannot read .*none\.jsonl"):
-    plots.loss_terms(tmp_path / "none.jsonl", tmp_path / "a.png")
+  with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
+    plots.training_curves(tmp_path / "none.jsonl", tmp_path / "a.png")
   other = tmp_path / "other.jsonl"
   other.write_text('{"step": 1, "roc_auc": 2}\n')
   with pytest.raises(ValueError, match=r"other\.jsonl has no loss.*roc_auc"):
-    plots.loss_terms(other, tmp_path / "a.png")
+    plots.training_curves(other, tmp_path / "a.png")
   row = {"tag": "a", "trained": float("nan"), "untrained": 50.0}
   with pytest.raises(ValueError, match="None of the 1 tags"):
     plots.per_tag_auc([row], tmp_path / "a.png")
-  with pytest.raises(ValueError, match=r"Cannot write the figure.*a\.png"):
-    plots.loss_terms(metrics_path, other / "a.png")
+  with pytest.raises(ValueError, match=r"cannot write .*a\.png"):
+    plots.training_curves(metrics_path, other / "a.png")
 
 
 def test_clips_show_the_counts(saved):

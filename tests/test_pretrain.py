@@ -15,7 +15,7 @@ from test_checkpoint import FULL, small_disk
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.jobs import pretrain
+from vicreg_jax.jobs import pretrain, representations
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
 
@@ -118,6 +118,35 @@ def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):
   # Once more: there is nothing left to do, and nothing is changed.
   assert_same(pretrain.run(small, str(tmp_path)), expected)
   assert lines_of(tmp_path) == lines_of(workdir)
+
+
+def refuse(*args, **kwargs):
+  raise AssertionError("there was nothing to do")
+
+
+def test_a_finished_run_prints_its_table_at_once(
+  small, tmp_path, monkeypatch, capsys
+):
+  small.probe_after = True
+  small.probe.max_epochs = 1
+  workdir = str(tmp_path)
+  pretrain.main(small, workdir)
+  table = capsys.readouterr().out
+  assert "untrained linear" in table
+  for place, name in (
+    (input_pipeline, "train_views"),
+    (input_pipeline, "ValidViews"),
+    (representations, "crops"),
+    (representations, "segments"),
+    (representations, "untrained"),
+    (steps, "train_step"),
+  ):
+    monkeypatch.setattr(place, name, refuse)
+  pretrain.main(small, workdir)
+  again = capsys.readouterr()
+  assert again.out == table
+  assert f"{workdir}: complete, 5 steps; nothing is left to train" in again.err
+  assert f"{workdir}/probe.json: made of the same" in again.err
 
 
 def test_another_config_is_refused(small, unbroken):

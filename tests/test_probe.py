@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import pathlib
+import shutil
 import types
 from unittest import mock
 
@@ -339,3 +341,71 @@ def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
     arrays["test_y"][3], y.mean(0), rtol=1e-4, atol=1e-5
   )
   assert jnp.asarray(arrays["train_y"]).shape == (24, 16)
+
+
+class Called(Exception):
+  pass
+
+
+def test_a_probe_is_made_again_only_of_something_else(
+  probing, trained, tmp_path, monkeypatch, capsys
+):
+  workdir = str(tmp_path / "probe")
+  probing.probe.max_epochs = 1
+  probe.main(probing, workdir)
+  table, before = capsys.readouterr().out, scores_of(workdir)
+
+  def call(*args, **kwargs):
+    raise Called
+
+  for name in ("crops", "segments", "untrained"):
+    monkeypatch.setattr(representations, name, call)
+  # The run may have been moved.
+  probing.checkpoint = shutil.copytree(trained, str(tmp_path / "moved"))
+  probe.main(probing, workdir)
+  again = capsys.readouterr()
+  assert again.out == table and "probe.json: made of the same" in again.err
+  assert scores_of(workdir) == before
+
+  def is_probed_anew(config=probing):
+    with pytest.raises(Called):
+      probe.run(config, workdir)
+    return True
+
+  for key, value in (
+    ("seed", 1),
+    ("probe.max_epochs", 2),
+    ("probe.untrained", False),
+    ("data.sizes", (8, 4, 4)),
+  ):
+    changed = configs.base_probe()
+    changed.update(probing)
+    changed.update_from_flattened_dict({key: value})
+    assert is_probed_anew(changed), key
+  load = encoders.load
+
+  def of_other_weights(*args, **kwargs):
+    encoder = load(*args, **kwargs)
+    other = jax.tree.map(lambda x: x + 1, encoder.variables)
+    return encoder.with_variables(other)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(encoders, "load", of_other_weights)
+    assert is_probed_anew()
+  # Of an older version, damaged, or without its table of tags.
+  path = tmp_path / "probe" / "probe.json"
+  whole = path.read_text()
+  without = {k: v for k, v in json.loads(whole).items() if k != "of"}
+  for text in (json.dumps(without), whole[:-9], "[]"):
+    path.write_text(text)
+    assert is_probed_anew()
+  path.write_text(whole)
+  (tmp_path / "probe" / "probe_tags.csv").unlink()
+  assert is_probed_anew()
+
+
+def scores_of(workdir):
+  return {
+    name: (pathlib.Path(workdir) / name).read_text()
+    for name in (scores.RESULTS, scores.PER_TAG)
+  }

@@ -559,7 +559,7 @@ def test_bad_input_is_named(tmp_path):
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
     figures.losses({"CLMR": untimed}, out)
-  with pytest.raises(ValueError, match=r"Cannot read .*none\.jsonl"):
+  with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
     figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
-  with pytest.raises(ValueError, match=r"Cannot write .*m\.jsonl.a\.png"):
+  with pytest.raises(ValueError, match=r"cannot write .*m\.jsonl.a\.png"):
     figures.score_dots(results(curves()), untimed / "a")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def saved(config, prepared, workdir, step):
   )
   whole = mesh.replicated(mesh.make_mesh())
   like = checkpoint.abstract(shapes, whole)
-  return checkpoint.load_state(workdir, step, like)
+  with checkpoint.Checkpoints(workdir, keep=9) as checkpoints:
+    return checkpoints.restore(step, like)
 
 
 # --- the step ---
@@ -369,6 +371,31 @@ def test_a_long_clip_weighs_no_more_in_the_validation_loss(labelled):
   found = evaluate(None, 3)["validation/loss"]
   assert found == pytest.approx(expected, rel=1e-5)
   assert abs(found - loss_M.mean()) > 0.1
+
+
+def test_a_finished_run_is_scored_again_only_by_other_weights(
+  labelled, unbroken, tmp_path, monkeypatch, capsys
+):
+  results, _ = unbroken
+  workdir = shutil.copytree(unbroken[1], str(tmp_path / "run"))
+
+  class Called(Exception):
+    pass
+
+  def call(*args, **kwargs):
+    raise Called
+
+  monkeypatch.setattr(input_pipeline, "labelled_crops", call)
+  monkeypatch.setattr(supervised.representations, "segments", call)
+  assert supervised.run(labelled, workdir) == results
+  errors = capsys.readouterr().err
+  assert f"{workdir}: complete, 9 steps" in errors
+  assert "probe.json: made of the same" in errors
+  path = pathlib.Path(workdir, "probe.json")
+  other = results | {"of": results["of"] | {"weights": "0"}}
+  path.write_text(json.dumps(other))
+  with pytest.raises(Called):
+    supervised.run(labelled, workdir)
 
 
 @pytest.mark.parametrize("step, how", [(8, "crash"), (6, "signal")])

@@ -6,7 +6,6 @@ import json
 import os
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -120,9 +119,8 @@ def test_truncate_without_a_file_and_with_a_broken_one(tmp_path):
 
 
 def test_header_writes_the_config(tmp_path, capsys):
-  config = ml_collections.ConfigDict(
-    {"seed": 3, "job": "pretrain", "loss": {"name": "vicreg"}, "w": (1, 2)}
-  )
+  config = {"seed": 3, "job": "pretrain", "w": (1, 2)}
+  config["loss"] = {"name": "vicreg"}
   with Writer(tmp_path, total_steps=10) as writer:
     writer.run_header(config)
     with pytest.raises(ValueError, match="cannot be written as JSON"):

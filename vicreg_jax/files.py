@@ -32,16 +32,29 @@ def read(path) -> bytes:
     return epath.Path(path).read_bytes()
 
 
-def json_lines(path, remedy: str) -> list[dict]:
-  """The objects of a .jsonl file, each on a line; without a torn end.
+def read_metrics(path) -> list[dict]:
+  """The lines of a metrics.jsonl, each with its "step"; without a torn end.
 
-  Raises ValueError, which ends in `remedy`, if the file is missing or faulty.
+  Raises ValueError if the file cannot be read, or a line is none of metrics.
   """
   try:
-    *texts, _ = read(path).decode().split("\n")
-    return [dict(json.loads(text)) for text in texts]
-  except (OSError, TypeError, ValueError) as error:
-    raise ValueError(f"Cannot read {path} ({error}): {remedy}") from error
+    *texts, _ = read(path).split(b"\n")
+  except OSError as e:
+    raise ValueError(
+      f"cannot read {path} ({e}): give the metrics.jsonl of a run, or put a"
+      " copy of it in its place"
+    ) from e
+  lines = []
+  for number, text in enumerate(texts, 1):
+    try:
+      lines.append(json.loads(text))
+      int(lines[-1]["step"])
+    except (KeyError, TypeError, ValueError) as e:
+      raise ValueError(
+        f"{path}, line {number} is not a metrics line: {text[:60]!r}. Delete"
+        " that line, or put a copy of the file in its place"
+      ) from e
+  return lines
 
 
 def write(path, content: bytes):
@@ -68,6 +81,18 @@ def write(path, content: bytes):
     with contextlib.suppress(OSError):
       os.unlink(partial)
     raise
+
+
+@contextlib.contextmanager
+def explained(path):
+  """Raises ValueError, which names the remedy, if `path` cannot be written."""
+  try:
+    yield
+  except OSError as e:
+    raise ValueError(
+      f"cannot write {path}: {e.strerror or e}. Free disk space there, or use"
+      " another directory (--workdir); the same command then continues"
+    ) from e
 
 
 @contextlib.contextmanager

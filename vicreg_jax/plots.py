@@ -30,9 +30,8 @@ SCORES = {
 _MOST_LABELS = 60
 # Okabe and Ito's blue and vermilion: apart in print and to the colour-blind.
 BLUE, RED = "#0072B2", "#D55E00"
-# prefix in metrics.jsonl: label, style. No prefix is training too.
+# prefix in metrics.jsonl: label, style.
 SERIES = {
-  "": ("training", {"color": BLUE, "linewidth": 1.0}),
   "train/": ("training", {"color": BLUE, "linewidth": 1.0}),
   "validation/": (
     "validation",
@@ -41,21 +40,20 @@ SERIES = {
 }
 
 
-def loss_terms(metrics_jsonl_path, out_png):
+def training_curves(metrics_jsonl_path, out_png):
   """Each loss term over the steps, and the learning rate, a panel each.
 
-  As the thesis's figures A.1 and B.2. Names are those of the losses, bare or
-  under "train/" or "validation/". An axis is logarithmic if its values are
+  As the thesis's figures A.1 and B.2. An axis is logarithmic if its values are
   positive and span a decade; a null (nan or infinite) is a gap.
 
   Raises:
     ValueError: if the file is missing, faulty or holds none of these metrics.
   """
-  lines = read_metrics(metrics_jsonl_path)
+  lines = files.read_metrics(metrics_jsonl_path)
   panels = [
     (term, series)
     for term in (*TERMS, LEARNING_RATE)
-    if (series := _series(lines, term))
+    if (series := _by_prefix(lines, term))
   ]
   if not panels:
     raise ValueError(
@@ -202,15 +200,7 @@ def _height(term):
   return 0.9 if term == LEARNING_RATE else 1.5
 
 
-def read_metrics(path):
-  """The objects of a metrics.jsonl; of a running job, without a torn end.
-
-  Raises ValueError if the file is missing or faulty.
-  """
-  return files.json_lines(path, "give the metrics.jsonl of a run.")
-
-
-def _series(lines, term):
+def _by_prefix(lines, term):
   """[(label, style, steps, values)] of the prefixes that a term comes under."""
   found = []
   for prefix, (label, style) in SERIES.items():
@@ -257,14 +247,9 @@ def save(figure, path):
   options = {"format": "png", "dpi": 200}
   if str(path).endswith(".svg"):
     options = {"format": "svg", "metadata": {"Date": None}}
-  try:
-    content = io.BytesIO()
-    # Without a salt the ids of an SVG are random.
-    with matplotlib.rc_context({"svg.hashsalt": "vicreg_jax"}):
-      figure.savefig(content, **options)
+  content = io.BytesIO()
+  # Without a salt the ids of an SVG are random.
+  with matplotlib.rc_context({"svg.hashsalt": "vicreg_jax"}):
+    figure.savefig(content, **options)
+  with files.explained(path):
     files.write(path, content.getvalue())
-  except OSError as error:
-    raise ValueError(
-      f"Cannot write the figure {path}: {error.strerror or error}. Free "
-      "disk space there, or give a directory that you may write to."
-    ) from error

@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
@@ -60,6 +61,11 @@ class Prepared:
       label_counts={s: metadata["label_counts"][s] for s in splits},
       path=os.fspath(path),
     )
+
+  @property
+  def name(self) -> str:
+    """Which data set, options and version these are: the end of the path."""
+    return "/".join(pathlib.PurePosixPath(self.path).parts[-3:])
 
   def dataset(self, split) -> tf.data.Dataset:
     """The examples of `split`, always in the same order.

@@ -8,7 +8,7 @@ from vicreg_jax import files, mesh
 from vicreg_jax.data import input_pipeline
 from vicreg_jax.jobs import representations
 from vicreg_jax.model import metrics
-from vicreg_jax.training import checkpoint
+from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
 
 FILE = "embeddings.npz"
@@ -32,7 +32,7 @@ def run(config, workdir: str) -> str:
     config.checkpoint, config.step, devices, epoch=config.epoch
   )
   prepared = representations.data_for(encoder, config.data)
-  checkpoint.save_config(config, workdir)
+  workdirs.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}
   for split, count in prepared.num_clips.items():
     y_MxD, clip_M = representations.segments(

@@ -1,5 +1,6 @@
 """The `pretrain` job: views in, checkpoints and metrics out."""
 
+import functools
 import io
 
 import jax
@@ -67,9 +68,8 @@ def run(config, workdir: str) -> steps.TrainState:
     train_step=steps.jit_train_step(config, tx, devices),
     batches=batches,
     evaluate=evaluation if evaluation.batch_size else None,
-    eval_due=evaluation.due,
   )
-  return loop.run(config, workdir, training, devices).state
+  return loop.run(config, workdir, training, devices)
 
 
 class _Evaluation:
@@ -97,20 +97,17 @@ class _Evaluation:
       self.note = f"\nnothing is evaluated: there are {clips} clips to do it on"
     else:
       self.batch_size = share
-      self._views = input_pipeline.ValidViews(prepared, config, "valid", share)
+    self._prepared = prepared
 
-  def due(self, step) -> bool:
-    every = self._durations.eval_every, self._durations.diagnose_every
-    return any(n and step % n == 0 for n in every)
+  @functools.cached_property
+  def _views(self):
+    return input_pipeline.ValidViews(
+      self._prepared, self._config, "valid", self.batch_size
+    )
 
   def __call__(self, state, step) -> dict[str, float]:
-    last = step == self._durations.total
-
-    def due(every):
-      return bool(every) and (last or step % every == 0)
-
-    evaluate = due(self._durations.eval_every)
-    diagnose = due(self._durations.diagnose_every)
+    evaluate = self._durations.eval_due(step)
+    diagnose = self._durations.diagnose_due(step)
     losses, outputs, wanted = [], [], self._config.diagnostics.clips
     for views in self._views:
       batch = mesh.share_batch(self._devices, views)
@@ -140,13 +137,8 @@ class _Evaluation:
       content = io.BytesIO()
       np.savez(content, **arrays)
       path = f"{self._workdir}/{DIAGNOSTICS}/{step}.npz"
-      try:
+      with files.explained(path):
         files.write(path, content.getvalue())
-      except OSError as e:
-        raise ValueError(
-          f"Cannot write {path}: {e.strerror or e}. Free disk space there; a"
-          " run resumes from its last checkpoint."
-        ) from e
     return values
 
 

@@ -21,7 +21,7 @@ from vicreg_jax import files, mesh, plots
 from vicreg_jax.data import input_pipeline
 from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, optim, samplecnn
-from vicreg_jax.training import checkpoint as checkpoint_lib
+from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
 
 
@@ -65,7 +65,8 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
 
   Returns:
     `probe.json`'s content: metrics in percent by head, "untrained_" before the
-    heads of the untrained encoder.
+    heads of the untrained encoder; "step" of the encoder; and what it was made
+    "of". If the file is there, and of the same, nothing is probed again.
   """
   devices = mesh.make_mesh()
   if checkpoint:
@@ -77,7 +78,15 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   prepared = representations.data_for(encoder, config.data)
   prepared.check_labelled("probing")
   if checkpoint is None:
-    checkpoint_lib.save_config(config, workdir)
+    workdirs.save_config(config, workdir)
+  made_of = {
+    "weights": scores.checksum(encoder.variables),
+    "data": prepared.name,
+    "seed": config.seed,
+    "probe": config.probe.to_dict(),
+  }
+  if done := scores.reuse(workdir, made_of):
+    return done
   frozen_encoders = {"": encoder}
   if config.probe.untrained:
     frozen_encoders["untrained_"] = representations.untrained(
@@ -97,7 +106,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     results["majority"] = scores.majority(
       labels["train"].labels_NxK, labels["test"].labels_NxK
     )
-  results["step"] = encoder.step
+  results |= {"step": encoder.step, "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
     scores.write(workdir, results, prepared.labels, tags)

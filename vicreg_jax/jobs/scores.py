@@ -5,16 +5,19 @@ labels. Thesis sections 3.2.3 and 3.3.4: test clips are cut into consecutive
 segments whose predictions are averaged.
 """
 
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
+import sys
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from vicreg_jax import files, plots
+from vicreg_jax import files, mesh, plots
 from vicreg_jax.model import metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
@@ -97,14 +100,37 @@ def write(workdir, results: dict, names, tags: dict[str, dict]):
       + [f"{cell:.4f}" for cell in cells]
     )
   text = json.dumps(results, indent=2) + "\n"
-  try:
-    files.write(f"{workdir}/{PER_TAG}", rows_of_tags.getvalue().encode())
-    files.write(f"{workdir}/{RESULTS}", text.encode())
-  except OSError as e:
-    raise ValueError(
-      f"--workdir={workdir}: cannot write the results ({e}); free space or"
-      " choose another directory"
-    ) from e
+  for name, content in ((PER_TAG, rows_of_tags.getvalue()), (RESULTS, text)):
+    with files.explained(f"{workdir}/{name}"):
+      files.write(f"{workdir}/{name}", content.encode())
+
+
+def checksum(arrays) -> str:
+  """Of a tree of arrays: the same weights have the same, wherever they lie."""
+  digest = hashlib.sha256()
+  for array in jax.tree.leaves(arrays):
+    digest.update(np.asarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def reuse(workdir, made_of: dict) -> dict | None:
+  """`probe.json` of a workdir, if it was made of the same; says so on stderr.
+
+  Args:
+    workdir: where `write` may have written.
+    made_of: what decides the results, for JSON; they have it under "of".
+  """
+  path, results = f"{workdir}/{RESULTS}", {}
+  with contextlib.suppress(OSError, ValueError):  # then it is made anew
+    if files.exists(f"{workdir}/{PER_TAG}"):
+      results = json.loads(files.read(path))
+  found = results.get("of") if isinstance(results, dict) else None
+  same = found == json.loads(json.dumps(made_of))
+  if not mesh.gather(same).all():  # on all hosts or on none
+    return None
+  if mesh.is_first_host():
+    print(f"{path}: made of the same, and not again", file=sys.stderr)
+  return results
 
 
 def table(results: dict) -> str:

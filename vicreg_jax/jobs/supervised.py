@@ -21,7 +21,7 @@ from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, metrics
-from vicreg_jax.training import checkpoint, loop, steps
+from vicreg_jax.training import loop, steps
 from vicreg_jax.use.encoder import Encoder
 
 NAME = "supervised"  # of the predictor in the results
@@ -61,6 +61,15 @@ def run(config, workdir: str) -> dict:
   single = prepared.label_kind == "single"
   init = functools.partial(steps.init_supervised, config, tx, classes)
   predict = Predictor(config, prepared, devices)
+
+  def batches(start):
+    return input_pipeline.labelled_crops(
+      prepared,
+      config,
+      start_step=start,
+      share=input_pipeline.Share(jax.process_index(), jax.process_count()),
+    )
+
   training = loop.Training(
     header=loop.header(config, prepared, durations),
     summary=prepared.summary(),
@@ -68,15 +77,18 @@ def run(config, workdir: str) -> dict:
     schedule=steps.make_schedule(config, durations),
     init=init,
     train_step=steps.jit_supervised_step(config, tx, single, devices),
-    batches=_batches(config, prepared),
+    batches=batches,
     evaluate=validation(predict, prepared),
-    eval_due=lambda step: step % durations.eval_every == 0,
     patience=config.stop_patience * durations.per_epoch,
   )
-  best = loop.run(config, workdir, training, devices).best_step
-  like = checkpoint.abstract(jax.eval_shape(init), mesh.replicated(devices))
-  state = checkpoint.load_state(workdir, best, like)
-  return _score(workdir, state, predict, prepared, durations.per_epoch)
+  best = loop.run(config, workdir, training, devices)
+  made_of = {
+    "weights": scores.checksum((best.params, best.batch_stats)),
+    "data": prepared.name,
+  }
+  return scores.reuse(workdir, made_of) or _score(
+    workdir, best, predict, prepared, durations.per_epoch, made_of
+  )
 
 
 class Predictor:
@@ -127,19 +139,7 @@ def validation(
   return evaluate
 
 
-def _batches(config, prepared):
-  def batches(start):
-    return input_pipeline.labelled_crops(
-      prepared,
-      config,
-      start_step=start,
-      share=input_pipeline.Share(jax.process_index(), jax.process_count()),
-    )
-
-  return batches
-
-
-def _score(workdir, state, predict, prepared, per_epoch) -> dict:
+def _score(workdir, state, predict, prepared, per_epoch, made_of) -> dict:
   """Scores a state on the test clips; writes and returns the results."""
   labels = {
     s: input_pipeline.labels(prepared, s).labels_NxK for s in ("train", "test")
@@ -156,7 +156,7 @@ def _score(workdir, state, predict, prepared, per_epoch) -> dict:
   results = {NAME: found.results}
   if single:
     results["majority"] = scores.majority(labels["train"], labels["test"])
-  results["step"] = int(state.step)
+  results |= {"step": int(state.step), "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
     scores.write(workdir, results, prepared.labels, {NAME: found.tags})

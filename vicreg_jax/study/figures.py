@@ -18,7 +18,7 @@ import textwrap
 
 import numpy as np
 
-from vicreg_jax import plots
+from vicreg_jax import files, plots
 
 WIDTH = 6.5  # inches
 HEADS = {"linear": "linear", "mlp": "two-layer"}  # of a probe
@@ -534,7 +534,7 @@ def _with_epochs(path):
   Only lines of training have one: the others' follows from their step, since
   the two are proportional.
   """
-  lines = plots.read_metrics(path)
+  lines = files.read_metrics(path)
   per_epoch = steps_per_epoch(lines)
   if lines and not per_epoch:
     raise ValueError(

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vicreg_jax import files, plots
+from vicreg_jax import files
 from vicreg_jax.study import figures
 
 SCALES = ("thesis", "smoke")
@@ -311,7 +311,7 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   path = f"{workdir}/metrics.jsonl"
   if not files.exists(path):
     return {}
-  lines, found = plots.read_metrics(path), {}
+  lines, found = files.read_metrics(path), {}
   last = round(epoch * figures.steps_per_epoch(lines))
   if max((line["step"] for line in lines), default=-1) < last:
     return {}
@@ -331,7 +331,7 @@ def spectra(metrics_path: str | None, most: int = 5) -> dict:
   directory = epath.Path(metrics_path).parent / "diagnostics"
   if not directory.exists():
     return {}
-  per_epoch = figures.steps_per_epoch(plots.read_metrics(metrics_path))
+  per_epoch = figures.steps_per_epoch(files.read_metrics(metrics_path))
   paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
   if not per_epoch:
     return {}

@@ -152,14 +152,9 @@ def _log_path(workdir) -> pathlib.Path:
 
 def _open_log(workdir):
   path = _log_path(workdir)
-  try:
+  with files.explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
-  except OSError as e:
-    raise ValueError(
-      f"cannot write {path} ({e.strerror}); free space or choose another"
-      " --workdir"
-    ) from e
 
 
 def _wait_for_lock(workdir, stopped):

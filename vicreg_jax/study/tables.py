@@ -193,10 +193,5 @@ def read_json(path) -> dict | None:
 
 def write(path, text):
   """Writes a file of the suite. Raises ValueError, with a remedy, if not."""
-  try:
+  with files.explained(path):
     files.write(path, text.encode())
-  except OSError as e:
-    raise ValueError(
-      f"cannot write {path} ({e.strerror or e}); free space or choose another"
-      " --workdir, then run the same command to continue"
-    ) from e

@@ -9,15 +9,12 @@ It is written before Orbax commits, so a checkpoint without one is not whole.
 """
 
 import contextlib
-import fcntl
 import importlib
 import itertools
 import json
 import logging
 import os
-import pathlib
 import re
-import socket
 import sys
 import traceback
 import zlib
@@ -32,13 +29,11 @@ from orbax.checkpoint.checkpoint_managers import (
   preservation_policy as policy,
 )
 
-from vicreg_jax import config as configs
-from vicreg_jax import files, mesh
+from vicreg_jax import files
+from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training.steps import TrainState
 
-DIRECTORY = "checkpoints"
 MANIFEST = "manifest.json"
-LOCK = "lock"
 # Orbax writes these while it commits, after the manifest; no state is in them.
 _UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 _CHUNK = 1 << 24  # bytes
@@ -82,6 +77,10 @@ class Checkpoints:
   What is damaged is named on stderr and renamed to `<step>.damaged`, so that
   only whole checkpoints count for `keep`, and the step can be saved again.
 
+  Attributes:
+    resume_step: where a run goes on, the newest step whose checkpoint was whole
+      when this was made; None if there was none.
+
   Args:
     workdir: of the run.
     keep: how many checkpoints stay.
@@ -97,7 +96,9 @@ class Checkpoints:
     _check_client(self._path)
     self._saving = None
     self._keep_at = _Steps(keep_at)
-    self._latest = _agree(lambda: _tidy(self._path, keep, keep_at))
+    self.resume_step = _agree(
+      lambda: _choose_resume_step(self._path, keep, keep_at)
+    )
     with self._explain():
       self._manager = ocp.CheckpointManager(
         self._path,
@@ -123,10 +124,6 @@ class Checkpoints:
     except ValueError:
       if error_type is None:  # else the first error says more
         raise
-
-  def latest(self) -> int | None:
-    """The newest whole step that there was at the start."""
-    return self._latest
 
   def keep_at(self, steps: Collection[int]):
     """From the next save on it is the checkpoints of these steps that stay."""
@@ -175,20 +172,21 @@ class Checkpoints:
       ) from e
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """The state at a step, with shapes and shardings of abstract `like`."""
-    items = {
-      name: ocp.args.StandardRestore(item)
-      for name, item in _items(like).items()
-    }
-    try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (ValueError, KeyError, OSError) as e:  # its files are as saved
-      raise ValueError(
-        f"{self._path / str(step)}: not a checkpoint of this config"
-        f" ({_first_line(e)}); use the config it was saved with, or another"
-        " --workdir"
-      ) from e
-    return _state(restored)
+    """The state at a step, with shapes and shardings of abstract `like`.
+
+    Raises:
+      ValueError: it is not there, is damaged, or is of another config.
+    """
+    with self._explain():
+      self._manager.wait_until_finished()
+    if step != self.resume_step:  # that one has been examined
+      if step not in _steps(self._path):
+        raise ValueError(
+          f"{self._path}: the checkpoint of step {step} is not there any more:"
+          " put a copy of it in its place, or start anew with another --workdir"
+        )
+      _agree(lambda: _examine(self._path, [step], 1)[0][0])
+    return _state(_restore(self._path / str(step), _items(like)))
 
 
 def _check_client(path):
@@ -202,70 +200,6 @@ def _check_client(path):
       f"{path}: checkpoints in a bucket need Google's client: pip install"
       " 'vicreg_jax[gcs]'"
     ) from e
-
-
-def save_config(config, workdir: str):
-  """Writes the config.json of a job that trains no encoder.
-
-  Raises:
-    ValueError: `workdir` is that of a training, or cannot be written to.
-  """
-  path = epath.Path(workdir) / "config.json"
-  with _explain(path):
-    if files.exists(path) and _read_json(path).get("job") in configs.TRAINING:
-      raise ValueError(
-        f"--workdir={workdir} is that of a training: give this job another"
-      )
-    if mesh.is_first_host():
-      files.write(path, f"{config.to_json(indent=2)}\n".encode())
-
-
-def _read_json(path) -> dict:
-  try:
-    content = json.loads(files.read(path))
-  except ValueError as e:
-    raise ValueError(
-      f"{path}: damaged ({_first_line(e)}); move the file away, or use another"
-      " --workdir"
-    ) from e
-  return content if isinstance(content, dict) else {}
-
-
-@contextlib.contextmanager
-def _explain(path):
-  """Turns an operating system's error into one that names the remedy."""
-  try:
-    yield
-  except OSError as e:
-    raise ValueError(
-      f"{path}: cannot be written ({_first_line(e)}); free space or choose"
-      " another --workdir, then run the same command to continue"
-    ) from e
-
-
-def load_config(run: str) -> dict:
-  """The config of the training run in workdir `run`.
-
-  Raises:
-    ValueError: it is not the workdir of a run that trains an encoder.
-  """
-  path = files.absolute(run)
-  if path.name == DIRECTORY:
-    path = path.parent
-  try:
-    config = json.loads(files.read(path / "config.json"))
-  except (OSError, ValueError) as e:
-    raise ValueError(
-      f"checkpoint={run}: not the workdir of a training run, its"
-      f" config.json cannot be read ({_first_line(e)}); name the --workdir"
-      " that the training was given"
-    ) from e
-  if not isinstance(config, dict) or config.get("job") not in configs.TRAINING:
-    raise ValueError(
-      f"checkpoint={run}: config.json is not a training's; name the"
-      " --workdir that the training was given"
-    )
-  return config
 
 
 def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
@@ -289,82 +223,27 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")
   candidates = steps if step == -1 else [step]
   step = _agree(lambda: _examine(path, candidates, 1, "encoder/")[0][0])
+  return _restore(path / str(step), {"encoder": like})["encoder"], step
+
+
+def _restore(path, like: dict) -> dict:
+  """Items of the checkpoint in `path`, whose files are as they were saved."""
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(path / str(step) / "encoder", like), step
-  except (ValueError, KeyError, OSError) as e:
-    raise ValueError(
-      f"{path / str(step)}: the encoder cannot be restored ({_first_line(e)});"
-      " use another step"
-    ) from e
-
-
-def load_state(run: str, step: int, like: TrainState) -> TrainState:
-  """The whole state that a run, which is over, has saved at `step`.
-
-  Args:
-    run: its workdir.
-    step: which checkpoint; all its files must be whole.
-    like: abstract state, with the shardings to restore to.
-  """
-  path = _directory(run)
-  if step not in _steps(path):
-    raise ValueError(
-      f"{path}: the checkpoint of step {step} is not there any more: put a copy"
-      " of it in its place, or start anew with another --workdir"
-    )
-  _agree(lambda: _examine(path, [step], 1)[0][0])
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      items = {
-        name: checkpointer.restore(path / str(step) / name, item)
-        for name, item in _items(like).items()
+      return {
+        name: checkpointer.restore(path / name, item)
+        for name, item in like.items()
       }
   except (ValueError, KeyError, OSError) as e:
     raise ValueError(
-      f"{path / str(step)}: cannot be restored ({_first_line(e)}); put a copy"
-      " of it in its place, or start anew with another --workdir"
+      f"{path}: not a checkpoint of this config ({_first_line(e)}); use the"
+      " config it was saved with, or another checkpoint"
     ) from e
-  return _state(items)
-
-
-@contextlib.contextmanager
-def alone(workdir: str):
-  """Keeps a second process out of a workdir, until this one leaves or dies.
-
-  There are no locks in a bucket, and the hosts of one run share its workdir:
-  the first holds the lock.
-
-  Raises:
-    ValueError: another process holds it; names the host and the process.
-  """
-  if not mesh.is_first_host() or files.is_bucket(workdir):
-    yield
-    return
-  path = pathlib.Path(workdir) / LOCK
-  with _explain(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      raise ValueError(
-        f"--workdir={workdir} is in use by {file.read().strip()}: wait for that"
-        " run or end it, or use another --workdir"
-      ) from None
-    with _explain(path):
-      file.truncate(0)
-      file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
-      file.flush()
-    yield
 
 
 def _directory(run) -> epath.Path:
   """Where the checkpoints of a run are; `run` may name that itself."""
-  path = files.absolute(run)
-  return path if path.name == DIRECTORY else path / DIRECTORY
+  return workdirs.path_of(run) / workdirs.CHECKPOINTS
 
 
 def saved_steps(run: str) -> list[int]:
@@ -380,19 +259,18 @@ def _steps(path) -> list[int]:
   return sorted(metadata.step for metadata in found)
 
 
-def _tidy(path, keep, keep_at) -> int | None:
-  """Leaves the newest `keep` whole checkpoints, and those of steps `keep_at`.
+def _choose_resume_step(path, keep, keep_at) -> int | None:
+  """Decides which checkpoint a run resumes from: the newest whole one.
 
-  Returns the newest one's step.
-
-  Damaged ones are renamed. Older ones are there if a run was killed before it
-  had deleted them; they may lack files.
+  The newest `keep` whole ones stay, and those of steps `keep_at`. Damaged ones
+  are renamed. Older ones are there if a run was killed before it had deleted
+  them, and are deleted; they may lack files.
   """
   steps = _steps(path)
   if not steps:
     return None
   whole, damaged = _examine(path, steps, keep)
-  with _explain(path):
+  with files.explained(path):
     for step in damaged:
       names = (f"{step}.damaged{n or ''}" for n in itertools.count())
       free = next(path / name for name in names if not (path / name).exists())

@@ -8,22 +8,22 @@ import dataclasses
 import itertools
 import json
 import math
-import pathlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
-from etils import epath
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
-from vicreg_jax import mesh, plots
+from vicreg_jax import files, mesh, plots
 from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib
 
 # Keys, or how they start, that may change between a run and its continuation.
@@ -60,9 +60,8 @@ class Training:
     train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
       "loss", "grad_norm" and "param_norm" must be finite.
     batches: this host's part of the batches from a step on, without end.
-    evaluate: `(state, step) -> {name: number}` for the log, where it is due;
-      empty if there is nothing to say. None: there is nothing to evaluate.
-    eval_due: the steps at which to evaluate; the last is always one.
+    evaluate: `(state, step) -> {name: number}` for the log, where durations say
+      that it is due. None: there is nothing to evaluate.
     patience: None: the last state is what counts. Else it is that of the lowest
       "validation/loss", which stays saved, and so many steps without a lower
       one end the training (0: never).
@@ -76,18 +75,7 @@ class Training:
   train_step: Callable
   batches: Callable[[int], Iterator[Any]]
   evaluate: Callable[[steps.TrainState, int], dict[str, float]] | None
-  eval_due: Callable[[int], bool]
   patience: int | None = None
-
-
-class Trained(NamedTuple):
-  """The last state, and the step of the lowest validation loss.
-
-  That is None where it does not count (`Training.patience`).
-  """
-
-  state: steps.TrainState
-  best_step: int | None
 
 
 class _Signals:
@@ -140,9 +128,12 @@ class _Best:
 
   def __init__(self, workdir, patience, last=math.inf):
     self._patience = patience
+    path = f"{workdir}/{writer_lib.METRICS}"
+    with files.explained(path):
+      lines = files.read_metrics(path) if files.exists(path) else []
     self._loss_of = {
       line["step"]: line[VALIDATION_LOSS]
-      for line in writer_lib.read(workdir)
+      for line in lines
       if VALIDATION_LOSS in line and line["step"] <= last
     }
 
@@ -168,8 +159,13 @@ class _Best:
     return max(self._loss_of) - self.step() >= self._patience
 
 
-def run(config, workdir: str, training: Training, devices: Mesh) -> Trained:
+def run(
+  config, workdir: str, training: Training, devices: Mesh
+) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
+
+  Returns the state that counts, the last or the best (`Training.patience`). Of
+  a run that is complete it is read; neither batches nor steps are made.
 
   Args:
     config: of the job: `checkpoint`, `log_every_steps`, `batch_size`.
@@ -192,39 +188,45 @@ def run(config, workdir: str, training: Training, devices: Mesh) -> Trained:
     keep_at |= _Best(workdir, training.patience).record_steps()
   with (
     _Signals(devices) as signals,
-    checkpoint.alone(workdir),
+    workdirs.alone(workdir),
     _writer(workdir, durations) as log,
     checkpoint.Checkpoints(workdir, keep, keep_at) as saved,
   ):
     log.note(training.summary)
     log.run_header(training.header)
-    start = saved.latest() or 0
+    start = saved.resume_step or 0
     _check_hosts(training.header, start, workdir)
-    if start:
-      log.note(f"continuing from step {start}")
     log.truncate_after(start)
     best = None
     if training.patience is not None:
       best = _Best(workdir, training.patience, start)
       saved.keep_at({*durations.keep_at, best.step()})
-    state = first_state(training.init, devices, saved, start)
-    loop = _Loop(config, training, devices, saved, log, best)
-    state = loop.run(state, start, signals)
+    complete = start >= durations.total or (best and best.exhausted())
+    if complete:
+      log.note(f"{workdir}: complete, {start} steps; nothing is left to train")
+    elif start:
+      log.note(f"continuing from step {start}")
+    last = state_at(training.init, devices, saved, start)
+    if not complete:
+      loop = _Loop(config, training, devices, saved, log, best)
+      last = loop.run(last, start, signals)
+    state = last
+    if best and best.step() != int(last.step) and not signals.stopped():
+      state = state_at(training.init, devices, saved, best.step())
   if signals.stopped():
     name = signals.name or "a signal to another host"
     print(
-      f"{name}: saved step {int(state.step)} of {durations.total}",
+      f"{name}: saved step {int(last.step)} of {durations.total}",
       file=sys.stderr,
     )
     raise KeyboardInterrupt
-  return Trained(state, best and best.step())
+  return state
 
 
 def header(config, prepared, durations) -> dict:
   """What config.json holds: the config, and which prepared data it is of."""
-  data = pathlib.PurePosixPath(prepared.path)
   return config.to_dict() | {
-    "prepared": "/".join(data.parts[-3:]),
+    "prepared": prepared.name,
     "steps_per_epoch": durations.per_epoch,
   }
 
@@ -232,7 +234,7 @@ def header(config, prepared, durations) -> dict:
 def figure(workdir: str) -> str:
   """Draws the loss and its terms over the steps; the PNG's path."""
   out = f"{workdir}/figures/loss_terms.png"
-  plots.loss_terms(f"{workdir}/metrics.jsonl", out)
+  plots.training_curves(f"{workdir}/{writer_lib.METRICS}", out)
   return out
 
 
@@ -243,12 +245,12 @@ def _writer(workdir, durations):
   return writer_lib.Silent()
 
 
-def first_state(init, devices, saved=None, start=0) -> steps.TrainState:
-  """The state at step `start`, restored unless that is 0, on all devices."""
+def state_at(init, devices, saved=None, step=0) -> steps.TrainState:
+  """The state at a step, restored unless that is 0, on all devices."""
   whole = mesh.replicated(devices)
   shapes = jax.eval_shape(init)
-  if start:
-    return saved.restore(start, checkpoint.abstract(shapes, whole))
+  if step:
+    return saved.restore(step, checkpoint.abstract(shapes, whole))
   return jax.jit(init, out_shardings=jax.tree.map(lambda _: whole, shapes))()
 
 
@@ -273,8 +275,6 @@ class _Loop:
     self._best = best
 
   def run(self, state, start, signals) -> steps.TrainState:
-    if self._ended():
-      return state
     total = self._durations.total
     batches = self._training.batches(start)
     pending, self._clock = None, (start, time.perf_counter())
@@ -306,7 +306,7 @@ class _Loop:
   def _eval_due(self, step):
     if self._training.evaluate is None:
       return False
-    return step == self._durations.total or self._training.eval_due(step)
+    return self._durations.eval_due(step) or self._durations.diagnose_due(step)
 
   def _evaluate(self, state, step) -> bool:
     """Evaluates, logs, and tells whether this is the best state so far."""
@@ -317,8 +317,7 @@ class _Loop:
         f"step {step}: the validation loss is {loss}. The checkpoints before it"
         " are kept. A lower optim.learning_rate or dtype=float32 usually helps"
       )
-    if values:
-      self._log.write(step, values)
+    self._log.write(step, values)
     if self._best is None or not self._best.add(step, loss):
       return False
     self._saved.keep_at({*self._durations.keep_at, step})
@@ -355,11 +354,13 @@ class _Loop:
 
 def _check_same(config, header, workdir):
   """Refuses to continue a run of another config or other data."""
-  saved = epath.Path(workdir) / checkpoint.DIRECTORY
+  saved = workdirs.path_of(workdir) / workdirs.CHECKPOINTS
   if not (saved.is_dir() and any(saved.iterdir())):
     return
-  before = _flat(checkpoint.load_config(workdir))
-  now = _flat(_plain(header))
+  before, now = (
+    traverse_util.flatten_dict(tree, sep=".")
+    for tree in (workdirs.load_config(workdir), _plain(header))
+  )
   free = HARMLESS
   if config.optim.schedule == "constant":
     free += LENGTH
@@ -370,14 +371,15 @@ def _check_same(config, header, workdir):
   ]
   if keys:
     listed = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys)
-    why = (
-      ". The cosine schedule is laid out over the whole run, so its length"
-      " cannot change"
-    )
+    why = ""
+    if any(k in LENGTH for k in keys):
+      why = (
+        ". The cosine schedule is laid out over the whole run, so its length"
+        " cannot change"
+      )
     raise ValueError(
-      f"--workdir={workdir} holds a run of another config ({listed})"
-      + why * any(k in LENGTH for k in keys)
-      + ": use the config it was started with, or another --workdir"
+      f"--workdir={workdir} holds a run of another config ({listed}){why}: use"
+      " the config it was started with, or another --workdir"
     )
 
 
@@ -387,7 +389,7 @@ def _check_hosts(header, start, workdir):
     return
   mesh.wait_for_hosts()  # the first one has written config.json
   try:
-    same = checkpoint.load_config(workdir) == _plain(header)
+    same = workdirs.load_config(workdir) == _plain(header)
   except ValueError:
     same = False
   same_H, start_H = mesh.gather(same, start).T
@@ -407,13 +409,3 @@ def _check_hosts(header, start, workdir):
 def _plain(header):
   """As config.json gives it back."""
   return json.loads(json.dumps(header))
-
-
-def _flat(tree, prefix=""):
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
-    else:
-      flat[prefix + key] = value
-  return flat

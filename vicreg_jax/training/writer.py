@@ -15,7 +15,6 @@ A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. A value that is nan
 or infinite is null, since JSON has neither; TensorBoard gets it as it is.
 """
 
-import contextlib
 import datetime
 import json
 import math
@@ -30,27 +29,12 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
 from vicreg_jax import files
+from vicreg_jax.training import workdir as workdirs
 
 # A flush of the events waits for the disk, so not at every write.
 FLUSH_SECONDS = 10.0
 BUCKET_FLUSH_SECONDS = 60.0
-
-
-def read(workdir) -> list[dict]:
-  """The lines of a run's metrics.jsonl; without a torn end, none if not there.
-
-  Raises:
-    ValueError: it cannot be read, or a line is no JSON object.
-  """
-  path = f"{os.fspath(workdir)}/metrics.jsonl"
-  remedy = (
-    "put a copy of it in its place, or start anew with another --workdir."
-  )
-  try:
-    there = files.exists(path)
-  except OSError as error:
-    raise ValueError(f"Cannot read {path} ({error}): {remedy}") from error
-  return files.json_lines(path, remedy) if there else []
+METRICS = "metrics.jsonl"
 
 
 class Silent:
@@ -97,14 +81,14 @@ class Writer:
       self._flush_seconds = BUCKET_FLUSH_SECONDS
       self._temporary = tempfile.TemporaryDirectory()
       self._directory = self._temporary.name
-    self._metrics_path = os.path.join(self._directory, "metrics.jsonl")
+    self._metrics_path = os.path.join(self._directory, METRICS)
     self._metrics_file = None
     self._events = None
     self._flushed = -math.inf
     self._purge_step = None
     self._bar = None
     self._last = None  # (seconds, step) of the last progress line
-    with _explain(self._directory):
+    with files.explained(self._directory):
       os.makedirs(self._directory, exist_ok=True)
 
   def __enter__(self):
@@ -127,14 +111,14 @@ class Writer:
       self._metrics_file = None
     if self._events is not None:
       events, self._events = self._events, None
-      with _explain(self._directory):
+      with files.explained(self._directory):
         events.close()
       self._upload()
 
   def flush(self):
     """When it returns, all that was written is in the workdir."""
     if self._events is not None:
-      with _explain(self._directory):
+      with files.explained(self._directory):
         self._events.flush()
       self._upload()
     self._flushed = time.monotonic()
@@ -144,8 +128,8 @@ class Writer:
     if not self._bucket:
       return
     events = os.listdir(os.path.join(self._directory, "tb"))
-    for name in ["metrics.jsonl", *(f"tb/{event}" for event in events)]:
-      with _explain(f"{self.workdir}/{name}"):
+    for name in [METRICS, *(f"tb/{event}" for event in events)]:
+      with files.explained(f"{self.workdir}/{name}"):
         content = files.read(os.path.join(self._directory, name))
         files.write(f"{self.workdir}/{name}", content)
 
@@ -157,18 +141,10 @@ class Writer:
     """Writes config.json, atomically, and prints the run's first lines.
 
     Args:
-      config: a ConfigDict, or a dict that JSON can hold.
+      config: a dict that JSON can hold.
     """
-    values = config.to_dict() if hasattr(config, "to_dict") else config
-    try:
-      text = json.dumps(values, indent=2, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-      raise ValueError(
-        f"The config cannot be written as JSON ({error}): keep numbers, "
-        "strings, booleans, lists and dicts in it."
-      ) from error
-    self._replace("config.json", f"{text}\n".encode())
-    plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    workdirs.write_config(config, self.workdir)
+    plain = {k: v for k, v in config.items() if not isinstance(v, dict)}
     self.note(f"workdir: {self.workdir}, {self.total_steps} steps")
     self.note(
       "config:  " + ", ".join(f"{k}={v}" for k, v in sorted(plain.items()))
@@ -182,28 +158,17 @@ class Writer:
     """
     assert self._metrics_file is None, "truncate_after comes before write"
     self._purge_step = step + 1
-    path = f"{self.workdir}/metrics.jsonl"
-    with _explain(path):
+    path = f"{self.workdir}/{METRICS}"
+    with files.explained(path):
       if not files.exists(path):
         return
-      lines = files.read(path).splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-      lines.pop()  # the run was killed while it wrote this one
-    kept = []
-    for number, line in enumerate(lines, 1):
-      try:
-        line_step = json.loads(line)["step"]
-      except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-          f"{path}, line {number} is not a metrics line: "
-          f"{line[:60]!r}. Delete that line, or move the file away, to resume."
-        ) from error
-      if line_step <= step:
-        kept.append(line)
-    self._replace("metrics.jsonl", b"".join(kept))
+    lines = files.read_metrics(path)
+    kept = b"".join(_encode(line) for line in lines if line["step"] <= step)
+    with files.explained(path):
+      files.write(path, kept)
     if self._bucket:  # further lines are appended to a copy
-      with _explain(self._metrics_path):
-        files.write(self._metrics_path, b"".join(kept))
+      with files.explained(self._metrics_path):
+        files.write(self._metrics_path, kept)
 
   def write(self, step, scalars, prefix=""):
     """Appends one line to metrics.jsonl and the same to TensorBoard.
@@ -228,11 +193,11 @@ class Writer:
     line = {"step": int(step)} | {
       k: v if math.isfinite(v) else None for k, v in values.items()
     }
-    with _explain(self._metrics_path):
-      rest = f"{json.dumps(line, allow_nan=False)}\n".encode()
+    with files.explained(self._metrics_path):
+      rest = _encode(line)
       while rest:  # an unbuffered write may be short on a full disk
         rest = rest[self._metrics_file.write(rest) :]
-    with _explain(os.path.join(self._directory, "tb")):
+    with files.explained(os.path.join(self._directory, "tb")):
       for name, value in values.items():
         point = summary_pb2.Summary.Value(tag=name, simple_value=value)
         self._write_event(step, summary=summary_pb2.Summary(value=[point]))
@@ -273,12 +238,12 @@ class Writer:
       self._last = (now, step)
 
   def _open(self):
-    with _explain(self._metrics_path):
+    with files.explained(self._metrics_path):
       self._metrics_file = open(  # noqa: SIM115 (`close` closes it)
         self._metrics_path, "ab", buffering=0
       )
     tb = os.path.join(self._directory, "tb")
-    with _explain(tb):
+    with files.explained(tb):
       os.makedirs(tb, exist_ok=True)
       # tensorboardX's SummaryWriter would write from a thread: if that dies on
       # a full disk, its queue fills and the run hangs without a word. Its file
@@ -295,24 +260,10 @@ class Writer:
       event_pb2.Event(wall_time=time.time(), step=int(step), **what)
     )
 
-  def _replace(self, name, content):
-    """Writes a file of the workdir whole or not at all."""
-    path = f"{self.workdir}/{name}"
-    with _explain(path):
-      files.write(path, content)
+
+def _encode(line):
+  return f"{json.dumps(line, allow_nan=False)}\n".encode()
 
 
 def _is_number(dtype):
   return np.issubdtype(dtype, np.number) or dtype.name in ("bool", "bfloat16")
-
-
-@contextlib.contextmanager
-def _explain(path):
-  try:
-    yield
-  except OSError as error:
-    raise ValueError(
-      f"Cannot write {path}: {error.strerror or error}. Free disk space there, "
-      "or give a --workdir that you may write to; a run resumes from its last "
-      "checkpoint."
-    ) from error

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import checkpoint, steps, workdir
 
 
 class Encoder:
@@ -34,6 +34,11 @@ class Encoder:
     self._devices = devices
     self._variables = variables
     self._apply = jit_encode(config, devices)
+
+  @property
+  def variables(self) -> dict:
+    """{"params", "batch_stats"}, on all devices."""
+    return self._variables
 
   def with_variables(self, variables: dict) -> "Encoder":
     """The same encoder with other weights; nothing is compiled again."""
@@ -77,7 +82,7 @@ def load(run: str, step: int, devices: Mesh, *, epoch: float = -1.0) -> Encoder:
 
   At `step` (-1 is the newest), or after `epoch` where that is not negative.
   """
-  config = checkpoint.load_config(run)
+  config = workdir.load_config(run)
   if epoch >= 0:
     step = _step_of(config, epoch, run)
   try:
