@@ -396,6 +396,9 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
   path.write_text(json.dumps(other))
   with pytest.raises(Called):
     supervised.run(labelled, workdir)
+  pathlib.Path(workdir, "metrics.jsonl").unlink()
+  with pytest.raises(ValueError, match=r"metrics.jsonl has no validation/loss"):
+    supervised.run(labelled, workdir)
 
 
 @pytest.mark.parametrize("step, how", [(8, "crash"), (6, "signal")])

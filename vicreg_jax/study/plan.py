@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vicreg_jax import files
+from vicreg_jax import files, plots
 from vicreg_jax.study import figures
 
 SCALES = ("thesis", "smoke")

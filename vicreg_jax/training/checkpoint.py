@@ -180,13 +180,16 @@ class Checkpoints:
     with self._explain():
       self._manager.wait_until_finished()
     if step != self.resume_step:  # that one has been examined
-      if step not in _steps(self._path):
-        raise ValueError(
-          f"{self._path}: the checkpoint of step {step} is not there any more:"
-          " put a copy of it in its place, or start anew with another --workdir"
-        )
-      _agree(lambda: _examine(self._path, [step], 1)[0][0])
+      _agree(lambda: self._examine(step))
     return _state(_restore(self._path / str(step), _items(like)))
+
+  def _examine(self, step):
+    if step not in _steps(self._path):
+      raise ValueError(
+        f"{self._path}: the checkpoint of step {step} is not there any more:"
+        " put a copy of it in its place, or start anew with another --workdir"
+      )
+    return _examine(self._path, [step], 1)[0][0]
 
 
 def _check_client(path):

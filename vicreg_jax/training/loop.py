@@ -202,6 +202,12 @@ def run(
       best = _Best(workdir, training.patience, start)
       saved.keep_at({*durations.keep_at, best.step()})
     complete = start >= durations.total or (best and best.exhausted())
+    if complete and best and best.step() is None:
+      raise ValueError(
+        f"{workdir}/{writer_lib.METRICS} has no {VALIDATION_LOSS} up to step"
+        f" {start}, which tells the best weights: put a copy of it in its"
+        " place, or start anew with another --workdir"
+      )
     if complete:
       log.note(f"{workdir}: complete, {start} steps; nothing is left to train")
     elif start:
@@ -288,11 +294,12 @@ class _Loop:
         self._record(*pending)
       pending = step, scalars
       save = stop or self._durations.save_due(step)
-      if save or self._eval_due(step):
+      evaluate = self._eval_due(step)
+      if save or evaluate:
         self._record(*pending)
         pending = None
-        if self._eval_due(step):
-          save |= self._evaluate(state, step)
+      if evaluate:
+        save |= self._evaluate(state, step)
       if save or self._ended():
         self._log.flush()  # a run that resumes here finds its lines
         self._saved.save(state, step)
