@@ -129,6 +129,7 @@ def test_safetensors_are_what_pytorch_loads(tmp_path, variant):
   twin = nn.Module()
   twin.sequential = nn.Sequential(*layers)
   state = safetensors_torch.load_file(tmp_path / "e" / "encoder.safetensors")
+  assert state.keys() == twin.state_dict().keys()
   twin.load_state_dict(state, strict=True)
   x_BxT = waves(config)
   with torch.no_grad():
