@@ -1,6 +1,7 @@
 """Small data and configs that the tests of several modules share."""
 
 import os
+import tarfile
 import tempfile
 
 # Programs that several tests, or their subprocesses, run are compiled once.
@@ -39,6 +40,16 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
   return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+  """The workdir of a small pretraining, as revision 65d3f10 has written it."""
+  root = tmp_path_factory.mktemp("run")
+  here = os.path.dirname(os.path.abspath(__file__))
+  with tarfile.open(f"{here}/fixtures/workdir_65d3f10.tar.gz") as archive:
+    archive.extractall(root, filter="data")
+  return str(root / "run")
 
 
 def shrink(config, data_dir):

@@ -53,7 +53,7 @@ def test_the_prepared_data_are_found_and_not_made_anew(old):
 
 def test_the_encoder_is_the_one_that_was_saved(old):
   config, root = old
-  encoder = encoders.load(str(root / "run"), -1, mesh.make_mesh())
+  encoder = encoders.load(str(root / "run"), devices=mesh.make_mesh())
   assert encoder.step == 3
   with ocp.StandardCheckpointer() as checkpointer:
     variables = checkpointer.restore(root / "run/checkpoints/3/encoder")

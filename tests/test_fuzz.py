@@ -761,7 +761,7 @@ class Checkpoint:
     )
 
   def load(self):
-    return encoders.load(str(self.run), -1, self.devices)._variables
+    return encoders.load(str(self.run), devices=self.devices)._variables
 
   def check(self, variables):
     """What is given is what was saved, to the bit."""

@@ -23,12 +23,12 @@ ROOMS = {
   "model": "metrics losses optim samplecnn",
   "config": "",
   "training": "workdir steps writer checkpoint loop",
-  "use": "clmr encoder export",
+  "use": "clmr export heads encoder adopt corpus hear verbs",
   "jobs": "scores representations prepare embed probe pretrain supervised",
   "study": "thesis figures plan tables runner",
   "benchmarks": "timing music torch_twin compiler decode prepare augment"
   " pipeline step embed startup tpu",
-  "doors": "main aot bench suite",
+  "doors": "__init__ main aot bench suite __main__",
 }
 DATASETS = "base archives folder fma gtzan magnatagatune synthetic __init__"
 LONGEST_DOOR = 120

@@ -253,7 +253,9 @@ else:
     # of shards would be off by 0.1. One step is compared in test_sharding.py.
     assert a == pytest.approx(b, rel=1e-2)
   # Either's encoder is restored by the other, bit for bit.
-  mine = encoders.load(str(tmp_path), -1, mesh.make_mesh())._variables["params"]
+  mine = encoders.load(str(tmp_path), devices=mesh.make_mesh())._variables[
+    "params"
+  ]
   for name, params in (
     ("ours", mine),
     ("theirs", unbroken[0].params["encoder"]),
@@ -501,10 +503,10 @@ def test_marked_epochs_are_saved_and_stay(small, tmp_path):
   pretrain.run(small, str(tmp_path))
   assert sorted(os.listdir(tmp_path / "checkpoints")) == kept
   devices = mesh.make_mesh()
-  assert encoders.load(str(tmp_path), -1, devices, epoch=1.0).step == 3
-  assert encoders.load(str(tmp_path), -1, devices).step == 9
+  assert encoders.load(str(tmp_path), devices=devices, epoch=1.0).step == 3
+  assert encoders.load(str(tmp_path), devices=devices).step == 9
   with pytest.raises(ValueError, match=r"step=6: .* has \[3, 7, 9\]"):
-    encoders.load(str(tmp_path), -1, devices, epoch=2.0)
+    encoders.load(str(tmp_path), devices=devices, epoch=2.0)
   small.checkpoint.keep_at_epochs = (1, 4)
   with pytest.raises(ValueError, match=r"keep_at_epochs is \(1, 4\).*after 3"):
     pretrain.run(small, str(tmp_path))

@@ -270,7 +270,7 @@ def test_training_stops_when_nothing_gets_better(probing):
 
 
 def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
-  encoder = encoders.load(trained, -1, mesh.make_mesh())
+  encoder = encoders.load(trained, devices=mesh.make_mesh())
   state = pretrain.run(small_like(small), trained)  # nothing left to train
   x = next(
     input_pipeline.probe_crops(
@@ -326,7 +326,7 @@ def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
   config.checkpoint = trained
   config.batch_size = 8
   arrays = np.load(embed.run(config, str(tmp_path)))
-  encoder = encoders.load(trained, -1, mesh.make_mesh())
+  encoder = encoders.load(trained, devices=mesh.make_mesh())
   prepared = representations.data_for(encoder, config.data)
   names = input_pipeline.labels(prepared, "test")
   assert arrays["test_ids"].tolist() == names.ids

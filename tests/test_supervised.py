@@ -323,7 +323,7 @@ def test_the_best_weights_are_scored_and_each_clip_counts_once(
   def scores_of(step, split):
     """(mean sigmoid by clip, mean loss by clip), in float64."""
     state = saved(labelled, prepared, workdir, step)
-    encoder = encoders.load(workdir, step, mesh.make_mesh())
+    encoder = encoders.load(workdir, step=step)
     out = state.params["head"]["out"]
     clips = [
       np.frombuffer(e["samples"], "<i2").astype(np.float32) / 2**15
@@ -447,7 +447,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
   workdir = unbroken[1]
   prepared = datasets.prepare(labelled.data)
-  encoder = encoders.load(workdir, -1, mesh.make_mesh())
+  encoder = encoders.load(workdir, devices=mesh.make_mesh())
   state = saved(labelled, prepared, workdir, 9)
   assert encoder.step == 9
   assert_same(encoder._variables["params"], state.params["encoder"])

@@ -38,3 +38,19 @@ def _keep_compiled_programs():
 
 
 _keep_compiled_programs()
+
+
+def load(source, *, step: int = -1, epoch: float = -1.0):
+  """A frozen encoder, ready to embed: see `vicreg_jax.use.encoder.Encoder`.
+
+  Args:
+    source: workdir of a training (local or gs://), a folder that `export` has
+      written, or a file of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
+    step, epoch: which checkpoint of a workdir; the newest if neither is given.
+
+  Raises:
+    ValueError: there is no encoder; says what was expected and what found.
+  """
+  from vicreg_jax.use import encoder  # JAX takes a second to import
+
+  return encoder.load(source, step=step, epoch=epoch)

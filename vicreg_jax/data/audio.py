@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -56,6 +57,14 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   file", "not readable", "empty file", "not decodable", "ffmpeg not installed",
   "absurd header", "too long", "no samples" or "not finite".
   """
+  return np.concatenate(list(blocks(path, sample_rate)))
+
+
+def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
+  """As `load`, in consecutive pieces of some seconds each.
+
+  Hours take no more memory than minutes. An error may come after some pieces.
+  """
   path = os.fspath(path)
   if not os.path.exists(path):
     raise AudioError(path, "not found")
@@ -72,31 +81,36 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
     # On disk: hours of many channels take gigabytes before they are averaged.
     with tempfile.TemporaryFile() as decoded:
       _ffmpeg(path, decoded)
-      return _decode(decoded, path, sample_rate)
+      yield from _decode(decoded, path, sample_rate)
+    return
   # libsndfile gets the path itself: through a Python file it needs the GIL.
   # As bytes, since a name need not be valid UTF-8.
-  return _decode(os.fsencode(path), path, sample_rate)
+  yield from _decode(os.fsencode(path), path, sample_rate)
 
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
   """As `load`, from a file's bytes; errors call it `name`. No AAC or WMA."""
   if not content:
     raise AudioError(name, "empty file")
-  return _decode(io.BytesIO(content), name, sample_rate)
+  return np.concatenate(list(_decode(io.BytesIO(content), name, sample_rate)))
 
 
 def _decode(file, name, sample_rate):
+  """Pieces that are not empty, and at least one of them."""
+  some = False
   try:
     with soundfile.SoundFile(file) as sound:
-      samples = _read(name, sound, sample_rate)
+      for block in _read(name, sound, sample_rate):
+        if not np.isfinite(block).all():
+          raise AudioError(name, "not finite")
+        if block.size:
+          some = True
+          yield block
   except soundfile.SoundFileError as error:
     detail = str(error).split(": ")[-1]
     raise AudioError(name, "not decodable", detail) from None
-  if not samples.size:
+  if not some:
     raise AudioError(name, "no samples")
-  if not np.isfinite(samples).all():
-    raise AudioError(name, "not finite")
-  return samples
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
@@ -114,28 +128,26 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def _read(path, sound, sample_rate):
-  """All of an open SoundFile, block by block: float32 [T], mono."""
+  """An open SoundFile block by block: float32 [T], mono."""
   rate, channels = sound.samplerate, sound.channels
   if sound.format == "RAW":  # libsndfile's guess for any .au without a header
     raise AudioError(path, "not decodable", "no header")
   if rate not in SAMPLE_RATES or not 1 <= channels <= _MAX_CHANNELS:
     raise AudioError(path, "absurd header", f"{rate} Hz, {channels} channels")
   stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-  blocks, num_frames = [], 0
+  num_frames = 0
   while True:
     block_FxC = sound.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
     num_frames += len(block_FxC)
     if num_frames > _MAX_SECONDS * rate:
       raise AudioError(path, "too long", f"over {_MAX_SECONDS // 3600} hours")
-    # Absurd floats may overflow here; `load` then finds them.
+    # Absurd floats may overflow here; `_decode` then finds them.
     with np.errstate(over="ignore", invalid="ignore"):
       block = _mean(block_FxC)
     last = len(block) < _BLOCK_FRAMES
-    blocks.append(
-      block if rate == sample_rate else stream.resample_chunk(block, last=last)
-    )
+    yield block if rate == sample_rate else stream.resample_chunk(block, last)
     if last:
-      return np.concatenate(blocks)
+      return
 
 
 def _mean(block_FxC):

@@ -29,7 +29,7 @@ def run(config, workdir: str) -> str:
   """
   devices = mesh.make_mesh()
   encoder = encoders.load(
-    config.checkpoint, config.step, devices, epoch=config.epoch
+    config.checkpoint, step=config.step, epoch=config.epoch, devices=devices
   )
   prepared = representations.data_for(encoder, config.data)
   workdirs.save_config(config, workdir)

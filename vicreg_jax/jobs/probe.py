@@ -70,17 +70,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   """
   devices = mesh.make_mesh()
   if checkpoint:
-    encoder = encoders.load(checkpoint, -1, devices)
+    encoder = encoders.load(checkpoint, devices=devices)
   else:
     encoder = encoders.load(
-      config.checkpoint, config.step, devices, epoch=config.epoch
+      config.checkpoint, step=config.step, epoch=config.epoch, devices=devices
     )
   prepared = representations.data_for(encoder, config.data)
   prepared.check_labelled("probing")
   if checkpoint is None:
     workdirs.save_config(config, workdir)
   made_of = {
-    "weights": scores.checksum(encoder.variables),
+    "weights": encoder.fingerprint(),
     "data": prepared.name,
     "seed": config.seed,
     "probe": config.probe.to_dict(),

@@ -7,7 +7,6 @@ segments whose predictions are averaged.
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import math
@@ -103,14 +102,6 @@ def write(workdir, results: dict, names, tags: dict[str, dict]):
   for name, content in ((PER_TAG, rows_of_tags.getvalue()), (RESULTS, text)):
     with files.explained(f"{workdir}/{name}"):
       files.write(f"{workdir}/{name}", content.encode())
-
-
-def checksum(arrays) -> str:
-  """Of a tree of arrays: the same weights have the same, wherever they lie."""
-  digest = hashlib.sha256()
-  for array in jax.tree.leaves(arrays):
-    digest.update(np.asarray(array).tobytes())
-  return digest.hexdigest()
 
 
 def reuse(workdir, made_of: dict) -> dict | None:

@@ -22,7 +22,7 @@ from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, metrics
 from vicreg_jax.training import loop, steps
-from vicreg_jax.use.encoder import Encoder
+from vicreg_jax.use.encoder import Encoder, fingerprint
 
 NAME = "supervised"  # of the predictor in the results
 
@@ -83,7 +83,7 @@ def run(config, workdir: str) -> dict:
   )
   best = loop.run(config, workdir, training, devices)
   made_of = {
-    "weights": scores.checksum((best.params, best.batch_stats)),
+    "weights": fingerprint((best.params, best.batch_stats)),
     "data": prepared.name,
   }
   return scores.reuse(workdir, made_of) or _score(

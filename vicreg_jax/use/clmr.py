@@ -40,6 +40,7 @@ TAGS = (
 # Bytes. CLMR's encoder has 9.5 MB, its files a few times as much.
 _LARGEST = {"file": 1 << 29, "pickle": 1 << 22, "storage": 1 << 26}
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
+SUFFIXES = (*_WEIGHTS, ".zip")
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.save before 1.6
 _SHOWN = 3  # names in an error
 _CONV = re.compile(r"^conv(\d{1,2})\.")  # layers of release 1, from 1 on

@@ -1,16 +1,48 @@
-"""A frozen encoder: loaded from a training's workdir, run over crops."""
+"""A frozen encoder: loaded, and run over files, arrays and batches of crops.
+
+encoder = vicreg_jax.load("runs/mine")
+encoder.embed("song.mp3")  # float32 [D]
+encoder.embed_segments("song.mp3").embeddings  # float32 [S, D]
+"""
 
 import copy
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+import soxr
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
-from vicreg_jax import mesh
-from vicreg_jax.training import checkpoint, steps, workdir
+from vicreg_jax import files, mesh
+from vicreg_jax.data import audio as audio_files
+from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import workdir as workdirs
+from vicreg_jax.use import clmr, export
+from vicreg_jax.use import heads as heads_lib
+
+# Segments a step, on all devices together. The same for every input: another
+# number is another compiled program, whose last bits may differ.
+BATCH = 16
+_BLOCK = 1 << 18  # samples of an array that are resampled in one go
+
+
+class Segments(NamedTuple):
+  """Embeddings of the segments of one recording, in order.
+
+  `padded`: it is shorter than a crop, so that it was repeated to fill the one
+  segment, whose end is that of the recording.
+  """
+
+  embeddings: np.ndarray  # float32 [S, D]
+  start_seconds: np.ndarray  # float64 [S]
+  end_seconds: np.ndarray  # float64 [S]
+  padded: bool
 
 
 class Encoder:
@@ -22,10 +54,12 @@ class Encoder:
     size: D, of its representations.
     step: of the checkpoint; 0 is untrained.
     config: of the pretraining run, as written to its config.json.
+    heads: that were trained on it, or None.
   """
 
   def __init__(self, config: dict, variables: dict, step: int, devices: Mesh):
     config = ml_collections.ConfigDict(config)
+    self.heads: heads_lib.Heads | None = None
     self.config = config
     self.crop = config.data.crop
     self.sample_rate = config.data.sample_rate
@@ -35,10 +69,80 @@ class Encoder:
     self._variables = variables
     self._apply = jit_encode(config, devices)
 
+  def embed(self, audio, sample_rate: float | None = None) -> np.ndarray:
+    """The mean [D] of a recording's consecutive segments, float32.
+
+    Args:
+      audio: a path; or floats [T] or [channels, T], 1 being full scale.
+      sample_rate: Hz of an array; a file says its own.
+
+    Raises:
+      ValueError: the file gives no audio, or the array cannot be audio.
+    """
+    return self.embed_segments(audio, sample_rate).embeddings.mean(0)
+
+  def embed_segments(
+    self,
+    audio,
+    sample_rate: float | None = None,
+    hop_seconds: float | None = None,
+  ) -> Segments:
+    """Every whole segment of a recording, `crop` samples long.
+
+    Args:
+      audio, sample_rate: as `embed`. Files are read as a stream, so hours take
+        as much memory as minutes.
+      hop_seconds: from one segment's start to the next one's; None: its length,
+        so that they neither overlap nor leave gaps. What is left at the end is
+        shorter than a segment, and dropped.
+    """
+    hop = hop_samples(hop_seconds, self.crop, self.sample_rate)
+    lengths = []
+
+    def segments():
+      for segment_T, length in cut(
+        mono_blocks(audio, sample_rate, self.sample_rate), self.crop, hop
+      ):
+        lengths.append(length)
+        yield segment_T
+
+    batches = list(self(batched(segments(), BATCH), BATCH))
+    if not batches:
+      raise ValueError("audio holds no samples at the encoder's rate")
+    y_SxD = np.concatenate(batches)
+    starts_S = np.arange(len(y_SxD)) * hop / self.sample_rate
+    ends_S = starts_S + np.array(lengths) / self.sample_rate
+    return Segments(y_SxD, starts_S, ends_S, lengths[0] < self.crop)
+
+  def tags(
+    self, audio, sample_rate: float | None = None, head: str = ""
+  ) -> dict[str, float]:
+    """{label: probability} of a recording, the mean over its segments.
+
+    Args:
+      audio, sample_rate: as `embed`.
+      head: which of `heads`; the best in validation, if not given.
+
+    Raises:
+      ValueError: as `embed`; or no heads were saved with this encoder.
+    """
+    if self.heads is None:
+      raise ValueError(
+        "there are no heads for this encoder: probe it"
+        " (--config=configs/probe.py), and load the workdir of that probe"
+      )
+    y_SxD = self.embed_segments(audio, sample_rate).embeddings
+    shares_K = self.heads.probabilities(y_SxD, head)
+    return dict(zip(self.heads.labels, shares_K.tolist()))
+
   @property
   def variables(self) -> dict:
     """{"params", "batch_stats"}, on all devices."""
     return self._variables
+
+  def fingerprint(self) -> str:
+    """A name for its weights; see `fingerprint`."""
+    return fingerprint(self._variables)
 
   def with_variables(self, variables: dict) -> "Encoder":
     """The same encoder with other weights; nothing is compiled again."""
@@ -46,16 +150,19 @@ class Encoder:
     other._variables = variables
     return other
 
-  def __call__(self, batches_BxT: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """`y_BxD` of each batch `x_BxT`; all but the last of one size.
+  def __call__(
+    self, batches_BxT: Iterable[np.ndarray], rows: int = 0
+  ) -> Iterator[np.ndarray]:
+    """`y_BxD` of each batch `x_BxT`, none longer than the first, or `rows`.
 
     A batch is computed while the one before it is fetched.
     """
-    pending, rows = None, 0
+    pending = None
     for x_BxT in batches_BxT:
-      # One compiled shape: the devices' multiple of the first batch.
+      # One compiled shape, which the devices can share.
       if pending is None:
-        rows = -(-len(x_BxT) // self._devices.size) * self._devices.size
+        rows = rows or len(x_BxT)
+        rows = -(-rows // self._devices.size) * self._devices.size
       padding = ((0, rows - len(x_BxT)), (0, 0))
       placed = mesh.share_batch(self._devices, np.pad(x_BxT, padding))
       result = self._apply(self._variables, placed), len(x_BxT)
@@ -64,6 +171,108 @@ class Encoder:
       pending = result
     if pending is not None:
       yield np.asarray(pending[0])[: pending[1]]
+
+
+def hop_samples(seconds: float | None, crop: int, sample_rate: int) -> int:
+  """Samples from segment to segment. Raises ValueError if it is no hop."""
+  if seconds is None:
+    return crop
+  if not seconds * sample_rate >= 1:
+    raise ValueError(
+      f"hop_seconds is {seconds}; it must be at least a sample,"
+      f" {1 / sample_rate:.2g} s"
+    )
+  return round(seconds * sample_rate)
+
+
+def mono_blocks(audio, rate: float | None, to: int) -> Iterator[np.ndarray]:
+  """Consecutive pieces, float32 [T] at `to` Hz, of what `Encoder.embed` takes.
+
+  Raises ValueError as there.
+  """
+  if isinstance(audio, (str, os.PathLike)):
+    if rate is not None:
+      raise ValueError(
+        f"sample_rate is {rate}, and {os.fspath(audio)} says its own: leave"
+        " sample_rate out"
+      )
+    yield from audio_files.blocks(audio, to)
+    return
+  x_CxT = np.asarray(audio)
+  if x_CxT.dtype.kind != "f":
+    raise ValueError(
+      f"audio is an array of {x_CxT.dtype}: give floats, 1 being full scale"
+      " (16-bit integers divided by 32768)"
+    )
+  if x_CxT.ndim not in (1, 2) or not x_CxT.size:
+    raise ValueError(
+      f"audio has the shape {x_CxT.shape}; it must be [samples] or"
+      " [channels, samples], and hold some"
+    )
+  x_CxT = np.atleast_2d(x_CxT)
+  if len(x_CxT) > x_CxT.shape[1]:
+    raise ValueError(
+      f"audio has the shape {x_CxT.shape}, more channels than samples: it must"
+      " be [channels, samples]; transpose it"
+    )
+  if rate is None or not rate > 0:
+    raise ValueError(
+      f"sample_rate is {rate}: give the Hz of the array, {to} if it is the"
+      " encoder's own"
+    )
+  if not np.isfinite(x_CxT).all():
+    raise ValueError("audio holds values that are not finite: replace them")
+  stream = soxr.ResampleStream(rate, to, 1, dtype="float32")
+  T = x_CxT.shape[1]
+  for start in range(0, T, _BLOCK):
+    x_T = x_CxT[:, start : start + _BLOCK].mean(0).astype(np.float32)
+    if rate != to:
+      x_T = stream.resample_chunk(x_T, start + _BLOCK >= T)
+    if x_T.size:
+      yield x_T
+
+
+def cut(
+  blocks: Iterable[np.ndarray], crop: int, hop: int
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Segments [crop] of consecutive blocks, a hop apart, each with its length.
+
+  The length is `crop`, but for the one segment of a recording that is shorter:
+  it is repeated until it fills the segment.
+  """
+  rest_T, skip, none = np.zeros(0, np.float32), 0, True
+  for block_T in blocks:
+    rest_T = np.concatenate([rest_T, block_T])
+    # Where segments leave gaps, what lies between them.
+    dropped = min(skip, len(rest_T))
+    rest_T, skip = rest_T[dropped:], skip - dropped
+    while len(rest_T) >= crop:
+      yield rest_T[:crop], crop
+      none = False
+      skip = max(hop - len(rest_T), 0)
+      rest_T = rest_T[hop:]
+  if none and len(rest_T):
+    yield np.resize(rest_T, crop), len(rest_T)
+
+
+def batched(segments: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+  """Batches `x_BxT` of segments [T]; the last is as short as it comes out."""
+  rows = []
+  for segment_T in segments:
+    rows.append(segment_T)
+    if len(rows) == size:
+      yield np.stack(rows)
+      rows = []
+  if rows:
+    yield np.stack(rows)
+
+
+def fingerprint(arrays) -> str:
+  """SHA-256 of a tree of arrays: the same weights have the same, anywhere."""
+  digest = hashlib.sha256()
+  for array in jax.tree.leaves(arrays):
+    digest.update(np.asarray(array).tobytes())
+  return digest.hexdigest()
 
 
 def jit_encode(config, devices: Mesh) -> Callable:
@@ -77,12 +286,86 @@ def jit_encode(config, devices: Mesh) -> Callable:
   )
 
 
-def load(run: str, step: int, devices: Mesh, *, epoch: float = -1.0) -> Encoder:
+def load(
+  source,
+  *,
+  step: int = -1,
+  epoch: float = -1.0,
+  devices: Mesh | None = None,
+) -> Encoder:
+  """A frozen encoder; see `vicreg_jax.load`.
+
+  `devices`: to run it on; all there are, if not given.
+  """
+  devices = devices or mesh.make_mesh()
+  source = os.fspath(source)
+  if source.endswith(clmr.SUFFIXES) and not os.path.isdir(source):
+    return of_clmr(source, clmr.read(source), devices)
+  if files.exists(f"{source}/{export.CARD}"):
+    config, variables, _ = export.read(source)
+    return Encoder(config, _placed(variables, devices), 0, devices)
+  if probed := _probed(source):
+    encoder = load(**probed, devices=devices)
+  else:
+    encoder = _of_run(source, step, epoch, devices)
+  found = heads_lib.load(source)
+  if found and found.encoder == encoder.fingerprint():
+    encoder.heads = found
+  return encoder
+
+
+def _probed(workdir) -> dict | None:
+  """What a probe in a workdir of its own has probed, for `load`."""
+  try:
+    config = json.loads(files.read(f"{workdir}/config.json"))
+    if config["job"] != "probe":
+      return None
+    keys = {"source": "checkpoint", "step": "step", "epoch": "epoch"}
+    return {name: config[key] for name, key in keys.items()}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # `_of_run` says what is wrong
+
+
+def _placed(variables, devices):
+  return jax.tree.map(lambda x: mesh.replicate(devices, x), variables)
+
+
+def of_clmr(path: str, weights: clmr.Weights, devices: Mesh) -> Encoder:
+  """The encoder of CLMR's weights, with their head where the file has one.
+
+  Raises ValueError, which names the file, if it holds no encoder.
+  """
+  if weights.encoder is None:
+    raise ValueError(
+      f"{path}: {weights.source} holds no encoder; give the file it was trained"
+      " with"
+    )
+  encoder = Encoder(
+    clmr_config().to_dict(), _placed(weights.encoder, devices), 0, devices
+  )
+  if weights.head:
+    outputs = weights.head["out"]["bias"].shape[0]
+    labels = weights.tags or tuple(f"output {k}" for k in range(outputs))
+    encoder.heads = heads_lib.Heads(
+      labels, False, encoder.fingerprint(), {"head": weights.head}
+    )
+  return encoder
+
+
+def clmr_config() -> ml_collections.ConfigDict:
+  """The config of a pretraining whose encoder is that of CLMR's release."""
+  config = configs.base_clmr()
+  config.model.variant = "clmr"
+  config.dtype = "float32"
+  return config
+
+
+def _of_run(run, step, epoch, devices) -> Encoder:
   """The encoder that the training in workdir `run` saved.
 
   At `step` (-1 is the newest), or after `epoch` where that is not negative.
   """
-  config = workdir.load_config(run)
+  config = workdirs.load_config(run)
   if epoch >= 0:
     step = _step_of(config, epoch, run)
   try:

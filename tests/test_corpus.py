@@ -1,0 +1,314 @@
+"""Collections become tables: whole, once each, and on from where they were."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import vicreg_jax
+from vicreg_jax import __main__ as command
+from vicreg_jax import files
+from vicreg_jax.use import corpus
+
+RATE, CROP = 22_050, 243
+
+
+@pytest.fixture(scope="module")
+def encoder(small_run):
+  return vicreg_jax.load(small_run)
+
+
+def write(path, seconds=0.1, seed=0):
+  x = np.random.default_rng(seed).normal(size=int(seconds * RATE)) * 0.1
+  path.parent.mkdir(parents=True, exist_ok=True)
+  soundfile.write(path, x, RATE, subtype="FLOAT")
+
+
+@pytest.fixture
+def music(tmp_path):
+  """Seven good files of several lengths, and three bad ones."""
+  for i in range(7):
+    write(tmp_path / "music" / f"{'ab'[i % 2]}" / f"{i}.wav", 0.03 + i / 40, i)
+  (tmp_path / "music" / "noise.mp3").write_bytes(b"no audio" * 99)
+  (tmp_path / "music" / "empty.ogg").touch()
+  (tmp_path / "music" / "torn.flac").write_bytes(b"fLaC")
+  (tmp_path / "music" / "cover.jpg").write_bytes(b"x")
+  return tmp_path / "music"
+
+
+def run(encoder, music, output, **options):
+  paths = corpus.expand([str(music)])
+  return corpus.embed(encoder, paths, str(output), **options)
+
+
+def rows(path):
+  return {row["path"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def listed(path):
+  with open(f"{path}.files.csv", newline="") as f:
+    return {row["path"]: row for row in csv.DictReader(f)}
+
+
+def test_every_file_has_its_mean_and_bad_ones_their_reason(
+  encoder, music, tmp_path
+):
+  summary = run(encoder, music, tmp_path / "out.parquet")
+  assert (summary.embedded, summary.known) == (10, 0)
+  assert summary.left_out == {"not decodable": 2, "empty file": 1}
+  found = rows(tmp_path / "out.parquet")
+  assert len(found) == 7
+  for path, row in found.items():
+    want = encoder.embed(path)
+    np.testing.assert_allclose(row["embedding"], want, rtol=1e-6, atol=1e-7)
+    seconds = soundfile.info(path).frames // CROP * CROP / RATE
+    assert (row["start"], row["end"]) == (0, pytest.approx(seconds))
+  status = listed(tmp_path / "out.parquet")
+  assert status[str(music / "empty.ogg")]["reason"] == "empty file"
+  assert status[str(music / "a/0.wav")]["rows"] == "2"
+  schema = pq.read_schema(tmp_path / "out.parquet")
+  assert schema.names == ["path", "start", "end", "embedding"]
+  assert str(schema.field("embedding").type) == (
+    "fixed_size_list<element: float>[16]"
+  )
+  assert not os.path.exists(tmp_path / "out.parquet.parts")
+
+
+def test_segments_have_their_times(encoder, music, tmp_path):
+  hop = 100 / RATE
+  run(encoder, music, tmp_path / "out", pooling="none", hop_seconds=hop)
+  table = pq.read_table(tmp_path / "out").to_pydict()
+  for path in sorted(set(table["path"])):
+    want = encoder.embed_segments(path, hop_seconds=hop)
+    of = [i for i, name in enumerate(table["path"]) if name == path]
+    assert of == list(range(of[0], of[0] + len(want.embeddings)))
+    np.testing.assert_array_equal(
+      [table["embedding"][i] for i in of], want.embeddings
+    )
+    np.testing.assert_allclose(
+      [table["start"][i] for i in of], want.start_seconds
+    )
+    np.testing.assert_allclose([table["end"][i] for i in of], want.end_seconds)
+
+
+def test_only_what_is_new_or_changed_is_embedded(encoder, music, tmp_path):
+  out = tmp_path / "out.parquet"
+  run(encoder, music, out)
+  before = rows(out)
+  write(music / "c" / "new.wav", 0.1, 99)
+  write(music / "a" / "2.wav", 0.08, 100)
+  os.utime(music / "a" / "0.wav", (1, 1))  # touched: the same content
+  summary = run(encoder, music, out)
+  assert (summary.embedded, summary.known) == (2, 9)
+  after = rows(out)
+  changed = {p for p in after if before.get(p) != after[p]}
+  assert changed == {str(music / "c/new.wav"), str(music / "a/2.wav")}
+  assert len(pq.read_table(out)) == 8  # the changed file's old row is gone
+  assert run(encoder, music, out).embedded == 0
+
+
+def test_a_killed_run_goes_on(small_run, encoder, music, tmp_path, monkeypatch):
+  out = tmp_path / "out.parquet"
+  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  added = []
+
+  class Killed(BaseException):
+    pass
+
+  def add(self, file, made, original=corpus._Store.add):
+    if len(added) == 5:
+      raise Killed
+    added.append(file.path)
+    original(self, file, made)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(corpus._Store, "add", add)
+    with pytest.raises(Killed):
+      run(encoder, music, out)
+  assert not out.exists()
+  parts = tmp_path / "out.parquet.parts"
+  # Killed between a part and its list, and while it wrote a part.
+  (parts / "9-x.parquet").write_bytes(b"torn")
+  summary = run(encoder, music, out)
+  assert summary.embedded + summary.known == 10
+  assert 4 <= summary.known <= 5
+  run(encoder, music, tmp_path / "unbroken")
+  assert rows(out) == rows(tmp_path / "unbroken")
+
+
+def test_killed_between_table_and_list_nothing_counts_twice(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out.parquet"
+  replace = os.replace
+
+  def dies(source, target):
+    replace(source, target)
+    if str(target) == str(out):
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+      run(encoder, music, out)
+  assert out.exists() and not os.path.exists(f"{out}.files.csv")
+  summary = run(encoder, music, out)
+  assert summary.embedded == 0
+  assert len(pq.read_table(out)) == 7 and len(listed(out)) == 10
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
+  """kill -9, three times; then the table is that of an unbroken run."""
+  for i in range(300):
+    write(tmp_path / "music" / f"{i}.wav", 2.0, i)
+  flags = [small_run, str(tmp_path / "music"), "--pooling=none"]
+  start = [sys.executable, "-c"]
+  code = (
+    "import sys; from vicreg_jax.use import corpus; corpus._PART_ROWS = 50;"
+    " from vicreg_jax import __main__ as m; m.main(sys.argv[1:])"
+  )
+  out = tmp_path / "out"
+  for parts in (1, 3, 6):
+    process = subprocess.Popen(
+      [*start, code, "embed", *flags, f"--output={out}"]
+    )
+    while process.poll() is None:
+      lists = [p for p in os.listdir(tmp_path) if p.endswith(".parts")]
+      if lists and len(list((tmp_path / lists[0]).glob("*.csv"))) >= parts:
+        process.send_signal(signal.SIGKILL)
+        break
+      time.sleep(0.01)
+    process.wait()
+  subprocess.run([*start, code, "embed", *flags, f"--output={out}"], check=True)
+  subprocess.run(
+    [*start, code, "embed", *flags, f"--output={tmp_path / 'whole'}"],
+    check=True,
+  )
+  found, want = (
+    sorted(pq.read_table(p).to_pylist(), key=lambda r: (r["path"], r["start"]))
+    for p in (out, tmp_path / "whole")
+  )
+  assert found == want
+
+
+@pytest.mark.parametrize(
+  "change, said",
+  [
+    (dict(hop_seconds=0.01), "hop 243 -> 220"),
+    (dict(pooling="none"), "pooling mean -> none"),
+  ],
+)
+def test_a_table_of_something_else_is_refused(
+  encoder, music, tmp_path, change, said
+):
+  out = tmp_path / "out.parquet"
+  run(encoder, music, out)
+  before = out.read_bytes()
+  with pytest.raises(ValueError, match=said):
+    run(encoder, music, out, **change)
+  assert out.read_bytes() == before
+  run(encoder, music, out, overwrite=True, **change)
+  assert out.read_bytes() != before
+
+
+def test_a_table_of_another_encoder_is_refused(encoder, music, tmp_path):
+  run(encoder, music, tmp_path / "out")
+  variables = jax.tree.map(lambda x: x * 1.001, encoder._variables)
+  with pytest.raises(ValueError, match=r"encoder [0-9a-f]{64} -> "):
+    run(encoder.with_variables(variables), music, tmp_path / "out")
+
+
+def test_a_file_that_is_no_table_is_refused(encoder, music, tmp_path):
+  out = tmp_path / "out.parquet"
+  out.write_bytes(b"something of somebody's")
+  with pytest.raises(ValueError, match="is no table of this command's"):
+    run(encoder, music, out)
+  assert out.read_bytes() == b"something of somebody's"
+
+
+def test_a_full_disk_loses_nothing(encoder, music, tmp_path, monkeypatch):
+  out = tmp_path / "out.parquet"
+  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  written, write_ = [], files.write
+
+  def full(path, content):
+    if len(written) == 6:
+      raise OSError(28, "No space left on device")
+    written.append(path)
+    write_(path, content)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "write", full)
+    with pytest.raises(ValueError, match="No space left") as error:
+      run(encoder, music, out)
+  assert "\n" not in str(error.value) and not out.exists()
+  assert run(encoder, music, out).known >= 3
+
+
+def test_arrays_for_numpy(encoder, music, tmp_path):
+  run(encoder, music, tmp_path / "out.npz", format="npz")
+  run(encoder, music, tmp_path / "out.npy", format="npy")
+  arrays = np.load(tmp_path / "out.npz")
+  want = rows(tmp_path / "out.npz.parquet")
+  for path, y_D in zip(arrays["path"], arrays["embedding"], strict=True):
+    np.testing.assert_array_equal(y_D, want[path]["embedding"])
+  np.testing.assert_array_equal(
+    np.load(tmp_path / "out.npy"), arrays["embedding"]
+  )
+
+
+def test_shares_are_apart_and_whole(music):
+  paths = corpus.expand([str(music)])
+  shares = [corpus.share(paths, i, 3) for i in range(3)]
+  assert sorted(sum(shares, [])) == sorted(paths)
+  assert all(shares)
+
+
+def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "list.txt").write_text("music/a/0.wav\n\nmusic/b/1.wav\n")
+  assert len(corpus.expand(["music"])) == 10
+  assert corpus.expand(["music/*/1.wav"]) == ["music/b/1.wav"]
+  assert corpus.expand(["@list.txt", "./music/a/0.wav"]) == [
+    "music/a/0.wav",
+    "music/b/1.wav",
+  ]
+  assert corpus.expand(["music/cover.jpg"]) == ["music/cover.jpg"]
+  for wrong in ("nowhere", "*.xyz", "@nowhere"):
+    with pytest.raises(ValueError, match=wrong.strip("@*")):
+      corpus.expand([wrong])
+  (tmp_path / "none").mkdir()
+  with pytest.raises(ValueError, match="no audio files"):
+    corpus.expand(["none"])
+
+
+def test_the_command(small_run, music, tmp_path, capsys):
+  def call(*flags):
+    with pytest.raises(SystemExit) as end:
+      command.main(["embed", *flags])
+    return end.value.code
+
+  out = str(tmp_path / "out.parquet")
+  assert call(small_run, str(music), f"--output={out}") == 3
+  said = capsys.readouterr().out
+  assert "10 files embedded, 0 known" in said and "2 not decodable" in said
+  about = json.loads(pq.read_schema(out).metadata[b"vicreg_jax"])
+  assert about["size"] == 16 and about["hop"] == CROP
+  for name in ("noise.mp3", "empty.ogg", "torn.flac"):
+    (music / name).unlink()
+  assert call(small_run, str(music), f"--output={out}") == 0
+  assert call(small_run, str(music), f"--output={out}", "--shard=1/2") == 0
+  assert (tmp_path / "out-00001-of-00002.parquet").exists()
+  assert "error: nowhere" in call(small_run, "nowhere", f"--output={out}")
+  shutil.rmtree(music)

@@ -1,0 +1,96 @@
+"""Heads that a probe, or a training with labels, has left in its workdir.
+
+    heads.json   names of the labels, and what the heads were trained on
+    heads.npz    their parameters
+
+Both lie beside `probe.json`. A head gives a label's probability for a segment;
+a recording's is the mean over its segments, as in the scores.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from vicreg_jax import files
+from vicreg_jax.model import samplecnn
+
+ABOUT, PARAMETERS = "heads.json", "heads.npz"
+
+
+class Heads(NamedTuple):
+  """Heads over the representations of one encoder.
+
+  Attributes:
+    labels: K names, in the order of the outputs.
+    single: a clip has one label: the probabilities of all add up to 1.
+    encoder: fingerprint of the encoder's weights.
+    params: {name of a head: its parameters, of `samplecnn.Head`}, the one with
+      the best validation scores first.
+  """
+
+  labels: tuple[str, ...]
+  single: bool
+  encoder: str
+  params: Mapping[str, Any]
+
+  def probabilities(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
+    """[K], the mean over segments; by the best head, or the one named.
+
+    Raises:
+      ValueError: there is no such head.
+    """
+    head = head or next(iter(self.params))
+    if head not in self.params:
+      raise ValueError(
+        f"there is no head {head!r}; use one of {', '.join(self.params)}"
+      )
+    params = self.params[head]
+    hidden = params["hidden"]["kernel"].shape[1] if "hidden" in params else 0
+    module = samplecnn.Head(len(self.labels), hidden)
+    logits_SxK = module.apply({"params": params}, y_SxD)
+    activation = jax.nn.softmax if self.single else jax.nn.sigmoid
+    return np.asarray(activation(logits_SxK)).mean(0)
+
+
+def save(heads: Heads, workdir: str):
+  """Writes heads. Raises ValueError if the disk refuses."""
+  content = io.BytesIO()
+  flat = flax.traverse_util.flatten_dict(dict(heads.params), sep="/")
+  np.savez(content, **{k: np.asarray(v) for k, v in flat.items()})
+  about = heads._replace(params=list(heads.params))._asdict()
+  for name, data in (
+    (PARAMETERS, content.getvalue()),
+    (ABOUT, json.dumps(about, indent=2).encode() + b"\n"),
+  ):
+    with files.explained(f"{workdir}/{name}"):
+      files.write(f"{workdir}/{name}", data)
+
+
+def load(workdir: str) -> Heads | None:
+  """The heads of a workdir; None if there are none.
+
+  Raises:
+    ValueError: they are damaged.
+  """
+  path = f"{workdir}/{ABOUT}"
+  try:
+    if not files.exists(path):
+      return None
+    about = json.loads(files.read(path))
+    with np.load(io.BytesIO(files.read(f"{workdir}/{PARAMETERS}"))) as arrays:
+      params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+    return Heads(
+      labels=tuple(about["labels"]),
+      single=about["single"],
+      encoder=about["encoder"],
+      params={name: params[name] for name in about["params"]},
+    )
+  except Exception as e:  # NumPy has errors of several kinds
+    raise ValueError(
+      f"{path}: damaged ({' '.join(str(e).split())[:200]}); probe again"
+    ) from e

@@ -1,0 +1,94 @@
+"""The API of HEAR, the benchmark of audio representations, over an encoder.
+
+    hear-validator vicreg_jax.use.hear -m runs/mine
+
+Holds the functions that https://hearbenchmark.com/hear-api.html names. A model
+is a `tf.Module`, as HEAR asks for one of TensorFlow or PyTorch; the encoder in
+it runs in JAX.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vicreg_jax.use import encoder as encoders
+
+HOP_SECONDS = 0.05  # of timestamps: HEAR's tolerance for events
+
+
+def load_model(model_file_path: str = ""):
+  """The encoder of a workdir, an export or CLMR's weights, as a `tf.Module`.
+
+  Its attributes are `sample_rate`, `scene_embedding_size` and
+  `timestamp_embedding_size`. Raises ValueError if there is no encoder.
+  """
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], "GPU")  # which are JAX's
+  if not model_file_path:
+    raise ValueError(
+      "model_file_path is empty: give a workdir, an exported folder, or a file"
+      " of CLMR's weights"
+    )
+  module = tf.Module(name="vicreg_jax")
+  module.encoder = encoders.load(model_file_path)
+  module.sample_rate = module.encoder.sample_rate
+  module.scene_embedding_size = module.encoder.size
+  module.timestamp_embedding_size = module.encoder.size
+  return module
+
+
+def get_timestamp_embeddings(audio, model):
+  """Embeddings every 50 ms, each of the crop around its timestamp.
+
+  What a crop has before the beginning and after the end is silence.
+
+  Args:
+    audio: float [n, samples] in [-1, 1], at the model's rate.
+    model: from `load_model`.
+
+  Returns:
+    Tensors: embeddings float32 [n, t, D], and timestamps float32 [n, t] in
+    milliseconds, the centres.
+  """
+  import tensorflow as tf
+
+  audio_NxT = np.asarray(audio, np.float32)
+  encoder, rate = model.encoder, model.sample_rate
+  count = int(audio_NxT.shape[1] / rate / HOP_SECONDS) + 1
+  # Each centre is rounded, not the hop: its error would add up.
+  centre_C = np.round(np.arange(count) * HOP_SECONDS * rate).astype(int)
+  windows = _windows(audio_NxT, centre_C, encoder.crop)
+  batches = encoders.batched(windows, encoders.BATCH)
+  y_MxD = np.concatenate(list(encoder(batches, encoders.BATCH)))
+  y_NxCxD = y_MxD.reshape(len(audio_NxT), count, -1)
+  stamps_C = 1000 * HOP_SECONDS * np.arange(count)
+  stamps_NxC = np.tile(stamps_C, (len(audio_NxT), 1))
+  return tf.constant(y_NxCxD), tf.constant(stamps_NxC, tf.float32)
+
+
+def _windows(audio_NxT, centre_C, crop) -> Iterator[np.ndarray]:
+  """Crops around the centres, of one recording after another."""
+  for x_T in audio_NxT:
+    padded = np.pad(x_T, (crop // 2, crop))
+    for centre in centre_C:
+      yield padded[centre : centre + crop]
+
+
+def get_scene_embeddings(audio, model):
+  """One embedding for each recording: the mean over its segments.
+
+  Args:
+    audio: float [n, samples] in [-1, 1], at the model's rate; what is shorter
+      than a crop is repeated.
+    model: from `load_model`.
+
+  Returns:
+    A tensor, float32 [n, D].
+  """
+  import tensorflow as tf
+
+  rows = np.asarray(audio, np.float32)
+  return tf.constant(
+    np.stack([model.encoder.embed(x_T, model.sample_rate) for x_T in rows])
+  )
