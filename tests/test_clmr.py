@@ -7,12 +7,15 @@ import sys
 import tracemalloc
 import zipfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vicreg_jax
 from vicreg_jax.model import samplecnn
-from vicreg_jax.use import clmr
+from vicreg_jax.training import workdir as workdirs
+from vicreg_jax.use import adopt, clmr
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -469,3 +472,35 @@ def test_other_onnx(tmp_path, encoder, monkeypatch):
   rejected(path, "at most 1,000 bytes")
   monkeypatch.setitem(sys.modules, "onnx", None)
   rejected(path, "pip install 'vicreg_jax[onnx]'")
+
+
+def test_an_import_is_a_workdir_that_loads(tmp_path, encoder, expected):
+  """Encoder, projector and the tags of a head: what the file has."""
+  model = SimCLR(encoder)
+  path = save(tmp_path / "clmr.ckpt", lightning(Module(encoder, model)))
+  told = adopt.adopt(path, str(tmp_path / "run"))
+  assert "projector to 64" in told and "2,368,512 parameters" in told
+  loaded = vicreg_jax.load(tmp_path / "run")
+  same(jax.tree.map(np.asarray, loaded.variables), expected)
+  x_T = np.random.default_rng(1).normal(size=59_049).astype("float32")
+  with torch.no_grad():
+    y_D = encoder(torch.from_numpy(x_T[None])).numpy()[0]
+  for each in (loaded, vicreg_jax.load(path)):
+    np.testing.assert_allclose(each.embed(x_T, 22_050), y_D, atol=1e-5)
+  with pytest.raises(ValueError, match="is not empty"):
+    adopt.adopt(path, str(tmp_path / "run"))
+  config = workdirs.load_config(str(tmp_path / "run"))
+  assert config["model"]["projector"] == [512, 64]
+
+
+def test_an_import_keeps_the_tags_of_a_whole_model(tmp_path):
+  torch.manual_seed(1)
+  encoder = Encoder(outputs=50).eval()
+  to_onnx(tmp_path / "clmr.onnx", encoder, linear=encoder.fc)
+  adopt.adopt(str(tmp_path / "clmr.onnx"), str(tmp_path / "run"))
+  x_T = np.random.default_rng(1).normal(size=59_049).astype("float32")
+  with torch.no_grad():
+    shares_K = torch.sigmoid(encoder(torch.from_numpy(x_T[None])))[0]
+  found = vicreg_jax.load(tmp_path / "run").tags(x_T, 22_050)
+  assert tuple(found) == clmr.TAGS
+  np.testing.assert_allclose(list(found.values()), shares_K, atol=1e-5)

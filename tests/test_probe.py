@@ -44,6 +44,28 @@ def probing(data_dir, trained):
   return config
 
 
+def test_tags_are_what_was_scored(probing, prepared, tmp_path):
+  """The saved heads have the scores of probe.json on the same test clips."""
+  results = probe.run(probing, str(tmp_path))
+  encoder = encoders.load(str(tmp_path))
+  labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
+  clips = [
+    np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32) / 32767
+    for example in prepared.dataset("test")
+  ]
+  for head in ("linear", "mlp"):
+    shares_NxK = [list(encoder.tags(x, 22_050, head).values()) for x in clips]
+    defined = [k for k in range(16) if 0 < labels_NxK[:, k].mean() < 1]
+    auc = sklearn.metrics.roc_auc_score(
+      labels_NxK[:, defined], np.array(shares_NxK)[:, defined]
+    )
+    assert 100 * auc == pytest.approx(results[head]["roc_auc"])
+  best = max(("linear", "mlp"), key=lambda h: results[h]["valid_roc_auc"])
+  assert next(iter(encoder.heads.params)) == best
+  with pytest.raises(ValueError, match="no head 'x'; use one of"):
+    encoder.tags(clips[0], 22_050, "x")
+
+
 def test_probing_writes_all_heads(probing, tmp_path):
   results = probe.run(probing, str(tmp_path))
   assert json.loads((tmp_path / "probe.json").read_text()) == results
@@ -94,6 +116,17 @@ def test_single_labels_have_accuracy(trained, data_dir, tmp_path):
   assert results["untrained_mlp"]["accuracy"] == 100
   assert results["majority"]["accuracy"] == 50
   assert "50.00" in scores.table(results)
+  # The heads that it has saved give each test clip what was scored.
+  encoder = encoders.load(str(tmp_path))
+  names, shares = [], []
+  for path in sorted((tmp_path / "music" / "test").rglob("*.wav")):
+    found = encoder.tags(path, head="linear")
+    assert list(found) == ["high", "low"]
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    names.append(path.parent.name == "low")
+    shares.append(found["low"])
+  auc = 100 * sklearn.metrics.roc_auc_score(names, shares)
+  assert auc == pytest.approx(results["linear"]["roc_auc"])
 
 
 class FakeEncoder:
@@ -219,7 +252,10 @@ def test_scores_to_choose_by_are_those_of_the_validation_clips(probing):
       mock.patch.object(representations, "crops", FakeEncoder.crops),
       mock.patch.object(representations, "segments", segments),
     ):
-      return probe._scores(probing, FakeEncoder(train_y), prepared, labels, "")
+      found, _ = probe._scores(
+        probing, FakeEncoder(train_y), prepared, labels, ""
+      )
+      return found
 
   straight = scored({"valid": "valid", "test": "test"})
   exchanged = scored({"valid": "test", "test": "valid"})

@@ -23,6 +23,8 @@ from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, optim, samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import heads as heads_lib
+from vicreg_jax.use.heads import Heads
 
 
 def main(config, workdir: str, checkpoint: str | None = None):
@@ -99,9 +101,20 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
   results, tags = {}, {}
   for prefix, frozen in frozen_encoders.items():
-    of_heads = _scores(config, frozen, prepared, labels, prefix)
+    of_heads, params = _scores(config, frozen, prepared, labels, prefix)
     for head, found in of_heads.items():
       results[prefix + head], tags[prefix + head] = found
+    if frozen is encoder:
+      best_first = sorted(
+        of_heads, key=lambda head: _to_choose_by(of_heads, head)
+      )
+      heads = Heads(
+        labels=tuple(prepared.labels),
+        single=prepared.label_kind == "single",
+        encoder=encoder.fingerprint(),
+        step=encoder.step,
+        params={head: params[head] for head in best_first},
+      )
   if prepared.label_kind == "single":
     results["majority"] = scores.majority(
       labels["train"].labels_NxK, labels["test"].labels_NxK
@@ -109,8 +122,14 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   results |= {"step": encoder.step, "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
+    heads_lib.save(heads, workdir)
     scores.write(workdir, results, prepared.labels, tags)
   return results
+
+
+def _to_choose_by(of_heads, head):
+  """The lower, the better is a head in validation; undefined comes last."""
+  return -np.nan_to_num(of_heads[head].results["valid_roc_auc"], nan=-1.0)
 
 
 def figure(workdir: str) -> str | None:
@@ -137,7 +156,7 @@ def figure(workdir: str) -> str | None:
 
 
 def _scores(config, encoder, prepared, labels, prefix):
-  """{head: its scores on the test clips} of one encoder."""
+  """{head: its scores on the test clips} and {head: parameters}."""
   batch_size = config.probe.encode_batch_size
   splits = {}
   for split in ("valid", "test"):
@@ -168,7 +187,7 @@ def _scores(config, encoder, prepared, labels, prefix):
       for split in ("valid", "test")
     )
     found[head] = test._replace(results=test.results | scores.held_out(valid))
-  return found
+  return found, {head: fit.best_params for head, fit in fits.items()}
 
 
 def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):

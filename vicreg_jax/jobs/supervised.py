@@ -22,7 +22,9 @@ from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, metrics
 from vicreg_jax.training import loop, steps
+from vicreg_jax.use import heads as heads_lib
 from vicreg_jax.use.encoder import Encoder, fingerprint
+from vicreg_jax.use.heads import Heads
 
 NAME = "supervised"  # of the predictor in the results
 
@@ -159,5 +161,17 @@ def _score(workdir, state, predict, prepared, per_epoch, made_of) -> dict:
   results |= {"step": int(state.step), "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
+    encoder = {
+      "params": state.params["encoder"],
+      "batch_stats": state.batch_stats["encoder"],
+    }
+    heads = Heads(
+      labels=tuple(prepared.labels),
+      single=single,
+      encoder=fingerprint(encoder),
+      step=int(state.step),
+      params={NAME: state.params["head"]},
+    )
+    heads_lib.save(heads, workdir)
     scores.write(workdir, results, prepared.labels, {NAME: found.tags})
   return results

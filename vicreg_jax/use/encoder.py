@@ -304,11 +304,11 @@ def load(
   if files.exists(f"{source}/{export.CARD}"):
     config, variables, _ = export.read(source)
     return Encoder(config, _placed(variables, devices), 0, devices)
+  found = heads_lib.load(source)
   if probed := _probed(source):
     encoder = load(**probed, devices=devices)
   else:
-    encoder = _of_run(source, step, epoch, devices)
-  found = heads_lib.load(source)
+    encoder = _of_run(source, step, epoch, devices, found)
   if found and found.encoder == encoder.fingerprint():
     encoder.heads = found
   return encoder
@@ -347,7 +347,7 @@ def of_clmr(path: str, weights: clmr.Weights, devices: Mesh) -> Encoder:
     outputs = weights.head["out"]["bias"].shape[0]
     labels = weights.tags or tuple(f"output {k}" for k in range(outputs))
     encoder.heads = heads_lib.Heads(
-      labels, False, encoder.fingerprint(), {"head": weights.head}
+      labels, False, encoder.fingerprint(), 0, {"head": weights.head}
     )
   return encoder
 
@@ -360,14 +360,17 @@ def clmr_config() -> ml_collections.ConfigDict:
   return config
 
 
-def _of_run(run, step, epoch, devices) -> Encoder:
+def _of_run(run, step, epoch, devices, heads) -> Encoder:
   """The encoder that the training in workdir `run` saved.
 
-  At `step` (-1 is the newest), or after `epoch` where that is not negative.
+  At `step` (-1 is the newest, or the best of a training with labels), or after
+  `epoch` where that is not negative.
   """
   config = workdirs.load_config(run)
   if epoch >= 0:
     step = _step_of(config, epoch, run)
+  elif step == -1 and heads and config["job"] == "supervised":
+    step = heads.step
   try:
     configs.validate_encoder(ml_collections.ConfigDict(config))
   except ValueError as e:

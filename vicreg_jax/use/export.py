@@ -295,7 +295,7 @@ def _to_onnx(state, encoder, card):
       "BatchNormalization",
       [f"{layer}.1.{name}" for name in norm],
       layer,
-      epsilon=samplecnn.BatchNorm.epsilon,
+      epsilon=samplecnn.PerViewNorm.epsilon,
     )
     add("Relu", [], layer)
     if 0 < i < last:

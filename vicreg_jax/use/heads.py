@@ -29,6 +29,7 @@ class Heads(NamedTuple):
     labels: K names, in the order of the outputs.
     single: a clip has one label: the probabilities of all add up to 1.
     encoder: fingerprint of the encoder's weights.
+    step: of the encoder's checkpoint.
     params: {name of a head: its parameters, of `samplecnn.Head`}, the one with
       the best validation scores first.
   """
@@ -36,6 +37,7 @@ class Heads(NamedTuple):
   labels: tuple[str, ...]
   single: bool
   encoder: str
+  step: int
   params: Mapping[str, Any]
 
   def probabilities(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
@@ -88,6 +90,7 @@ def load(workdir: str) -> Heads | None:
       labels=tuple(about["labels"]),
       single=about["single"],
       encoder=about["encoder"],
+      step=about["step"],
       params={name: params[name] for name in about["params"]},
     )
   except Exception as e:  # NumPy has errors of several kinds

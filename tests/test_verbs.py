@@ -1,0 +1,104 @@
+"""The verbs of the command line, as somebody types them."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import vicreg_jax
+from vicreg_jax import __main__ as command
+from vicreg_jax.use import heads as heads_lib
+
+
+@pytest.fixture
+def music(tmp_path):
+  for i in range(3):
+    x_T = np.random.default_rng(i).normal(size=1000) * 0.1
+    soundfile.write(tmp_path / f"{i}.wav", x_T, 22_050)
+  (tmp_path / "torn.flac").write_bytes(b"fLaC")
+  return tmp_path
+
+
+def call(*flags):
+  """The exit code, or the error."""
+  with pytest.raises(SystemExit) as end:
+    command.main([str(flag) for flag in flags])
+  return end.value.code
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+def test_an_export_embeds_the_same(small_run, music, tmp_path, kind):
+  pytest.importorskip("safetensors")
+  pytest.importorskip("onnx")
+  out = tmp_path / "export"
+  flags = [f"--format={kind}", f"--output={out}", "--license=CC0-1.0"]
+  assert call("export", small_run, *flags) == 0
+  card = json.loads((out / "model.json").read_text())
+  assert card["licence"] == "CC0-1.0" and card["crop"] == 243
+  assert card["training"] == {
+    "data": "synthetic",
+    "objective": "vicreg",
+    "steps": 3,
+  }
+  loaded = vicreg_jax.load(out)
+  want = vicreg_jax.load(small_run)
+  assert loaded.fingerprint() == want.fingerprint()
+  np.testing.assert_array_equal(
+    loaded.embed(music / "0.wav"), want.embed(music / "0.wav")
+  )
+
+
+def test_tags_of_files(small_run, music, tmp_path, capsys):
+  assert "there are no heads" in call("tag", small_run, music / "0.wav")
+  encoder = vicreg_jax.load(small_run)
+  rng = np.random.default_rng(0)
+  kernel, bias = rng.normal(size=(16, 3)), rng.normal(size=3)
+  params = {"linear": {"out": {"kernel": kernel, "bias": bias}}}
+  names = ("rock", "jazz", "folk")
+  heads = heads_lib.Heads(names, True, encoder.fingerprint(), 3, params)
+  run = tmp_path / "run"
+  run.mkdir()
+  for path in ("config.json", "checkpoints"):
+    (run / path).symlink_to(f"{small_run}/{path}")
+  heads_lib.save(heads, str(run))
+  assert call("tag", run, music / "0.wav", music / "torn.flac", "--top=2") == 3
+  told = capsys.readouterr()
+  y_SxD = encoder.embed_segments(music / "0.wav").embeddings
+  logits = y_SxD @ kernel + bias
+  shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  best = np.argsort(-shares.mean(0))[:2]
+  want = ", ".join(f"{names[k]} {shares.mean(0)[k]:.2f}" for k in best)
+  assert told.out == f"{music / '0.wav'}: {want}\n"
+  assert "torn.flac: not decodable" in told.err
+
+
+def test_heads_of_other_weights_do_not_count(small_run, tmp_path):
+  heads = heads_lib.Heads(("a",), False, "0" * 64, 3, {})
+  heads_lib.save(heads, str(tmp_path))
+  for path in ("config.json", "checkpoints"):
+    (tmp_path / path).symlink_to(f"{small_run}/{path}")
+  assert vicreg_jax.load(tmp_path).heads is None
+  (tmp_path / "heads.json").write_text("{")
+  with pytest.raises(ValueError, match=r"damaged .*; probe again"):
+    vicreg_jax.load(tmp_path)
+
+
+def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):
+  out = tmp_path / "out.parquet"
+  (music / "torn.flac").unlink()
+  for share in ("0/2", "1/2"):
+    flags = [music, f"--output={out}", f"--shard={share}"]
+    code = call("embed", small_run, *flags)
+    assert code == 0 or "no" in str(code)
+  tables = [pq.read_table(p) for p in tmp_path.glob("out-*.parquet")]
+  paths = [p for table in tables for p in table["path"].to_pylist()]
+  assert sorted(paths) == [str(music / f"{i}.wav") for i in range(3)]
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
+  (tmp_path / "empty").mkdir()
+  for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
+    error = call("tag", model, music / "1.wav")
+    assert error.startswith("error: ") and "\n" not in error
