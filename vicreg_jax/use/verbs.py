@@ -66,11 +66,11 @@ def _card(args, encoder) -> dict:
   path, scores = f"{args.model}/probe.json", None
   if files.exists(path):
     scores = json.loads(files.read(path))
-  return exports.card(
+  return exports.make_card(
     encoder.config.to_dict(),
     name=os.path.basename(os.path.normpath(args.model)),
     licence=args.license,
-    training=exports.training(encoder.config, encoder.step)
+    training=exports.training_of(encoder.config, encoder.step)
     if encoder.step
     else None,
     tags=encoder.heads and encoder.heads.labels,
