@@ -1,15 +1,24 @@
 """Small data and configs that the tests of several modules share."""
 
 import os
+import pathlib
 import tarfile
 import tempfile
 
-# Programs that several tests, or their subprocesses, run are compiled once.
-_cache = tempfile.TemporaryDirectory()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+# Programs that several tests, or their subprocesses, run are compiled once, and
+# sooner, as most runs are compared with one another. Where numbers are compared
+# with those of others, tests use `optimized`.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _cache = tempfile.TemporaryDirectory()
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Processes that tests start find the tests' modules.
+_path = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _path))
 
+import jax
 import pytest
 
 from vicreg_jax import config as configs
@@ -20,21 +29,35 @@ SIZES = (24, 9, 10)
 # Modules that take longest begin first, so that the workers end together.
 LONGEST = (
   "test_hosts",
+  "test_pretrain",
   "test_suite",
-  "test_sharding",
-  "test_soak",
-  "test_main",
-  "test_steps",
   "test_fuzz",
   "test_aot",
+  "test_soak",
+  "test_sharding",
+  "test_main",
+  "test_input_pipeline",
+  "test_steps",
   "test_bucket",
-  "test_pretrain",
+  "test_official",
+  "test_augment",
+  "test_supervised",
 )
 
 
 def pytest_collection_modifyitems(items):
   ranks = {name: rank for rank, name in enumerate(LONGEST)}
   items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.fixture
+def optimized():
+  """Programs are compiled as users have them."""
+  name = "jax_disable_most_optimizations"
+  before = jax.config.values[name]
+  jax.config.update(name, False)
+  yield
+  jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +91,9 @@ def shrink(config, data_dir):
     config.steps = 5
     config.log_every_steps = 1
   if config.job == "pretrain":
+    # What takes seconds to trace; test_input_pipeline.py has all of it.
+    for op in ("filter", "delay", "pitch", "reverb"):
+      config.augment[op].p = 0.0
     config.model.projector = (24, 20)
     config.eval_every_epochs = 1.0
   if config.job == "supervised":

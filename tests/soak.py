@@ -7,35 +7,29 @@ SIGKILL at random moments of its start, its steps, its saves and its probes, and
 started anew by the same command until it ends. Checkpoints, metrics.jsonl and
 probe.json must equal those of an unbroken run bit for bit, and every start must
 continue from the newest checkpoint that had been committed. Prints a summary.
-`tests/test_soak.py` runs five kills.
+`tests/test_soak.py` runs one kill, and five.
 
-Imports take most of a start, and touch nothing of a run. So the runs are forked
-from this process, once it has imported all that the command does; the unbroken
-run, the first that is killed and the last one are started by the command.
+Imports take most of a start, and touch nothing of a run: warm.py forks the runs
+from a process that has imported all that the command does.
 """
 
 import argparse
 import collections
 import json
-import multiprocessing
-import os
 import pathlib
 import random
 import re
-import subprocess
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+import conftest  # noqa: F401  the environment
+import warm
+
 TIMING = ("train/clips_per_second",)
 START, STEP, SAVE, PROBE = PHASES = ("start", "step", "save", "probe")
-PATIENCE = 900  # seconds that one life may take, also on a busy machine
 SAVE_EVERY = 2  # within an epoch of 3 steps
 
 CONFIG = """
-import sys
-sys.path[:0] = [{tests!r}, {root!r}]
 from conftest import shrink
 from vicreg_jax import config as configs
 def get_config():
@@ -55,68 +49,6 @@ def get_config():
 """
 
 
-class _Command:
-  """The run as a user starts it."""
-
-  def __init__(self, config, workdir, log, devices):
-    command = [
-      sys.executable,
-      "-m",
-      "vicreg_jax.main",
-      *_flags(config, workdir),
-    ]
-    with log.open("w") as f:
-      self._process = subprocess.Popen(
-        command, cwd=ROOT, stdout=f, stderr=f, env=os.environ | _env(devices)
-      )
-    self.kill, self.poll = self._process.kill, self._process.poll
-
-  def wait(self, seconds):
-    return self._process.wait(seconds)
-
-
-class _Forked:
-  """The same from where all is imported, and nothing has run yet."""
-
-  def __init__(self, config, workdir, log, devices):
-    self._process = multiprocessing.get_context("fork").Process(
-      target=self._run, args=(_flags(config, workdir), log, devices)
-    )
-    self._process.start()
-    self.kill = self._process.kill
-
-  def poll(self):
-    return self._process.exitcode
-
-  def wait(self, seconds):
-    self._process.join(seconds)
-    assert self._process.exitcode is not None
-    return self._process.exitcode
-
-  @staticmethod
-  def _run(flags, log, devices):
-    from absl import app
-
-    from vicreg_jax import cli, main
-
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    os.environ.update(_env(devices))
-    app.run(main.main, ["soak", *flags], flags_parser=cli.parse)
-
-
-def _flags(config, workdir):
-  return [f"--config={config}", f"--workdir={workdir}"]
-
-
-def _env(devices):
-  if not devices:
-    return {}
-  flag = f"--xla_force_host_platform_device_count={devices}"
-  return {"XLA_FLAGS": flag}
-
-
 class Soak:
   """One run in `directory`, its kills, and the run to compare it with."""
 
@@ -129,8 +61,6 @@ class Soak:
     # SIZES of conftest: 24 clips, 3 steps an epoch of 8 clips.
     self._config.write_text(
       CONFIG.format(
-        tests=str(ROOT / "tests"),
-        root=str(ROOT),
         data=str(data_dir),
         steps=self.total,
         epochs=SAVE_EVERY / 3,
@@ -145,13 +75,13 @@ class Soak:
 
   def _make_plan(self, kills):
     """(phase, step from which it counts) of each kill, in order."""
-    late = max(1, kills // 5)  # in the probes, or starts on the way there
+    late = kills // 5  # in the probes, or starts on the way there
     early = kills - late
     plan = [
       (self._random.choice((START, STEP, SAVE, SAVE)), i * self.total // kills)
       for i in range(early)
     ]
-    plan[:3] = [(p, at) for p, (_, at) in zip((START, STEP, SAVE), plan)]
+    plan[:3] = [(p, at) for p, (_, at) in zip((SAVE, START, STEP), plan)]
     plan += [(PROBE, self.total) for _ in range(late)]
     return plan
 
@@ -180,18 +110,22 @@ class Soak:
     )
 
   def _start(self, workdir):
-    forked = 1 < self.starts <= len(self._plan)
     log = self._log(workdir)
-    make = _Forked if forked else _Command
-    return make(self._config, workdir, log, self._devices)
+    return warm.command(
+      f"--config={self._config}",
+      f"--workdir={workdir}",
+      out=log,
+      err=log,
+      env=warm.devices(self._devices or 1),
+    )
 
   def _log(self, workdir):
     return self._directory / f"{workdir.name}{self.starts}.log"
 
   def _finish(self, workdir):
     self.starts += workdir == self.workdir
-    code = self._start(workdir).wait(PATIENCE)
-    assert code == 0, self._log(workdir).read_text()
+    code, log, _ = self._start(workdir).wait()
+    assert code == 0, log
 
   def _live(self, phase, step):
     """Starts the run and kills it in `phase`, once `step` is committed."""
@@ -201,7 +135,7 @@ class Soak:
     delay = self._random.uniform(0, delays[phase])
     self.starts += 1
     process = self._start(self.workdir)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + warm.PATIENCE
 
     def now():
       """The phase that the run is in, as its files show."""
@@ -224,7 +158,7 @@ class Soak:
     finally:
       found = now()
       process.kill()
-      code = process.wait(PATIENCE)
+      code, *_ = process.wait()
     assert code in (0, -9), code
     if code == -9:
       self.killed[found] += 1
@@ -311,11 +245,6 @@ def main():
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as directory:
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{directory}/compiled"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    sys.path.insert(0, str(ROOT))
-
     soak = Soak(
       directory,
       f"{directory}/data",

@@ -19,16 +19,20 @@ from vicreg_jax import aot
 from vicreg_jax import config as configs
 from vicreg_jax.benchmarks import compiler
 
+OURS = "JAX_PLATFORMS", "JAX_DISABLE_MOST_OPTIMIZATIONS"  # of conftest.py
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_compilation_cache():
-  """JAX cannot read programs for devices that are not there."""
-  before = jax.config.jax_enable_compilation_cache
-  jax.config.update("jax_enable_compilation_cache", False)
+def as_users_compile():
+  """Without a cache too: JAX cannot read programs for devices elsewhere."""
+  names = "jax_enable_compilation_cache", "jax_disable_most_optimizations"
+  before = [jax.config.values[name] for name in names]
+  for name in names:
+    jax.config.update(name, False)
   yield
-  jax.config.update("jax_enable_compilation_cache", before)
+  for name, value in zip(names, before):
+    jax.config.update(name, value)
 
 
 def narrow(config, batch_size=64):
@@ -66,9 +70,14 @@ def collectives(program):
   ]
 
 
-def test_the_embeddings_are_gathered_once_a_view_where_n_is_below_d():
+@pytest.fixture(scope="module")
+def program():
+  return compiled(vicreg(512))
+
+
+def test_the_embeddings_are_gathered_once_a_view_where_n_is_below_d(program):
   n, d = 64, 512
-  found = collectives(compiled(vicreg(d, n)))
+  found = collectives(program)
   gathered = [s for k, s in found if k == "all-gather"]
   assert gathered == [f"bf16[{n},{d}]"] * 2
   # The gradients of the parameters, statistics, and nothing else: no d x d
@@ -99,7 +108,7 @@ def result():
   return compiler.estimate(vicreg(512), "v3-8", 1000)
 
 
-def test_the_report_is_consistent(result):
+def test_the_report_is_consistent(result, program):
   assert result["devices"] == 8 and result["device_kind"] == "TPU v3"
   assert result["fits"] and result["hbm_bytes"] == 16 * 2**30
   seconds = result["optimal_seconds"]
@@ -108,7 +117,6 @@ def test_the_report_is_consistent(result):
   assert result["hours"] == pytest.approx(seconds * result["steps"] / 3600)
   share = result["flops"] / seconds / 61.5e12
   assert 0 < result["share_of_peak"] == pytest.approx(share)
-  program = compiled(vicreg(512))
   memory = program.memory_analysis()
   assert result["peak_bytes"] > memory.argument_size_in_bytes
   # The views of a device are among the arguments.
@@ -186,7 +194,7 @@ def get_config():
     text=True,
     cwd=ROOT,
     # As somebody would have it who installed the extra.
-    env={k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"},
+    env={k: v for k, v in os.environ.items() if k not in OURS},
   )
 
 
@@ -239,12 +247,13 @@ def test_errors_name_flag_and_remedy():
       aot._clips(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, clips_a_step, seconds",
   [("vicreg_fma", 768, 0.070), ("clmr_fma", 256, 0.019)],
 )
 def test_the_recipes_of_the_thesis_fit_a_v3_8(name, clips_a_step, seconds):
-  """What the README promises; the slowest test there is."""
+  """What the README promises."""
   scope = {}
   exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
   found = compiler.estimate(scope["get_config"](), "v3-8", 25_000)

@@ -59,7 +59,7 @@ def test_decode(music, capsys, monkeypatch):
   load = audio.load
 
   def slow(path, rate):
-    time.sleep(0.3)
+    time.sleep(0.8)  # longer than the peer takes on a busy machine
     return load(path, rate)
 
   monkeypatch.setattr(audio, "load", slow)
@@ -73,8 +73,8 @@ def test_decode(music, capsys, monkeypatch):
     "librosa.load",
   }
   ours = results["audio.load"]
-  # Two clips of 0.3 s and a little; waiting takes no CPU time.
-  assert 0 < median(ours["clips_per_s"]) < 1 / 0.3
+  # Two clips of 0.8 s and a little; waiting takes no CPU time.
+  assert 0 < median(ours["clips_per_s"]) < 1 / 0.8
   assert median(ours["clips_per_cpu_s"]) > 10
   peer = results["librosa.load"]
   assert median(peer["speedup_of_ours"]) == pytest.approx(

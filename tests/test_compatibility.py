@@ -20,6 +20,7 @@ from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 
+pytestmark = pytest.mark.usefixtures("optimized")
 ARCHIVE = pathlib.Path(__file__).parent / "fixtures/workdir_65d3f10.tar.gz"
 TIMING = "train/clips_per_second"
 

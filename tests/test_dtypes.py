@@ -12,6 +12,7 @@ from vicreg_jax import mesh
 from vicreg_jax.model import losses, samplecnn
 from vicreg_jax.training import steps
 
+pytestmark = pytest.mark.usefixtures("optimized")
 B, T = 10, 27
 STEM = 3 * 3 * 8  # moments of frames of 3 samples, to 8 channels
 BFLOAT16, FLOAT32 = jnp.dtype("bfloat16"), jnp.dtype("float32")

@@ -2,36 +2,26 @@
 
 import json
 import os
-import pathlib
 import re
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+import warm
+from conftest import shrink
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.training import checkpoint, steps
 
-HERE = pathlib.Path(__file__).parent
 STEPS = 9
 
 # A config file is Python: this one also notes what its process does, and lets
 # it have accidents.
 CONFIG = f"""
-import os, pathlib, signal, sys, time
-sys.path.insert(0, {str(HERE)!r})
-
-class NoTorch:  # which tensorboardX would load, for seconds
-  def find_spec(self, name, *_):
-    if name == "torch":
-      raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NoTorch())
+import os, pathlib, signal, time
 import numpy as np
 from conftest import shrink
 from vicreg_jax import config, files
@@ -97,21 +87,18 @@ def start(tmp_path, workdir, name, devices, *flags, **env):
   (tmp_path / "hooked.py").write_text(CONFIG)
   notes = tmp_path / name
   notes.mkdir(exist_ok=True)
-  return subprocess.Popen(
-    [sys.executable, "-m", "vicreg_jax.main", f"--workdir={workdir}"]
-    + [f"--config={tmp_path}/hooked.py", *flags],
-    cwd=HERE.parent,
-    env=os.environ
-    | {
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-      "NOTES": str(notes),
-      "WORKDIR": str(workdir),
-      "DATA": str(tmp_path / "data"),
-    }
-    | env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+  env |= {
+    "NOTES": str(notes),
+    "WORKDIR": str(workdir),
+    "DATA": str(tmp_path / "data"),
+  }
+  return warm.command(
+    f"--workdir={workdir}",
+    f"--config={tmp_path}/hooked.py",
+    *flags,
+    out=notes / "stdout",
+    err=notes / "stderr",
+    env=env | warm.devices(devices),
   )
 
 
@@ -136,11 +123,10 @@ def run_hosts(tmp_path, workdir, first=None, second=None, flags=()):
     for i, env in enumerate((first, second))
   ]
   try:
-    ended = [p.communicate(timeout=600) for p in hosts]
+    return [host.wait() for host in hosts]
   finally:
-    for p in hosts:
-      p.kill()
-  return [(p.returncode, *texts) for p, texts in zip(hosts, ended)]
+    for host in hosts:
+      host.kill()
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +140,8 @@ def runs(tmp_path_factory):
   killed = run_hosts(tmp_path, workdir, death, death)
   ended = run_hosts(tmp_path, workdir)
   one = start(tmp_path, alone, "alone", 8)
-  output = one.communicate(timeout=600)
-  assert one.returncode == 0, output[1]
+  code, output, errors = one.wait()
+  assert code == 0, errors
   return {
     "tmp_path": tmp_path,
     "workdir": workdir,
@@ -164,15 +150,12 @@ def runs(tmp_path_factory):
     "saved": saved,
     "killed": killed,
     "ended": ended,
-    "stdout": output[0],
+    "stdout": output,
   }
 
 
 def config_of(runs):
   """The config of the runs, as far as the state and the views depend on it."""
-  sys.path.insert(0, str(HERE))
-  from conftest import shrink
-
   config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
   config.data.crop, config.model.blocks = 27, 2
   config.model.projector = (12, 10)
@@ -201,6 +184,7 @@ def lines_of(workdir):
   return [{k: v for k, v in r.items() if k != timing} for r in rows]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_host_stops_both_at_one_step(runs):
   step = runs["saved"][-1]
   assert 1 < int(step) < 6
@@ -211,6 +195,7 @@ def test_a_signal_to_one_host_stops_both_at_one_step(runs):
   assert "SIGTERM: saved" in runs["sigterm"][1][2]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_hosts_equals_one_hosts(runs):
   # JAX aborts a host that notices the other's death before its own time.
   codes = {code for code, _, _ in runs["killed"]}
@@ -235,6 +220,7 @@ def test_a_run_on_two_hosts_equals_one_hosts(runs):
   assert a == b
 
 
+@pytest.mark.slow
 def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
   config = config_of(runs)
   whole = input_pipeline.train_views(datasets.prepare(config.data), config)
@@ -247,6 +233,7 @@ def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
     np.testing.assert_array_equal(np.concatenate(shares), next(whole))
 
 
+@pytest.mark.slow
 def test_what_is_written_once_is_written_by_the_first_host(runs):
   log = (runs["tmp_path"] / "host0" / "log").read_text()
   for name in ("probe.json", "loss_terms.png", "per_tag_auc.png"):

@@ -153,7 +153,7 @@ class Cloud:
       cwd=self.project,
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=300,
     )
     self.output = done.stdout
     assert done.returncode == code, done.stdout + done.stderr
@@ -191,7 +191,7 @@ class Cloud:
     return self.directory / "home" / str(worker)
 
   def wait_for(self, path):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not (self.directory / path).exists():
       assert time.monotonic() < end, path
       time.sleep(0.01)
@@ -400,7 +400,7 @@ def on_worker(cloud, *arguments, worker=0):
     check=True,
     capture_output=True,
     text=True,
-    timeout=30,
+    timeout=300,
   ).stdout
 
 

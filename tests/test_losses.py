@@ -14,6 +14,7 @@ except ImportError:
 needs_torch = pytest.mark.skipif(torch is None, reason="without PyTorch")
 
 # name: (B, D, how the two views are made)
+pytestmark = pytest.mark.usefixtures("optimized")
 CASES = {
   "n_below_d": (12, 40, "random"),
   "n_above_d": (40, 12, "random"),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+import warm
 
 from vicreg_jax import checks, cli, main, mesh
 from vicreg_jax import config as configs
@@ -97,7 +98,8 @@ def test_recipes_of_the_thesis():
 
 
 def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
-  done = run_main(
+  done = warm.run_command(
+    tmp_path,
     "--config=configs/quickstart.py",
     f"--workdir={tmp_path}",
     f"--config.data.dir={data_dir}",
@@ -114,8 +116,11 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   assert f"{results['untrained_mlp']['pr_auc']:.2f}" in done.stdout
   for name in ("loss_terms.png", "per_tag_auc.png"):
     assert str(tmp_path / "figures" / name) in done.stdout
-  for job in ("probe", "embed"):
-    done = run_main(
+  for job, run in (
+    ("probe", functools.partial(warm.run_command, tmp_path)),
+    ("embed", run_main),  # imports and all: what they print is noise, too
+  ):
+    done = run(
       f"--config=configs/{job}.py",
       f"--workdir={tmp_path}/new/{job}",
       f"--config.checkpoint={tmp_path}",
@@ -136,6 +141,12 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   assert not noise
 
 
+def test_a_bad_flag_is_one_line_of_the_command(tmp_path):
+  done = run_main("--config=configs/nowhere.py", f"--workdir={tmp_path}")
+  assert done.returncode != 0
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [
@@ -153,8 +164,8 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   ],
 )
 def test_a_bad_flag_is_one_line(tmp_path, flags, message):
-  done = run_main(
-    "--config=configs/quickstart.py", f"--workdir={tmp_path}", *flags
+  done = warm.run_command(
+    tmp_path, "--config=configs/quickstart.py", f"--workdir={tmp_path}", *flags
   )
   assert done.returncode != 0
   assert re.search(message, done.stderr)
@@ -310,6 +321,7 @@ def test_every_number_has_its_limits():
   assert unlimited == {"step", "epoch", "epochs"}
 
 
+@pytest.mark.slow
 def test_full_width_encoders_train(data_dir, tmp_path):
   """Two steps of the thesis's recipes, but for VICReg's projector's width."""
   for name in ("vicreg_fma", "clmr_fma"):

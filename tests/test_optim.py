@@ -20,6 +20,7 @@ except ImportError:
 needs_torch = pytest.mark.skipif(torch is None, reason="without PyTorch")
 
 
+pytestmark = pytest.mark.usefixtures("optimized")
 X_BxD = np.random.default_rng(0).normal(size=(16, 6))
 Y_BxK = np.random.default_rng(1).normal(size=(16, 5))
 

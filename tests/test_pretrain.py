@@ -3,13 +3,13 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+import warm
+from conftest import shrink
 from test_checkpoint import FULL, small_disk
 
 from vicreg_jax import config as configs
@@ -42,8 +42,6 @@ def assert_same(a, b):
 @pytest.fixture(scope="module")
 def unbroken(data_dir, tmp_path_factory):
   """A run of five steps: (state, workdir)."""
-  from conftest import shrink
-
   workdir = tmp_path_factory.mktemp("unbroken")
   config = shrink(configs.base_pretrain(), data_dir)
   config.checkpoint.every_epochs = 1.0
@@ -215,37 +213,35 @@ def test_other_data_are_refused(small, unbroken):
     pretrain.run(small, str(unbroken[1]))
 
 
+def on_eight_devices(data_dir, other, workdir):
+  """Trains; saves its encoder's parameters, and those of the other run."""
+  assert len(jax.devices()) == 8
+  config = shrink(configs.base_pretrain(), data_dir)
+  state = pretrain.run(config, workdir)
+  theirs = encoders.load(other, -1, mesh.make_mesh())
+  for name, params in (
+    ("ours", state.params["encoder"]),
+    ("theirs", theirs._variables["params"]),
+  ):
+    np.savez(f"{workdir}/{name}", *jax.tree.leaves(params))
+  config.batch_size = 12
+  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
+    pretrain.run(config, f"{workdir}/other")
+
+
 def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
   """The loss and BatchNorm are over the global batch, whoever holds it."""
-  (tmp_path / "run.py").write_text(f"""
-import sys
-sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
-from conftest import shrink
-from vicreg_jax import config, embed, mesh, pretrain
-import jax
-import numpy as np
-assert len(jax.devices()) == 8
-c = shrink(config.base_pretrain(), {data_dir!r})
-state = pretrain.run(c, {str(tmp_path)!r})
-one = embed.load({str(unbroken[1])!r}, -1, mesh.make_mesh())
-for name, params in (
-  ("ours", state.params["encoder"]), ("theirs", one._variables["params"])
-):
-  np.savez({str(tmp_path)!r} + "/" + name, *jax.tree.leaves(params))
-c.batch_size = 12
-try:
-  pretrain.run(c, {str(tmp_path / "other")!r})
-except ValueError as e:
-  assert "batch_size is 12, which 8 devices" in str(e)
-else:
-  raise AssertionError
-""")
-  flag = "--xla_force_host_platform_device_count=8"
-  subprocess.run(
-    [sys.executable, str(tmp_path / "run.py")],
-    check=True,
-    env=os.environ | {"XLA_FLAGS": flag},
+  process = warm.Process(
+    on_eight_devices,
+    data_dir,
+    str(unbroken[1]),
+    str(tmp_path),
+    out=tmp_path / "o",
+    err=tmp_path / "e",
+    env=warm.devices(8),
   )
+  code, _, errors = process.wait()
+  assert code == 0, errors
   one, eight = lines_of(unbroken[1]), lines_of(tmp_path)
   assert len(one) == len(eight)
   for a, b in zip(one, eight):
@@ -402,8 +398,6 @@ def test_more_clips_than_there_are_is_refused(small, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_so(small, data_dir, tmp_path, number):
   (tmp_path / "long.py").write_text(f"""
-import sys
-sys.path.insert(0, {str(HERE)!r})
 from conftest import shrink
 from vicreg_jax import config
 def get_config():
@@ -413,19 +407,22 @@ def get_config():
   c.checkpoint.every_epochs = 0.0
   return c
 """)
-  command = [sys.executable, "-m", "vicreg_jax.main"]
-  flags = [f"--config={tmp_path}/long.py", f"--workdir={tmp_path}"]
-  process = subprocess.Popen(command + flags, stderr=subprocess.PIPE, text=True)
+  process = warm.command(
+    f"--config={tmp_path}/long.py",
+    f"--workdir={tmp_path}",
+    out=tmp_path / "out",
+    err=tmp_path / "err",
+  )
   metrics = tmp_path / "metrics.jsonl"
-  deadline = time.time() + 300
+  deadline = time.monotonic() + warm.PATIENCE
   while not (metrics.exists() and metrics.stat().st_size > 1000):
-    assert process.poll() is None and time.time() < deadline
+    assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.1)
   with pytest.raises(ValueError, match=f"in use by .* process {process.pid}:"):
     pretrain.run(small, str(tmp_path))
   process.send_signal(number)
-  _, errors = process.communicate(timeout=60)
-  assert process.returncode == 75, errors
+  code, _, errors = process.wait()
+  assert code == 75, errors
   (step,) = os.listdir(tmp_path / "checkpoints")
   assert f"saved step {step} of 100000" in errors
   assert lines_of(tmp_path)[-1]["step"] == int(step)

@@ -4,14 +4,10 @@ Run in a process of its own, as JAX's devices are fixed when it starts.
 """
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+import warm
 
-HERE = pathlib.Path(__file__).parent
 B, T = 16, 27
 SIZES = {"n<d": 24, "n>d": 12}  # dimensions of the embeddings
 CASES = [
@@ -177,7 +173,8 @@ def difference(a, b):
   )
 
 
-def main():
+def compare(*case):
+  """Prints {array: (eight devices, per-shard losses)}, by one device's."""
   import jax
   import numpy as np
   from jax.sharding import Mesh
@@ -188,59 +185,47 @@ def main():
   one, eight = (Mesh(np.array(jax.devices()[:n]), ("data",)) for n in (1, 8))
   # Shards of a clip have no covariance: the comparison is of two shards.
   two = Mesh(np.array(jax.devices()[:2]), ("data",))
-  found = {}
-  for case in CASES:
-    config = config_of(*case)
-    print(case, file=sys.stderr, flush=True)
-    expected = run(config, one, steps.jit_train_step)
-    global_ = run(config, eight, steps.jit_train_step)
-    shards = run(config, two, per_shard_step)
-    shards["loss and terms"] |= {
-      k: expected["loss and terms"][k] for k in ("grad_norm", "param_norm")
-    }
-    if config.optim.name == "adam":
-      for result in (global_, shards, expected):
-        result["adam"] = adam_moves(result["adam"], expected["gradients"])
-    found[" ".join(case)] = {
-      what: [
-        difference(expected[what], global_[what]),
-        difference(expected[what], shards[what]),
-      ]
-      for what in expected
-    }
-  print(json.dumps(found))
+  config = config_of(*case)
+  expected = run(config, one, steps.jit_train_step)
+  global_ = run(config, eight, steps.jit_train_step)
+  shards = run(config, two, per_shard_step)
+  shards["loss and terms"] |= {
+    k: expected["loss and terms"][k] for k in ("grad_norm", "param_norm")
+  }
+  if config.optim.name == "adam":
+    for result in (global_, shards, expected):
+      result["adam"] = adam_moves(result["adam"], expected["gradients"])
+  differences = {
+    what: [
+      difference(expected[what], global_[what]),
+      difference(expected[what], shards[what]),
+    ]
+    for what in expected
+  }
+  print(json.dumps(differences))
 
 
-@pytest.fixture(scope="module")
-def differences():
-  done = subprocess.run(
-    [sys.executable, __file__],
-    env=os.environ
-    | {
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
-      " --xla_backend_optimization_level=0",  # compiles sooner
-      "PYTHONPATH": str(HERE.parent),
-    },
-    capture_output=True,
-    text=True,
-    timeout=300,
+# The last one adds a third of the time, and no line that others do not run.
+PARAMS = [*CASES[:3], pytest.param(CASES[3], marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=PARAMS, ids=" ".join)
+def differences(request, tmp_path_factory):
+  out, err = (tmp_path_factory.mktemp("case") / n for n in ("out", "err"))
+  process = warm.Process(
+    compare, *request.param, out=out, err=err, env=warm.devices(8)
   )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  code, printed, errors = process.wait()
+  assert code == 0, errors
+  return json.loads(printed.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
-def test_eight_devices_equal_one(differences, case):
-  for what, (sharded, _) in differences[case].items():
+def test_eight_devices_equal_one(differences):
+  for what, (sharded, _) in differences.items():
     assert sharded < TOLERANCE[what], what
 
 
-@pytest.mark.parametrize("case", [" ".join(case) for case in CASES])
-def test_the_mean_of_per_shard_losses_is_another(differences, case):
+def test_the_mean_of_per_shard_losses_is_another(differences):
   """So the tolerance above tells the two apart, at every place."""
-  for what, (_, per_shard) in differences[case].items():
+  for what, (_, per_shard) in differences.items():
     assert per_shard > 30 * TOLERANCE[what], what
-
-
-if __name__ == "__main__":
-  main()

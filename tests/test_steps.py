@@ -69,6 +69,7 @@ def torch_nt_xent(z1, z2, torch):
   return torch.nn.functional.cross_entropy(logits, target)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["vicreg", "nt_xent"])
 def test_five_adam_steps_equal_pytorch(tiny, name):
   torch = pytest.importorskip("torch")
@@ -196,6 +197,7 @@ def test_bfloat16_leaves_the_state_in_float32(tiny):
   np.testing.assert_allclose(scalars["loss"], expected["loss"], rtol=0.05)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_golden_step(tiny):
   """Two steps of the recipe. A change here changes everybody's results."""
   state, step = trainer(tiny)
@@ -209,6 +211,7 @@ def test_golden_step(tiny):
   )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_options_are_for_cpus_and_for_a_jaxlib_that_knows_them():
   ours = mesh.compiler_options(mesh.make_mesh())
   assert ours == {"xla_cpu_experimental_ynn_fusion_type": ""}

@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import warm
 from absl import flags
 from ml_collections import config_flags
 
@@ -148,7 +149,7 @@ if "bad" in workdir.name:
   sys.exit("error: a reason")
 if workdir.name == "slow" and not (workdir / "saved").exists():
   (workdir / "ready").touch()
-  time.sleep(60)
+  time.sleep(600)
 score = {"roc_auc": 50.0 + len(workdir.name), "pr_auc": 20.0}
 (workdir / "probe.json").write_text(json.dumps({"linear": score}))
 """
@@ -169,6 +170,12 @@ def get_suite(scale):
 """
 
 
+def on_a_stand_in(stand_in, *arguments):
+  """The command, whose trainings and probes are the stand-in's."""
+  runner.COMMAND = (sys.executable, stand_in)
+  suite.main(arguments)
+
+
 @pytest.fixture
 def toy(tmp_path):
   """start(names, *flags) -> the process of a suite on the stand-in."""
@@ -177,18 +184,14 @@ def toy(tmp_path):
 
   def start(names, *arguments):
     (tmp_path / "toy.py").write_text(TOY.format(names=names))
-    code = (
-      "import sys; from vicreg_jax import suite; from vicreg_jax.study import"
-      " runner;"
-      f"runner.COMMAND = (sys.executable, {str(stand_in)!r});"
-      "suite.main(sys.argv[1:])"
-    )
-    return subprocess.Popen(
-      [sys.executable, "-c", code, f"--suite={tmp_path}/toy.py"]
-      + [f"--workdir={tmp_path}/w", *arguments],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+    return warm.Process(
+      on_a_stand_in,
+      str(stand_in),
+      f"--suite={tmp_path}/toy.py",
+      f"--workdir={tmp_path}/w",
+      *arguments,
+      out=tmp_path / "out",
+      err=tmp_path / "err",
     )
 
   return start
@@ -199,16 +202,15 @@ def calls(tmp_path):
 
 
 def wait_for(path):
-  deadline = time.monotonic() + 60
+  deadline = time.monotonic() + 300
   while not path.exists():
     assert time.monotonic() < deadline, f"no {path}"
     time.sleep(0.05)
 
 
 def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
-  process = toy(("one", "bad", "two"))
-  out, err = process.communicate()
-  assert process.returncode == 1
+  code, out, err = toy(("one", "bad", "two")).wait()
+  assert code == 1
   assert calls(tmp_path) == ["one", "one-probe", "bad", "two", "two-probe"]
   assert "[2/6] runs/bad: FAILED with code 1, see" in err
   assert "    error: a reason" in err and "    step 1/2" in err
@@ -220,15 +222,14 @@ def test_what_fails_is_reported_and_the_rest_goes_on(toy, tmp_path):
   assert "| ROC-AUC linear: ours | ROC-AUC linear: thesis |" in out
   assert "| bad | - | 60.00 | - |" in out
   # Once more: only what is not finished.
-  process = toy(("one", "bad", "two"))
-  _, err = process.communicate()
+  _, _, err = toy(("one", "bad", "two")).wait()
   assert calls(tmp_path)[5:] == ["bad"]
   assert "[1/6] runs/one: was finished before" in err
   # Where data are makes no difference, and a study may be moved.
-  toy(("one",), "--config.data.dir=elsewhere").communicate()
+  toy(("one",), "--config.data.dir=elsewhere").wait()
   assert calls(tmp_path)[6:] == []
   # With another flag nothing is finished.
-  toy(("one",), "--config.probe.max_epochs=3").communicate()
+  toy(("one",), "--config.probe.max_epochs=3").wait()
   assert calls(tmp_path)[6:] == ["one", "one-probe"]
   log = (tmp_path / "w/runs/one/log.txt").read_text()
   assert log.count("--config.probe.max_epochs=3") == 1
@@ -239,13 +240,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(toy, tmp_path, how):
   process = toy(("one", "slow", "two"))
   wait_for(tmp_path / "w/runs/slow/ready")
   process.send_signal(how)
-  _, err = process.communicate()
-  assert process.returncode == 75
+  code, _, err = process.wait()
+  assert code == 75
   assert err.endswith("interrupted; run the same command to continue\n")
   assert "FAILED" not in err and "two" not in calls(tmp_path)
-  process = toy(("one", "slow", "two"))
-  process.communicate()
-  assert process.returncode == 0
+  code, *_ = toy(("one", "slow", "two")).wait()
+  assert code == 0
   left = ["slow", "slow-probe", "two", "two-probe"]
   assert calls(tmp_path)[3:] == left
 
@@ -255,11 +255,10 @@ def test_a_killed_suite_leaves_no_run_behind(toy, tmp_path):
   process = toy(("slow",))
   wait_for(tmp_path / "w/runs/slow/ready")
   process.kill()
-  process.communicate()
+  process.wait()
   wait_for(tmp_path / "w/runs/slow/saved")  # as on SIGTERM
-  process = toy(("slow",))
-  process.communicate()
-  assert process.returncode == 0
+  code, *_ = toy(("slow",)).wait()
+  assert code == 0
 
 
 def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
@@ -277,19 +276,19 @@ def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
 
 
 def test_one_member_and_a_list(toy, tmp_path):
-  out, _ = toy(("one", "two"), "--list").communicate()
+  _, out, _ = toy(("one", "two"), "--list").wait()
   assert not (tmp_path / "w").exists()
   assert out.splitlines()[-2:] == [
     "# 1: runs/two-probe",
     "python -m vicreg_jax.main --config=configs/probe.py"
     f" --workdir={tmp_path}/w/runs/two-probe --config.seed=1",
   ]
-  toy(("one", "two"), "--only=1").communicate()
+  toy(("one", "two"), "--only=1").wait()
   assert calls(tmp_path) == ["two", "two-probe"]
-  process = toy(("one", "two"), "--only=2")
-  assert "use numbers from 0 to 1" in process.communicate()[1]
-  toy(("one", "two"), "--only=1,1").communicate()
-  out, _ = toy(("one", "two"), "--collect").communicate()
+  _, _, err = toy(("one", "two"), "--only=2").wait()
+  assert "use numbers from 0 to 1" in err
+  toy(("one", "two"), "--only=1,1").wait()
+  _, out, _ = toy(("one", "two"), "--collect").wait()
   assert calls(tmp_path) == ["two", "two-probe"]
   assert "| one | - |" in out and "| two | 59.00 |" in out
 
@@ -497,17 +496,21 @@ def test_published_scores_stand_in_their_rows(tmp_path):
 # --- the whole of it ---------------------------------------------------------
 
 
-def test_a_suite_at_smoke_scale(tmp_path):
-  """Trains, probes, and draws; a second time there is nothing left to do."""
-  command = [sys.executable, "-m", "vicreg_jax.suite"]
-  command += ["--suite=configs/suites/projector.py", "--scale=smoke"]
-  command += [f"--workdir={tmp_path}", f"--config.data.dir={tmp_path}/data"]
-  command += ["--only=0,3"]  # each method with its own projector
-  done = subprocess.run(command, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
+def smoke(tmp_path, data_dir, *flags):
+  return [
+    "--suite=configs/suites/projector.py",
+    "--scale=smoke",
+    f"--workdir={tmp_path}",
+    f"--config.data.dir={data_dir}",
+    *flags,
+  ]
+
+
+def check_smoke(tmp_path, runs):
+  """Table and figure of so many runs."""
   rows = list(csv.DictReader((tmp_path / "projector/table.csv").open()))
   ours = [row for row in rows if row["ours"]]
-  assert len(ours) == 2 * 4  # runs; metrics of heads
+  assert len(ours) == runs * 4  # metrics of heads
   for row in ours:
     assert 0 < float(row["ours"]) < 100
     if row["thesis"]:
@@ -516,6 +519,39 @@ def test_a_suite_at_smoke_scale(tmp_path):
   assert plan.STAMP in (tmp_path / "projector/table.md").read_text()
   for suffix in (".png", ".svg"):
     assert os.path.getsize(tmp_path / f"projector/projector{suffix}") > 10_000
+
+
+@pytest.mark.slow
+def test_a_suite_at_smoke_scale(tmp_path):
+  """Trains, probes, and draws; a second time there is nothing left to do."""
+  command = [sys.executable, "-m", "vicreg_jax.suite"]
+  # Each method with its own projector.
+  command += smoke(tmp_path, tmp_path / "data", "--only=0,3")
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  check_smoke(tmp_path, 2)
   again = subprocess.run(command, capture_output=True, text=True)
   assert again.stderr.count("was finished before") == 4
   assert again.stdout == done.stdout
+
+
+SMALLER = (
+  "--config.model.blocks=4",
+  "--config.data.crop=243",
+  "--config.data.clip_seconds=0.2",
+)
+
+
+def test_a_member_below_smoke_scale(tmp_path, data_dir, monkeypatch):
+  """One run and its probe, in processes that are forked warm."""
+
+  def call(self, job, flags):
+    done = warm.run_command(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    return 0
+
+  monkeypatch.setattr(runner.Runner, "_call", call)
+  with pytest.raises(SystemExit) as ended:
+    suite.main(smoke(tmp_path, data_dir, "--only=0", *SMALLER))
+  assert not ended.value.code
+  check_smoke(tmp_path, 1)

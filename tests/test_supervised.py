@@ -5,14 +5,13 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
+import warm
 from conftest import shrink
 from test_pretrain import assert_same, lines_of
 
@@ -24,7 +23,6 @@ from vicreg_jax.model import losses, samplecnn
 from vicreg_jax.training import checkpoint, loop, steps
 from vicreg_jax.use import encoder as encoders
 
-HERE = pathlib.Path(__file__).parent
 RATE = 22_050
 B, T = 8, 27
 
@@ -98,6 +96,7 @@ def trainer(config, single, classes=5):
   return state, steps.jit_supervised_step(config, tx, single, devices)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("single", [False, True])
 def test_five_steps_equal_pytorch(single):
   torch = pytest.importorskip("torch")
@@ -256,38 +255,32 @@ def three_steps():
   return found
 
 
+def elsewhere(data_dir, out):
+  """Saves the steps of eight devices, and the stream on one core."""
+  assert len(jax.devices()) == 8
+  losses = three_steps()
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before tf.data
+  config = config_of(data_dir)
+  ((x, labels),) = epochs_of(config, datasets.prepare(config.data), 1)
+  np.savez(out, x=x, labels=labels, losses=losses)
+
+
 def test_one_core_and_eight_devices_make_no_difference(
   labelled, data_dir, tmp_path
 ):
   """The stream to the bit, and steps but for the order of sums."""
-  (tmp_path / "other.py").write_text(f"""
-import os, sys
-
-class NoTorch:  # which tensorboardX would load, for seconds
-  def find_spec(self, name, *_):
-    if name == "torch":
-      raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NoTorch())
-sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
-import jax
-import numpy as np
-import test_supervised as t
-assert len(jax.devices()) == 8
-losses = t.three_steps()
-os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})  # before tf.data
-config = t.config_of({data_dir!r})
-((x, labels),) = t.epochs_of(config, t.datasets.prepare(config.data), 1)
-np.savez({str(tmp_path / "other.npz")!r}, x=x, labels=labels,
-         losses=losses)
-""")
-  flag = "--xla_force_host_platform_device_count=8"
-  subprocess.run(
-    [sys.executable, str(tmp_path / "other.py")],
-    check=True,
-    env=os.environ | {"XLA_FLAGS": flag},
+  out = tmp_path / "other.npz"
+  process = warm.Process(
+    elsewhere,
+    data_dir,
+    out,
+    out=tmp_path / "o",
+    err=tmp_path / "e",
+    env=warm.devices(8),
   )
-  other = np.load(tmp_path / "other.npz")
+  code, _, errors = process.wait()
+  assert code == 0, errors
+  other = np.load(out)
   ((x, labels),) = epochs_of(labelled, datasets.prepare(labelled.data), 1)
   assert x.tobytes() == other["x"].tobytes()
   assert labels.tobytes() == other["labels"].tobytes()
