@@ -1,6 +1,10 @@
 """The verbs of the command line, as somebody types them."""
 
 import json
+import pathlib
+import re
+import shlex
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -102,3 +106,50 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
   for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
     error = call("tag", model, music / "1.wav")
     assert error.startswith("error: ") and "\n" not in error
+
+
+def readme_blocks(language):
+  """Code of the README's section on using an encoder."""
+  text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+  section = text[text.index("<!-- use: begin") : text.index("<!-- use: end")]
+  return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture
+def as_in_the_readme(small_run, tmp_path, monkeypatch):
+  """A directory with what the README's commands name."""
+  monkeypatch.chdir(tmp_path)
+  shutil.copytree(small_run, "runs/quickstart")
+  encoder = vicreg_jax.load(small_run)
+  params = {"linear": {"out": {"kernel": np.ones((16, 2)), "bias": np.ones(2)}}}
+  names = ("piano", "drums")
+  heads = heads_lib.Heads(names, False, encoder.fingerprint(), 3, params)
+  heads_lib.save(heads, "runs/quickstart")
+  x_T = np.random.default_rng(0).normal(size=44_100) * 0.1
+  soundfile.write("song.mp3", x_T, 22_050)
+  pathlib.Path("music").mkdir()
+  shutil.copy("song.mp3", "music/a.mp3")
+
+
+def test_the_python_of_the_readme(as_in_the_readme):
+  scope = {}
+  exec("\n".join(readme_blocks("python")), scope)
+  assert scope["song"].shape == (16,)
+  np.testing.assert_allclose(scope["segments"].start_seconds[:2], [0, 0.5])
+  assert set(scope["encoder"].tags("song.mp3")) == {"piano", "drums"}
+
+
+def test_the_commands_of_the_readme(as_in_the_readme, capsys):
+  pytest.importorskip("onnx")
+  verbs = set()
+  for line in "".join(readme_blocks("bash")).replace("\\\n", "").splitlines():
+    _, _, module, *flags = shlex.split(line)
+    if module != "vicreg_jax":
+      continue
+    verbs.add(flags[0])
+    if flags[0] != "import":  # tests/test_clmr.py has files to import
+      assert call(*flags) == 0, line
+  assert verbs == {"embed", "tag", "export", "import"}
+  assert "song.mp3: piano" in capsys.readouterr().out
+  assert len(pq.read_table("music.parquet")) == 1
+  assert len(pq.read_table("passages.parquet")) == 2
