@@ -44,7 +44,7 @@ def get_config():
   c.checkpoint.keep = 2
   c.probe_after = True
   c.probe.untrained = False
-  c.probe.max_epochs = 20
+  c.probe.max_epochs = {probe_epochs}
   return c
 """
 
@@ -64,6 +64,7 @@ class Soak:
         data=str(data_dir),
         steps=self.total,
         epochs=SAVE_EVERY / 3,
+        probe_epochs=20 if kills >= 5 else 1,  # long enough to be killed
       )
     )
     self.workdir = self._directory / "killed"

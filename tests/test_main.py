@@ -107,6 +107,8 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     "--config.data.clip_seconds=1.0",
     "--config.batch_size=4",
     "--config.steps=2",
+    "--config.data.crop=2187",
+    "--config.model.blocks=6",
     "--config.model.width=0.0625",
     "--config.probe.max_epochs=2",
   )
