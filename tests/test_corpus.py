@@ -256,6 +256,13 @@ def test_a_full_disk_loses_nothing(encoder, music, tmp_path, monkeypatch):
   assert run(encoder, music, out).known >= 3
 
 
+@pytest.mark.parametrize("wrong", [{"pooling": "max"}, {"format": "csv"}])
+def test_other_options_are_refused(encoder, music, tmp_path, wrong):
+  (key, value), *_ = wrong.items()
+  with pytest.raises(ValueError, match=f"{key} is '{value}'; use one of"):
+    run(encoder, music, tmp_path / "out", **wrong)
+
+
 def test_arrays_for_numpy(encoder, music, tmp_path):
   run(encoder, music, tmp_path / "out.npz", format="npz")
   run(encoder, music, tmp_path / "out.npy", format="npy")

@@ -1,7 +1,8 @@
 """Uses an encoder: `python -m vicreg_jax VERB MODEL ...`.
 
     python -m vicreg_jax embed MODEL music/ --output=music.parquet
-    python -m vicreg_jax export MODEL --format=onnx --output=DIR
+    python -m vicreg_jax tag MODEL song.mp3
+    python -m vicreg_jax export MODEL --format=onnx --output=DIR --license=MIT
     python -m vicreg_jax import clmr_checkpoint_10000.zip --workdir=DIR
 
 MODEL is a training's workdir, a folder that `export` has written, or a file of
@@ -39,9 +40,17 @@ def parser() -> argparse.ArgumentParser:
   embed.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
   embed.add_argument("--output", required=True, help="the table to write")
   embed.add_argument("--hop", type=float, help="seconds between segments")
-  embed.add_argument("--pooling", choices=("mean", "none"), default="mean")
   embed.add_argument(
-    "--format", choices=("parquet", "npz", "npy"), default="parquet"
+    "--pooling",
+    choices=("mean", "none"),
+    default="mean",
+    help="a row a file, the mean over its segments; or a row a segment",
+  )
+  embed.add_argument(
+    "--format",
+    choices=("parquet", "npz", "npy"),
+    default="parquet",
+    help="a table, or arrays made from one",
   )
   embed.add_argument("--shard", type=_shard, help="I/N: this machine's share")
   embed.add_argument("--overwrite", action="store_true", help="begin anew")

@@ -1,4 +1,4 @@
-"""Where clips are cropped: all that trains or probes has its crops from here.
+"""Where clips are cropped: all random crops, of trainings and probes.
 
 Three steps, each ahead of the next:
 

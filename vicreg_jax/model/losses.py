@@ -117,8 +117,7 @@ def nt_xent_loss(z1_BxD, z2_BxD, *, temperature=0.5):
 
 
 # `loss.name`: the loss, and the keys of the config's section `loss` that it
-# takes. To add one: its function, a row here, its keys in config.base_pretrain,
-# and in plots.TERMS the terms that are to be drawn.
+# takes. .github/CONTRIBUTING.md says how to add one.
 LOSSES = {
   "vicreg": (
     vicreg_loss,

@@ -22,7 +22,6 @@ import numpy as np
 
 from vicreg_jax.model import samplecnn
 
-SAMPLE_RATE = 22_050  # Hz
 ENCODER = samplecnn.SampleCNN(variant="clmr")
 # What CLMR's heads of 50 outputs predict: the order of its MagnaTagATune.
 # fmt: off

@@ -147,6 +147,12 @@ def embed(
     ValueError: the table is of another encoder, hop or pooling, is damaged, or
       cannot be written; what was done is kept.
   """
+  for key, value, known in (
+    ("pooling", pooling, POOLINGS),
+    ("format", format, FORMATS),
+  ):
+    if value not in known:
+      raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
   table = output if format == "parquet" else f"{output}.parquet"
   about = {
     "encoder": encoder.fingerprint(),
