@@ -218,7 +218,7 @@ def on_eight_devices(data_dir, other, workdir):
   assert len(jax.devices()) == 8
   config = shrink(configs.base_pretrain(), data_dir)
   state = pretrain.run(config, workdir)
-  theirs = encoders.load(other, -1, mesh.make_mesh())
+  theirs = encoders.load(other)
   for name, params in (
     ("ours", state.params["encoder"]),
     ("theirs", theirs._variables["params"]),

@@ -437,10 +437,28 @@ def test_a_resumed_run_equals_an_unbroken_one(
       assert len(contents) == 1
 
 
+def test_tags_are_those_of_the_best_weights(labelled, unbroken):
+  """The run's own head, on the encoder of the step that is scored."""
+  results, workdir = unbroken
+  prepared = datasets.prepare(labelled.data)
+  encoder = encoders.load(workdir)
+  assert encoder.step == results["step"] != 9
+  labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
+  shares = []
+  for example in prepared.dataset("test"):
+    x = np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32)
+    shares.append(list(encoder.tags(x / 32767, 22_050).values()))
+  defined = [k for k in range(16) if 0 < labels_NxK[:, k].mean() < 1]
+  auc = sklearn.metrics.roc_auc_score(
+    labels_NxK[:, defined], np.array(shares)[:, defined]
+  )
+  assert 100 * auc == pytest.approx(results[supervised.NAME]["roc_auc"])
+
+
 def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
   workdir = unbroken[1]
   prepared = datasets.prepare(labelled.data)
-  encoder = encoders.load(workdir, devices=mesh.make_mesh())
+  encoder = encoders.load(workdir, step=9)
   state = saved(labelled, prepared, workdir, 9)
   assert encoder.step == 9
   assert_same(encoder._variables["params"], state.params["encoder"])
@@ -517,7 +535,11 @@ def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
 @pytest.mark.parametrize(
   "key, value, message",
   [
-    ("model.dropout", 1.0, r"model.dropout is 1.0; use 0 to below 1"),
+    (
+      "model.dropout",
+      1.0,
+      r"model.dropout is 1.0; .* at least 0 and below 1",
+    ),
     ("model.dropout", "0.5", r"model.dropout is '0.5'; it must be a number"),
     ("stop_patience", -1, r"stop_patience is -1"),
     ("stop_patience", 2.5, r"stop_patience is 2.5; .* whole number"),

@@ -101,19 +101,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
   results, tags = {}, {}
   for prefix, frozen in frozen_encoders.items():
-    of_heads, params = _scores(config, frozen, prepared, labels, prefix)
+    of_heads, fits = _scores(config, frozen, prepared, labels, prefix)
     for head, found in of_heads.items():
       results[prefix + head], tags[prefix + head] = found
     if frozen is encoder:
-      best_first = sorted(
-        of_heads, key=lambda head: _to_choose_by(of_heads, head)
-      )
+      best_first = sorted(fits, key=lambda head: fits[head].best_loss)
       heads = Heads(
         labels=tuple(prepared.labels),
         single=prepared.label_kind == "single",
         encoder=encoder.fingerprint(),
         step=encoder.step,
-        params={head: params[head] for head in best_first},
+        params={head: fits[head].best_params for head in best_first},
       )
   if prepared.label_kind == "single":
     results["majority"] = scores.majority(
@@ -125,11 +123,6 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     heads_lib.save(heads, workdir)
     scores.write(workdir, results, prepared.labels, tags)
   return results
-
-
-def _to_choose_by(of_heads, head):
-  """The lower, the better is a head in validation; undefined comes last."""
-  return -np.nan_to_num(of_heads[head].results["valid_roc_auc"], nan=-1.0)
 
 
 def figure(workdir: str) -> str | None:
@@ -156,7 +149,7 @@ def figure(workdir: str) -> str | None:
 
 
 def _scores(config, encoder, prepared, labels, prefix):
-  """{head: its scores on the test clips} and {head: parameters}."""
+  """{head: its scores on the test clips} and {head: _Fit}."""
   batch_size = config.probe.encode_batch_size
   splits = {}
   for split in ("valid", "test"):
@@ -176,18 +169,19 @@ def _scores(config, encoder, prepared, labels, prefix):
   )
   found = {}
   for head, fit in fits.items():
-    valid, test = (
-      scores.of_segments(
-        fit.module.apply({"params": fit.best_params}, splits[split].y_MxD),
-        splits[split].clip_M,
-        splits[split].labels_NxK,
-        single=single,
-        best_epoch=fit.best_epoch,
+    of_split = {
+      name: (
+        fit.module.apply({"params": fit.best_params}, split.y_MxD),
+        split.clip_M,
+        split.labels_NxK,
       )
-      for split in ("valid", "test")
-    )
-    found[head] = test._replace(results=test.results | scores.held_out(valid))
-  return found, {head: fit.best_params for head, fit in fits.items()}
+      for name, split in splits.items()
+    }
+    options = dict(single=single, best_epoch=fit.best_epoch)
+    test = scores.of_segments(*of_split["test"], **options)
+    held_out = scores.held_out(*of_split["valid"], **options)
+    found[head] = test._replace(results=test.results | held_out)
+  return found, fits
 
 
 def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):

@@ -52,13 +52,18 @@ def of_segments(
   return Scores(results, metrics.per_tag_metrics(labels_NxK, scores_NxK))
 
 
-def held_out(valid: Scores) -> dict:
+def held_out(*of_valid, **options) -> dict:
   """Scores on the clips to validate on, to choose a recipe by; not the test's.
 
-  Whoever chooses by the test scores has none left that are unbiased.
+  Whoever chooses by the test scores has none left that are unbiased. Takes what
+  `of_segments` takes; empty if there are too few clips for any score.
   """
+  try:
+    results = of_segments(*of_valid, **options).results
+  except ValueError:
+    return {}
   names = ("roc_auc", "pr_auc", "accuracy")
-  return {f"valid_{k}": valid.results[k] for k in names if k in valid.results}
+  return {f"valid_{k}": results[k] for k in names if k in results}
 
 
 def majority(train_labels_NxK, test_labels_MxK) -> dict:

@@ -51,10 +51,11 @@ def adopt(path: str, workdir: str) -> str:
   workdirs.write_config(config, workdir)
   with checkpoint.Checkpoints(workdir, 1) as saved:
     saved.save(state, STEP)
+  found = ["encoder"]
+  if weights.projector:
+    found.append(f"projector to {widths[-1]}")
   if encoder.heads:
     heads_lib.save(encoder.heads, workdir)
-  found = ["encoder"]
-  found += [f"projector to {widths[-1]}"] * bool(weights.projector)
-  found += [f"head of {len(encoder.heads.labels)} tags"] * bool(encoder.heads)
+    found.append(f"head of {len(encoder.heads.labels)} tags")
   count = sum(np.size(x) for x in jax.tree.leaves(encoder.variables["params"]))
   return f"{weights.source}: {', '.join(found)}; {count:,} parameters"

@@ -121,7 +121,7 @@ class Encoder:
 
     Args:
       audio, sample_rate: as `embed`.
-      head: which of `heads`; the best in validation, if not given.
+      head: which of `heads`; that of the lowest validation loss, if not given.
 
     Raises:
       ValueError: as `embed`; or no heads were saved with this encoder.

@@ -31,7 +31,7 @@ class Heads(NamedTuple):
     encoder: fingerprint of the encoder's weights.
     step: of the encoder's checkpoint.
     params: {name of a head: its parameters, of `samplecnn.Head`}, the one with
-      the best validation scores first.
+      the lowest validation loss first.
   """
 
   labels: tuple[str, ...]
