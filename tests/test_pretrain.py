@@ -535,3 +535,39 @@ def test_a_shorter_run_leaves_what_a_longer_one_keeps(small, tmp_path):
   assert int(state.step) == 15
   left = sorted(os.listdir(tmp_path / "checkpoints"), key=int)
   assert left == ["3", "6", "9", "15"]
+
+
+@pytest.fixture
+def like_the_small_run(small_run, data_dir):
+  """A config whose encoder is the small run's, to begin with."""
+  config = shrink(configs.base_pretrain(), data_dir)
+  config.eval_every_epochs = 0.0
+  config.steps = 1
+  config.optim.learning_rate = 1e-30  # so that a step changes nothing
+  config.init_from = small_run
+  return config
+
+
+def test_a_run_may_begin_with_another_encoder(like_the_small_run, tmp_path):
+  """With its weights, which a step of no rate leaves as they were."""
+  config = like_the_small_run
+  state = pretrain.run(config, str(tmp_path / "run"))
+  want = encoders.load(config.init_from)
+  assert_same(state.params["encoder"], want.variables["params"])
+  config.seed = 5
+  other = pretrain.run(config, str(tmp_path / "other"))
+  assert_same(other.params["encoder"], want.variables["params"])
+  a, b = (s.params["projector"]["dense0"]["kernel"] for s in (state, other))
+  assert not np.array_equal(a, b)  # which begins anew
+
+
+def test_an_encoder_to_begin_with_has_to_be_alike(like_the_small_run, tmp_path):
+  config = like_the_small_run
+  config.model.width = 0.125
+  with pytest.raises(
+    ValueError, match=r"model.width is 0.0625 there and 0.125 here. Set them"
+  ):
+    pretrain.run(config, str(tmp_path))
+  config.init_from = str(tmp_path / "nowhere")
+  with pytest.raises(ValueError, match="nowhere"):
+    pretrain.run(config, str(tmp_path))

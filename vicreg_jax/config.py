@@ -72,6 +72,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
       epochs=1000,
       steps=0,  # > 0: so many steps, whatever epochs says
       dtype="bfloat16",
+      init_from="",  # an encoder to begin with: a workdir, an export, CLMR's
       data=_data_with_crop(),
       # Clips to validate on: split "valid" of another data set, for which
       # name, path and seed stand in for those of `data`; "": of `data` itself.

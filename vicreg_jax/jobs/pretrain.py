@@ -10,7 +10,7 @@ import numpy as np
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.jobs import probe
+from vicreg_jax.jobs import probe, representations
 from vicreg_jax.model import metrics
 from vicreg_jax.training import loop, steps
 
@@ -68,6 +68,7 @@ def run(config, workdir: str) -> steps.TrainState:
     train_step=steps.jit_train_step(config, tx, devices),
     batches=batches,
     evaluate=evaluation if evaluation.batch_size else None,
+    warm_start=representations.warm_start(config, devices),
   )
   return loop.run(config, workdir, training, devices)
 

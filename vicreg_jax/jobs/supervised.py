@@ -82,6 +82,7 @@ def run(config, workdir: str) -> dict:
     batches=batches,
     evaluate=validation(predict, prepared),
     patience=config.stop_patience * durations.per_epoch,
+    warm_start=representations.warm_start(config, devices),
   )
   best = loop.run(config, workdir, training, devices)
   made_of = {

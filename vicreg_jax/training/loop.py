@@ -37,6 +37,7 @@ HARMLESS = (
   "diagnostics",
   "encode_batch_size",
   "eval_every_epochs",
+  "init_from",  # matters before the first step alone
   "log_every_steps",
   "probe",
   "steps_per_epoch",
@@ -57,6 +58,7 @@ class Training:
     durations: in steps.
     schedule: learning rate by step, for the log.
     init: the state before the first step; is traced.
+    warm_start: `state -> state`, what is put in its place; None: nothing.
     train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
       "loss", "grad_norm" and "param_norm" must be finite.
     batches: this host's part of the batches from a step on, without end.
@@ -76,6 +78,7 @@ class Training:
   batches: Callable[[int], Iterator[Any]]
   evaluate: Callable[[steps.TrainState, int], dict[str, float]] | None
   patience: int | None = None
+  warm_start: Callable[[steps.TrainState], steps.TrainState] | None = None
 
 
 class _Signals:
@@ -213,6 +216,8 @@ def run(
     elif start:
       log.note(f"continuing from step {start}")
     last = state_at(training.init, devices, saved, start)
+    if not start and training.warm_start:
+      last = training.warm_start(last)
     if not complete:
       loop = _Loop(config, training, devices, saved, log, best)
       last = loop.run(last, start, signals)

@@ -146,6 +146,14 @@ def _init(config, tx, name, module):
   )
 
 
+def with_encoder(state: TrainState, variables) -> TrainState:
+  """The state with the encoder's weights and statistics from elsewhere."""
+  return state.replace(
+    params=state.params | {"encoder": variables["params"]},
+    batch_stats=state.batch_stats | {"encoder": variables["batch_stats"]},
+  )
+
+
 def loss_of(config, z_NxD: jax.Array):
   """Loss and terms of embeddings whose rows alternate between two views.
 
