@@ -39,10 +39,11 @@ def views(seed):
 
 def trainer(config):
   tx = steps.make_optimizer(config, configs.durations(config, 60))
-  before = jax.config.jax_disable_most_optimizations
-  jax.config.update("jax_disable_most_optimizations", True)  # compiles sooner
+  name = "jax_disable_most_optimizations"
+  before = jax.config.values[name]
+  jax.config.update(name, True)  # the first state compiles sooner
   state = jax.jit(lambda: steps.init_state(config, tx))()
-  jax.config.update("jax_disable_most_optimizations", before)
+  jax.config.update(name, before)
   return state, steps.jit_train_step(config, tx, mesh.make_mesh())
 
 
