@@ -4,7 +4,8 @@ import pytest
 import soak
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 5])
 def test_a_run_that_is_killed_loses_nothing(data_dir, tmp_path, kills):
   run = soak.Soak(tmp_path, data_dir, kills=kills, devices=0, seed=0)
   run.run()

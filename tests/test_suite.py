@@ -542,6 +542,7 @@ SMALLER = (
 )
 
 
+@pytest.mark.slow
 def test_a_member_below_smoke_scale(tmp_path, data_dir, monkeypatch):
   """One run and its probe, in processes that are forked warm."""
 
