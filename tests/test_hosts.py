@@ -84,7 +84,9 @@ def get_config():
 
 def start(tmp_path, workdir, name, devices, *flags, **env):
   """A process of its own notes, with so many simulated devices."""
-  (tmp_path / "hooked.py").write_text(CONFIG)
+  config = tmp_path / "hooked.py"
+  if not config.exists():  # another host may be reading it
+    config.write_text(CONFIG)
   notes = tmp_path / name
   notes.mkdir(exist_ok=True)
   env |= {
@@ -94,7 +96,7 @@ def start(tmp_path, workdir, name, devices, *flags, **env):
   }
   return warm.command(
     f"--workdir={workdir}",
-    f"--config={tmp_path}/hooked.py",
+    f"--config={config}",
     *flags,
     out=notes / "stdout",
     err=notes / "stderr",
