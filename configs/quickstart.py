@@ -3,9 +3,8 @@
     python -m vicreg_jax.main --config=configs/quickstart.py \
         --workdir=runs/quickstart
 
-Expected time: 3 minutes on two cores, of which 2 train.
-Expected result: linear ROC-AUC about 76 against 67 of the untrained encoder
-(seed 0; the figures of three seeds are in BUILD_NOTES.md).
+Expected time: some 5 minutes on two idle cores.
+Expected result: linear ROC-AUC about 75 against 68 of the untrained encoder.
 """
 
 from vicreg_jax import config as configs
