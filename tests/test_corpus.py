@@ -275,6 +275,18 @@ def test_arrays_for_numpy(encoder, music, tmp_path):
   )
 
 
+def test_an_error_in_a_thread_ends_the_run(
+  encoder, music, tmp_path, monkeypatch
+):
+  def blocks(path, rate):
+    raise MemoryError("none left")
+    yield
+
+  monkeypatch.setattr(corpus.audio, "blocks", blocks)
+  with pytest.raises(MemoryError, match="none left"):
+    run(encoder, music, tmp_path / "out")
+
+
 def test_shares_are_apart_and_whole():
   paths = [f"music/{i}.mp3" for i in range(60)]
   shares = [corpus.share(paths, i, 3) for i in range(3)]

@@ -256,6 +256,8 @@ class _Reader:
   def _hand_out(self, queued):
     start = 0
     while not isinstance(item := queued.get(), _End):
+      if isinstance(item, Exception):  # of the thread, which nobody else hears
+        raise item
       segment_T, length = item
       seconds = start / self._rate, (start + length) / self._rate
       self.notes.append(seconds)
@@ -282,6 +284,10 @@ class _Reader:
     except OSError as e:
       file = file._replace(reason=f"not readable ({e.strerror})")
     except _Closed:
+      return
+    except Exception as e:
+      with contextlib.suppress(_Closed):
+        self._put(queued, e)
       return
     with contextlib.suppress(_Closed):
       self._put(queued, _End(file))
