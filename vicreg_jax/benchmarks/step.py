@@ -1,8 +1,9 @@
 """The train step on this machine, against PyTorch's.
 
 Clips a second of `steps.jit_train_step`, the very step that training runs, at
-the thesis's full width in float32, against the same architecture, loss,
-optimizer, batch and number of threads in PyTorch, eager and by torch.compile;
+the thesis's full width, against the same architecture, loss, optimizer, batch
+and number of threads in PyTorch, eager and by torch.compile, on the same card
+where JAX has one;
 VICReg with LARS, and NT-Xent with Adam. A step takes a batch from NumPy's
 memory and ends when its loss is known. PyTorch runs the two views as the
 releases of VICReg and CLMR do, a forward pass each, and the covariance in
@@ -32,6 +33,9 @@ def add_arguments(parser):
   parser.add_argument("--batch", type=int, default=16, help="clips a step")
   parser.add_argument("--width", type=float, default=1.0, help="of the encoder")
   parser.add_argument(
+    "--dtype", choices=("float32", "bfloat16"), default="float32"
+  )
+  parser.add_argument(
     "--loss", choices=tuple(losses.LOSSES), help="one of the two recipes"
   )
 
@@ -42,7 +46,7 @@ def run(args) -> timing.Report:
   for base in (configs.base_pretrain(), configs.base_clmr()):
     if args.loss not in (None, base.loss.name):
       continue
-    base.update(dtype="float32", batch_size=args.batch)
+    base.update(dtype=args.dtype, batch_size=args.batch)
     base.model.width = args.width
     base.optim.warmup_epochs = 0.0
     report = compare(base, args.repeats)
@@ -102,7 +106,10 @@ def trainers(config) -> tuple[dict, list[str]]:
   except ImportError:
     return peers, ["PyTorch is not installed, so there is nothing to compare"]
   rate = float(steps.make_schedule(config, durations)(0))
-  make = functools.partial(torch_twin.Trainer, config, init(), rate)
+  card = "cuda" if jax.default_backend() == "gpu" else "cpu"
+  make = functools.partial(
+    torch_twin.Trainer, config, init(), rate, device=card
+  )
   torch_twin.set_threads(len(os.sched_getaffinity(0)))
   peers["torch"] = make()
   peers["torch.compile"] = make(compiled=True)

@@ -151,9 +151,10 @@ def nt_xent_loss(z1_BxD, z2_BxD, loss):
   u_AxD = F.normalize(torch.cat([z1_BxD, z2_BxD]), dim=1)
   logits_AxA = u_AxD @ u_AxD.T / loss.temperature
   logits_AxA = logits_AxA.masked_fill(
-    torch.eye(2 * n, dtype=torch.bool), -torch.inf
+    torch.eye(2 * n, dtype=torch.bool, device=u_AxD.device), -torch.inf
   )
-  return F.cross_entropy(logits_AxA, torch.arange(2 * n).roll(n))
+  target_A = torch.arange(2 * n, device=u_AxD.device).roll(n)
+  return F.cross_entropy(logits_AxA, target_A)
 
 
 def set_threads(number):
@@ -165,17 +166,27 @@ class Trainer:
   """Our train step in PyTorch, at a constant learning rate.
 
   Args:
-    config: of a pretraining in float32.
+    config: of a pretraining; `dtype` bfloat16 is PyTorch's autocast.
     state: our TrainState, whose weights it starts from.
     learning_rate: of every step.
+    device: PyTorch's name of where it runs.
     compiled: forward pass and loss by torch.compile (and so the gradients).
     loss: of the views' embeddings; None for `vicreg_loss` or `nt_xent_loss`.
   """
 
   def __init__(
-    self, config, state, learning_rate, *, compiled=False, loss=None
+    self,
+    config,
+    state,
+    learning_rate,
+    *,
+    device="cpu",
+    compiled=False,
+    loss=None,
   ):
     model = config.model
+    self._device = torch.device(device)
+    self._half = config.dtype == "bfloat16"
     widths, last_kernel = samplecnn.VARIANTS[model.variant]
     self._encoder = SampleCNN(
       round(samplecnn.STEM_CHANNELS * model.width),
@@ -192,6 +203,7 @@ class Trainer:
     ):
       variables = {"params": state.params[name]}
       copy(variables | {"batch_stats": state.batch_stats[name]}, twin)
+      twin.to(self._device)
     parameters = [*self._encoder.parameters(), *self._projector.parameters()]
     keys = config.optim
     if keys.name == "adam":
@@ -212,15 +224,17 @@ class Trainer:
     self._objective = torch.compile(forward) if compiled else forward
 
   def _forward(self, x1_BxT, x2_BxT):
-    z1_BxD, z2_BxD = (
-      self._projector(self._encoder(x_BxT)) for x_BxT in (x1_BxT, x2_BxT)
-    )
-    return self._loss(z1_BxD, z2_BxD)
+    with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+      z1_BxD, z2_BxD = (
+        self._projector(self._encoder(x_BxT)) for x_BxT in (x1_BxT, x2_BxT)
+      )
+    return self._loss(z1_BxD.float(), z2_BxD.float())
 
   def __call__(self, views_BxVxT) -> float:
     """One step on a NumPy batch; the loss before it."""
     x1_BxT, x2_BxT = (
-      torch.from_numpy(np.ascontiguousarray(views_BxVxT[:, v])) for v in (0, 1)
+      torch.from_numpy(np.ascontiguousarray(views_BxVxT[:, v])).to(self._device)
+      for v in (0, 1)
     )
     loss = self._objective(x1_BxT, x2_BxT)
     self._optimizer.zero_grad()
