@@ -19,12 +19,13 @@ import vicreg_jax
 ROOMS = {
   "ground": "files mesh plots cli checks",
   "data": "audio views threads seeds augment prepared datasets records crops"
-  " input_pipeline",
-  "model": "metrics losses optim samplecnn",
+  " input_pipeline mfcc",
+  "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir steps writer checkpoint loop",
   "use": "clmr export heads encoder adopt corpus hear verbs",
-  "jobs": "scores representations prepare embed probe pretrain supervised",
+  "jobs": "scores representations prepare embed clip_probes probe pretrain"
+  " supervised",
   "study": "thesis figures plan tables runner",
   "benchmarks": "timing music torch_twin compiler decode prepare augment"
   " pipeline step embed startup tpu",

@@ -15,9 +15,9 @@ import sklearn.metrics
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data import input_pipeline
+from vicreg_jax.data import input_pipeline, mfcc
 from vicreg_jax.jobs import embed, pretrain, probe, representations, scores
-from vicreg_jax.model import optim, samplecnn
+from vicreg_jax.model import bootstrap, classifiers, metrics, optim, samplecnn
 from vicreg_jax.use import encoder as encoders
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
@@ -252,22 +252,14 @@ def test_scores_to_choose_by_are_those_of_the_validation_clips(probing):
   probing.probe.max_epochs = 1  # whose weights count, whatever is validated
 
   def scored(names):
-    def segments(encoder, prepared, split, *, batch_size):
-      y_NxD, _ = problems[names[split]]
-      return y_NxD, np.arange(len(y_NxD))
-
-    labels = {s: problems[name][1] for s, name in names.items()}
+    of_split = {s: problems[name] for s, name in names.items()}
+    segments = {s: (y, np.arange(len(y))) for s, (y, _) in of_split.items()}
+    labels = {s: rows for s, (_, rows) in of_split.items()}
     labels = labels | {"train": train_labels}
-    labels = {
-      s: types.SimpleNamespace(labels_NxK=rows) for s, rows in labels.items()
-    }
     prepared = types.SimpleNamespace(label_kind="multi")
-    with (
-      mock.patch.object(representations, "crops", FakeEncoder.crops),
-      mock.patch.object(representations, "segments", segments),
-    ):
+    with mock.patch.object(representations, "crops", FakeEncoder.crops):
       found, _ = probe._scores(
-        probing, FakeEncoder(train_y), prepared, labels, ""
+        probing, FakeEncoder(train_y), prepared, labels, segments, ""
       )
       return found
 
@@ -391,6 +383,153 @@ def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
     arrays["test_y"][3], y.mean(0), rtol=1e-4, atol=1e-5
   )
   assert jnp.asarray(arrays["train_y"]).shape == (24, 16)
+
+
+ALL = ("linear", "mlp", "logistic", "knn")
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, trained, tmp_path_factory):
+  """A workdir with all heads of all encoders, its results, and its config."""
+  from conftest import shrink
+
+  config = shrink(configs.base_probe(), data_dir)
+  config.checkpoint = trained
+  config.probe.heads = ALL
+  config.probe.max_epochs = 1
+  workdir = str(tmp_path_factory.mktemp("whole"))
+  return workdir, probe.run(config, workdir), config
+
+
+def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
+  workdir, results, config = whole
+  encoder = encoders.load(config.checkpoint, devices=mesh.make_mesh())
+  labels = {
+    s: input_pipeline.labels(prepared, s).labels_NxK
+    for s in ("train", "valid", "test")
+  }
+  of_mfcc = {s: mfcc.of_split(prepared, s) for s in labels}
+  trained = {}
+  for split in labels:
+    y_MxD, clip_M = representations.segments(
+      encoder, prepared, split, batch_size=8
+    )
+    trained[split] = np.stack(
+      [y_MxD[clip_M == i].mean(axis=0) for i in range(max(clip_M) + 1)]
+    )
+  for prefix, y in (("", trained), ("mfcc_", of_mfcc)):
+    for head in ("logistic", "knn"):
+      train, valid = (
+        classifiers.Vectors(y[s], labels[s]) for s in ("train", "valid")
+      )
+      found = classifiers.predict(head, train, valid, y["test"], single=False)
+      results_of = results[prefix + head]
+      expected = metrics.tagging_metrics(labels["test"], found.test_NxK)
+      for name, value in expected.items():
+        assert results_of[name] == pytest.approx(value, abs=1e-3), name
+      held_out = metrics.tagging_metrics(labels["valid"], found.valid_NxK)
+      auc = pytest.approx(held_out["roc_auc"], abs=1e-3)
+      assert results_of["valid_roc_auc"] == auc
+      assert results_of["C" if head == "logistic" else "k"] == found.chosen
+  names = [f"{p}{h}" for p in ("", "untrained_") for h in ALL]
+  names += ["mfcc_logistic", "mfcc_knn"]
+  assert [n for n in results if n not in ("bootstrap", "step", "of")] == names
+  assert results["untrained_knn"]["roc_auc"] != results["knn"]["roc_auc"]
+  with open(f"{workdir}/{scores.PER_TAG}") as file:
+    rows = list(csv.DictReader(file))
+  of_tags = [float(row["mfcc_knn_roc_auc"]) for row in rows]
+  auc = results["mfcc_knn"]["roc_auc"]
+  assert np.nanmean(of_tags) == pytest.approx(auc, abs=1e-3)
+  assert list(encoders.load(workdir).heads.params) in (
+    ["linear", "mlp"],
+    ["mlp", "linear"],
+  )
+
+
+def test_intervals_and_differences_by_hand():
+  """Draw by draw, by scikit-learn on the clips that were drawn."""
+  rng = np.random.default_rng(0)
+  track_N = np.array([f"track {i // 2}" for i in range(40)])
+  labels_NxK = np.eye(3, dtype=int)[rng.integers(3, size=40)]
+  found = {
+    name: scores.of_clips(
+      labels_NxK, labels_NxK * signal + rng.normal(size=(40, 3)), single=True
+    )
+    for name, signal in (("knn", 2), ("untrained_knn", 1.5), ("mfcc_knn", 0))
+  }
+  results = {name: dict(scored.results) for name, scored in found.items()}
+  scores.add_intervals(results, found, labels_NxK, track_N, seed=3, single=True)
+  draws = {name: [] for name in found}
+  for weight_N in bootstrap.weights(track_N, 3).astype(int):
+    drawn = np.repeat(np.arange(40), weight_N)
+    for name, scored in found.items():
+      predicted_N = scored.predicted_NxK[drawn].argmax(axis=1)
+      hits_N = predicted_N == labels_NxK[drawn].argmax(axis=1)
+      draws[name].append(100 * hits_N.mean())
+  draws = {name: np.array(values) for name, values in draws.items()}
+  for name, values in draws.items():
+    expected = np.percentile(values, [2.5, 97.5])
+    np.testing.assert_allclose(results[name]["interval"]["accuracy"], expected)
+  for other in ("untrained", "mfcc"):
+    over = results["knn"][f"over_{other}"]["accuracy"]
+    than = results[f"{other}_knn"]["accuracy"]
+    assert over["difference"] == results["knn"]["accuracy"] - than
+    expected = np.percentile(draws["knn"] - draws[f"{other}_knn"], [2.5, 97.5])
+    np.testing.assert_allclose(over["interval"], expected)
+  low, high = results["knn"]["over_mfcc"]["accuracy"]["interval"]
+  assert low > 0
+  assert results["bootstrap"] == {"draws": 1000, "tracks": 20, "clips": 40}
+  table = scores.table(results).splitlines()
+  difference = results["knn"]["over_mfcc"]["accuracy"]["difference"]
+  (row,) = (line for line in table if line.startswith("knn vs mfcc"))
+  assert row.endswith(
+    f"{difference:+.1f} ({low:.1f} to {high:.1f}): beyond chance"
+  )
+  low, high = results["knn"]["over_untrained"]["accuracy"]["interval"]
+  (row,) = (line for line in table if line.startswith("knn vs untrained"))
+  assert low <= 0 <= high and row.endswith(f"to {high:.1f}): could be chance")
+
+
+def test_of_one_track_there_is_no_interval():
+  labels_NxK = np.array([[1, 0], [0, 1]])
+  found = {"knn": scores.of_clips(labels_NxK, labels_NxK, single=True)}
+  results = {"knn": dict(found["knn"].results)}
+  scores.add_intervals(results, found, labels_NxK, "aa", seed=0, single=True)
+  assert results == {"knn": found["knn"].results}
+
+
+def test_the_table_has_at_most_100_columns(whole):
+  _, results, _ = whole
+  single = json.loads(json.dumps(results))
+  for of in (of for of in single.values() if isinstance(of, dict)):
+    if "interval" in of:
+      of["accuracy"] = 100.0
+      of["interval"]["accuracy"] = [100.0, 100.0]
+      for other in ("over_untrained", "over_mfcc"):
+        if other in of:
+          worst = {"difference": -10.25, "interval": [-20.25, 10.25]}
+          of[other] |= {"accuracy": worst, "roc_auc": worst}
+  for content in (results, single):
+    assert max(map(len, scores.table(content).splitlines())) <= 100
+
+
+def test_heads_are_made_as_they_are_asked_for(whole, tmp_path):
+  _, results, config = whole
+  some = configs.base_probe()
+  some.update(config)
+  some.probe.heads = ("knn", "linear")
+  some.probe.mfcc = False
+  found = probe.run(some, str(tmp_path))
+  names = ["linear", "knn", "untrained_linear", "untrained_knn"]
+  assert [n for n in found if n not in ("bootstrap", "step", "of")] == names
+  for name in names:
+    assert found[name]["roc_auc"] == results[name]["roc_auc"]
+  some.probe.heads = ("knn",)
+  only = probe.run(some, str(tmp_path / "knn"))
+  assert only["knn"] == found["knn"] and "linear" not in only
+  assert encoders.load(some.checkpoint).heads is None
+  assert not (tmp_path / "knn" / "heads.json").exists()
+  assert os.path.getsize(probe.figure(str(tmp_path / "knn"))) > 10_000
 
 
 class Called(Exception):

@@ -49,6 +49,9 @@ def _data_with_crop() -> dict:
 def _probe() -> dict:
   """Thesis section 3.3.4 and the code that CLMR released."""
   return dict(
+    # What predicts labels: the thesis's "linear" and "mlp"; and, of a clip's
+    # mean vector, "logistic" regression and nearest neighbours, "knn".
+    heads=("linear", "mlp"),
     batch_size=256,  # crops a step of the heads
     encode_batch_size=64,  # crops a step of the frozen encoder
     learning_rate=1e-3,
@@ -59,6 +62,7 @@ def _probe() -> dict:
     stop_patience=10,  # epochs without a lower validation loss; 0: never
     distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
     untrained=True,  # also report the encoder before pretraining
+    mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
   )
 
 
@@ -337,6 +341,7 @@ _LIMITS = {
   "checkpoint.keep_at_epochs": _ABOVE_0,
   "stop_patience": _AT_LEAST_0,
   "encode_batch_size": _ABOVE_0,
+  "probe.heads": ("linear", "mlp", "logistic", "knn"),
   "probe.batch_size": _ABOVE_0,
   "probe.encode_batch_size": _ABOVE_0,
   "probe.learning_rate": _ABOVE_0,
@@ -389,6 +394,10 @@ def validate(config):
       raise ValueError(f"epochs is {config.epochs}; it must be above 0")
   if config.job == "pretrain":
     _validate_pretrain(config)
+  if config.job in ("pretrain", "probe") and not config.probe.heads:
+    raise ValueError(
+      'probe.heads is (); name one or more, ("linear", "logistic") for example'
+    )
   if config.job in ("probe", "embed"):
     _validate_checkpoint(config)
 

@@ -216,6 +216,18 @@ def labels(prepared: Prepared, split: str) -> Labels:
   return Labels([clip_id.decode() for clip_id in id_N], labels_NxK)
 
 
+def tracks(prepared: Prepared, split: str) -> list[str]:
+  """The track of every clip, in the order of `labels`."""
+  dataset = prepared.dataset(split).map(lambda example: example["track"])
+  return [track.decode() for track in _read(prepared, split, dataset)]
+
+
+def samples(prepared: Prepared, split: str) -> Iterator[bytes]:
+  """The 16-bit PCM of every clip, little-endian, in the order of `labels`."""
+  dataset = prepared.dataset(split).map(lambda example: example["samples"])
+  return _read(prepared, split, dataset)
+
+
 def probe_crops(
   prepared: Prepared,
   split: str,

@@ -1,10 +1,13 @@
 """Probes: how much of the labels a frozen encoder's representations hold.
 
-Thesis sections 3.2.3, 3.3.3 and 3.3.4: a linear head, and one with a hidden
-layer of the representation's size, trained by Adam with a plateau schedule on
-one random crop of each clip and epoch; the weights of the lowest validation
-loss are kept. Test clips are cut into consecutive segments whose predictions
-are averaged. The untrained encoder goes through the same protocol.
+The thesis's heads (sections 3.2.3, 3.3.3 and 3.3.4): a linear one, and one with
+a hidden layer of the representation's size, trained by Adam with a plateau
+schedule on one random crop of each clip and epoch; the weights of the lowest
+validation loss are kept. Test clips are cut into consecutive segments whose
+predictions are averaged. The untrained encoder goes through the same protocol.
+
+Besides there are logistic regression and nearest neighbours on the mean over a
+clip's segments (`classifiers`), for which MFCCs are a third "encoder".
 """
 
 import csv
@@ -18,13 +21,16 @@ import optax
 from tqdm import tqdm
 
 from vicreg_jax import files, mesh, plots
-from vicreg_jax.data import input_pipeline
-from vicreg_jax.jobs import representations, scores
-from vicreg_jax.model import losses, optim, samplecnn
+from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.jobs import clip_probes, representations, scores
+from vicreg_jax.model import classifiers, losses, metrics, optim, samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import heads as heads_lib
 from vicreg_jax.use.heads import Heads
+
+TRAINED = ("linear", "mlp")  # the heads that a training loop trains
 
 
 def main(config, workdir: str, checkpoint: str | None = None):
@@ -98,49 +104,91 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       seed=config.seed,
       batch_size=config.probe.encode_batch_size,
     )
-  labels = {s: input_pipeline.labels(prepared, s) for s in prepared.num_clips}
-  results, tags = {}, {}
+  labels = {s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS}
+  single = prepared.label_kind == "single"
+  on_clips = [h for h in classifiers.NAMES if h in config.probe.heads]
+  found, vectors = {}, {}
   for prefix, frozen in frozen_encoders.items():
-    of_heads, fits = _scores(config, frozen, prepared, labels, prefix)
-    for head, found in of_heads.items():
-      results[prefix + head], tags[prefix + head] = found
+    segments = {
+      split: representations.segments(
+        frozen, prepared, split, batch_size=config.probe.encode_batch_size
+      )
+      for split in (SPLITS if on_clips else ("valid", "test"))
+    }
+    of_heads, fits = _scores(config, frozen, prepared, labels, segments, prefix)
+    found |= {prefix + head: scored for head, scored in of_heads.items()}
     if frozen is encoder:
       best_first = sorted(fits, key=lambda head: fits[head].best_loss)
       heads = Heads(
         labels=tuple(prepared.labels),
-        single=prepared.label_kind == "single",
+        single=single,
         encoder=encoder.fingerprint(),
         step=encoder.step,
         params={head: fits[head].best_params for head in best_first},
       )
-  if prepared.label_kind == "single":
-    results["majority"] = scores.majority(
-      labels["train"].labels_NxK, labels["test"].labels_NxK
-    )
+    if on_clips:
+      vectors[prefix] = {
+        split: metrics.mean_over_clip(*of_split, len(labels[split]))
+        for split, of_split in segments.items()
+      }
+      found |= _on_clips(on_clips, vectors, labels, single, prefix)
+  if on_clips and config.probe.mfcc:
+    vectors["mfcc_"] = {
+      split: mfcc.of_split(prepared, split) for split in SPLITS
+    }
+    found |= _on_clips(on_clips, vectors, labels, single, "mfcc_")
+  results = {name: scored.results for name, scored in found.items()}
+  tracks = {"test": input_pipeline.tracks(prepared, "test")}
+  scores.add_intervals(
+    results,
+    found,
+    labels["test"],
+    tracks["test"],
+    seed=config.seed,
+    single=single,
+  )
+  if single:
+    results["majority"] = scores.majority(labels["train"], labels["test"])
   results |= {"step": encoder.step, "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
-    heads_lib.save(heads, workdir)
+    if heads.params:
+      heads_lib.save(heads, workdir)
+    tags = {name: scored.tags for name, scored in found.items()}
     scores.write(workdir, results, prepared.labels, tags)
   return results
 
 
+def _on_clips(heads, vectors, labels, single, prefix) -> dict:
+  """{name: scores} of the heads that take a clip's vector."""
+  return {
+    prefix + head: clip_probes.score(
+      head, vectors[prefix], labels, single=single
+    )
+    for head in heads
+  }
+
+
 def figure(workdir: str) -> str | None:
-  """Draws the ROC-AUC of each tag, linear heads; the PNG's path.
+  """Draws the ROC-AUC of each tag by the first head; the PNG's path.
 
   None if the untrained encoder was not probed.
   """
-  trained, untrained = "linear_roc_auc", "untrained_linear_roc_auc"
   text = files.read(f"{workdir}/{scores.PER_TAG}").decode()
   rows = list(csv.DictReader(io.StringIO(text, newline="")))
-  if untrained not in rows[0]:
+  heads = [
+    head
+    for head in (*TRAINED, *classifiers.NAMES)
+    if f"untrained_{head}_roc_auc" in rows[0]
+  ]
+  if not heads:
     return None
   out = f"{workdir}/figures/per_tag_auc.png"
   rows = [
     {
       "tag": row["tag"],
-      "trained": float(row[trained]),
-      "untrained": float(row[untrained]),
+      "trained": float(row[f"{heads[0]}_roc_auc"]),
+      "untrained": float(row[f"untrained_{heads[0]}_roc_auc"]),
     }
     for row in rows
   ]
@@ -148,44 +196,41 @@ def figure(workdir: str) -> str | None:
   return out
 
 
-def _scores(config, encoder, prepared, labels, prefix):
-  """{head: its scores on the test clips} and {head: _Fit}."""
-  batch_size = config.probe.encode_batch_size
-  splits = {}
-  for split in ("valid", "test"):
-    y_MxD, clip_M = representations.segments(
-      encoder, prepared, split, batch_size=batch_size
-    )
-    splits[split] = _Split(y_MxD, clip_M, labels[split].labels_NxK)
+def _scores(config, encoder, prepared, labels, segments, prefix):
+  """{head: its scores on the test clips} and {head: _Fit}, of TRAINED."""
+  splits = {s: _Split(*segments[s], labels[s]) for s in ("valid", "test")}
   single = prepared.label_kind == "single"
   fits = _train(
     config,
     encoder,
     prepared,
-    labels["train"].labels_NxK,
+    labels["train"],
     splits["valid"],
     single,
     prefix,
   )
   found = {}
   for head, fit in fits.items():
-    of_split = {
-      name: (
-        fit.module.apply({"params": fit.best_params}, split.y_MxD),
-        split.clip_M,
+    valid, test = (
+      (
         split.labels_NxK,
+        scores.over_segments(
+          fit.module.apply({"params": fit.best_params}, split.y_MxD),
+          split.clip_M,
+          len(split.labels_NxK),
+          single=single,
+        ),
       )
-      for name, split in splits.items()
-    }
-    options = dict(single=single, best_epoch=fit.best_epoch)
-    test = scores.of_segments(*of_split["test"], **options)
-    held_out = scores.held_out(*of_split["valid"], **options)
-    found[head] = test._replace(results=test.results | held_out)
+      for split in splits.values()
+    )
+    scored = scores.of_clips(*test, single=single, best_epoch=fit.best_epoch)
+    held_out = scores.held_out(*valid, single=single)
+    found[head] = scored._replace(results=scored.results | held_out)
   return found, fits
 
 
 def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
-  """Trains both heads on the same crops; {head: _Fit}."""
+  """Trains the heads of TRAINED on the same crops; {head: _Fit}."""
   p = config.probe
   N, K = labels_NxK.shape
   D = encoder.size
@@ -199,7 +244,10 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
   fits = {
     head: _start(samplecnn.Head(K, hidden), head, config.seed, D, tx, plateau)
     for head, hidden in (("linear", 0), ("mlp", D))
+    if head in p.heads
   }
+  if not fits:
+    return {}
   active, cache = set(fits), {}
   valid_y = valid.labels_NxK[valid.clip_M]
   progress = tqdm(

@@ -17,53 +17,123 @@ import jax
 import numpy as np
 
 from vicreg_jax import files, mesh, plots
-from vicreg_jax.model import metrics
+from vicreg_jax.model import bootstrap, metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
+OTHERS = ("untrained", "mfcc")  # what the trained encoder is compared with
 
 
 class Scores(NamedTuple):
-  """Of one predictor: `results` (percent), and arrays by tag (`tags`)."""
+  """Of one predictor: `results` (percent), and arrays by tag (`tags`).
+
+  `predicted_NxK` is what was scored: of each clip, and each tag or class.
+  """
 
   results: dict
   tags: dict[str, np.ndarray]
+  predicted_NxK: np.ndarray
 
 
-def of_segments(
-  logits_MxK, clip_M, labels_NxK, *, single: bool, best_epoch: int
-) -> Scores:
-  """Scores of N clips by the logits of their M segments.
+def over_segments(
+  logits_MxK, clip_M, num_clips: int, *, single: bool
+) -> np.ndarray:
+  """Probabilities [N, K] of clips by the logits of their M segments.
 
   Args:
     logits_MxK: before the activation (softmax with `single`, else sigmoid).
     clip_M: the clip of each segment.
-    labels_NxK: 0 or 1.
-    single: each clip has one label, so that there is an accuracy.
-    best_epoch: whose weights predict.
+    num_clips: N.
+    single: each clip has one label.
   """
   activation = jax.nn.softmax if single else jax.nn.sigmoid
-  scores_NxK = metrics.mean_over_clip(
-    np.asarray(activation(logits_MxK)), clip_M, len(labels_NxK)
+  return metrics.mean_over_clip(
+    np.asarray(activation(logits_MxK)), clip_M, num_clips
   )
-  results = metrics.tagging_metrics(labels_NxK, scores_NxK)
+
+
+def of_clips(labels_NxK, predicted_NxK, *, single: bool, **notes) -> Scores:
+  """Scores of N clips.
+
+  Args:
+    labels_NxK: 0 or 1.
+    predicted_NxK: the higher, the more likely.
+    single: each clip has one label, so that there is an accuracy.
+    notes: what else the results are to say, such as `best_epoch`.
+  """
+  results = metrics.tagging_metrics(labels_NxK, predicted_NxK)
   if single:
-    results["accuracy"] = metrics.accuracy(labels_NxK, scores_NxK)
-  results["best_epoch"] = best_epoch
-  return Scores(results, metrics.per_tag_metrics(labels_NxK, scores_NxK))
+    results["accuracy"] = metrics.accuracy(labels_NxK, predicted_NxK)
+  tags = metrics.per_tag_metrics(labels_NxK, predicted_NxK)
+  return Scores(results | notes, tags, predicted_NxK)
 
 
-def held_out(*of_valid, **options) -> dict:
+def held_out(labels_NxK, predicted_NxK, *, single: bool) -> dict:
   """Scores on the clips to validate on, to choose a recipe by; not the test's.
 
-  Whoever chooses by the test scores has none left that are unbiased. Takes what
-  `of_segments` takes; empty if there are too few clips for any score.
+  Whoever chooses by the test scores has none left that are unbiased. Empty if
+  there are too few clips for any score.
   """
   try:
-    results = of_segments(*of_valid, **options).results
+    results = of_clips(labels_NxK, predicted_NxK, single=single).results
   except ValueError:
     return {}
   names = ("roc_auc", "pr_auc", "accuracy")
   return {f"valid_{k}": results[k] for k in names if k in results}
+
+
+def add_intervals(
+  results: dict,
+  found: dict[str, Scores],
+  labels_NxK,
+  track_N,
+  *,
+  seed: int,
+  single: bool,
+):
+  """Adds to `results` how far each figure may be trusted; see `bootstrap`.
+
+  A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
+  also "over_untrained" and "over_mfcc", its differences to the same head of
+  those: {metric: {"difference", "interval"}}, of the same draws. "bootstrap"
+  says of what. Of a single track there is nothing to draw, and nothing is
+  added.
+
+  Args:
+    results: {name: what `Scores.results` holds}.
+    found: the same predictors, by the same names.
+    labels_NxK, track_N: of the test clips.
+    seed: of the draws.
+    single: each clip has one label.
+  """
+  tracks = len(set(track_N))
+  if tracks < 2:
+    return
+  weight_BxN = bootstrap.weights(track_N, seed)
+  draws = {
+    name: bootstrap.weighted(
+      labels_NxK, scores.predicted_NxK, weight_BxN, single=single
+    )
+    for name, scores in found.items()
+  }
+  for name, values in draws.items():
+    results[name]["interval"] = {
+      k: bootstrap.interval(value_B) for k, value_B in values.items()
+    }
+    for other in OTHERS:
+      if f"{other}_{name}" in draws:
+        than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
+        results[name][f"over_{other}"] = {
+          k: {
+            "difference": results[name][k] - than[k],
+            "interval": bootstrap.interval(value_B - drawn[k]),
+          }
+          for k, value_B in values.items()
+        }
+  results["bootstrap"] = {
+    "draws": len(weight_BxN),
+    "tracks": tracks,
+    "clips": len(track_N),
+  }
 
 
 def majority(train_labels_NxK, test_labels_MxK) -> dict:
@@ -73,9 +143,11 @@ def majority(train_labels_NxK, test_labels_MxK) -> dict:
 
 
 def plain(value):
-  """JSON has no nan: a figure that is not defined is null."""
+  """As JSON gives it back: an undefined figure is null, a tuple a list."""
   if isinstance(value, dict):
     return {k: plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
   return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -130,27 +202,79 @@ def reuse(workdir, made_of: dict) -> dict | None:
 
 
 def table(results: dict) -> str:
-  """`probe.json` for the terminal, a row for each predictor."""
-  rows = [name for name in results if "roc_auc" in (_dict(results[name]))]
+  """`probe.json` for the terminal, at most 100 columns.
+
+  A row for each predictor, with intervals where there are any; below it what
+  training the encoder has bought; below that the same over random splits.
+  """
+  rows = [name for name in results if "roc_auc" in _dict(results[name])]
   columns = {
     key: title
     for key, title in plots.SCORES.items()
     if any(key in results[name] for name in rows)
   }
-  width = max(map(len, rows), default=0) + 2
-  lines = [
-    "".ljust(width) + "".join(f"{title:>14}" for title in columns.values())
-  ]
-  for name in rows:
-    cells = (results[name].get(key) for key in columns)
-    lines.append(
-      name.replace("_", " ").ljust(width)
-      + "".join(f"{'-' if c is None else format(c, '.2f'):>14}" for c in cells)
+  if "bootstrap" not in results:
+    parts = [_grid(results, rows, columns, _figure, 14)]
+  else:
+    if "accuracy" in columns:  # no room for all
+      columns = {k: columns[k] for k in ("roc_auc", "pr_auc", "accuracy")}
+    parts = [_grid(results, rows, columns, _with_interval, 20)]
+    made = results["bootstrap"]
+    parts.append(
+      f"(95 % intervals: {made['draws']:,} draws of the {made['tracks']:,}"
+      f" tracks of {made['clips']:,} test clips)"
     )
+    pairs = {
+      f"{name} vs {other}": results[name][f"over_{other}"]
+      for name in rows
+      for other in OTHERS
+      if f"over_{other}" in results[name]
+    }
+    if pairs:
+      columns = {k: columns[k] for k in _compared(columns)}
+      parts.append(_grid(pairs, pairs, columns, _difference, 38))
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
-    lines.append(f"accuracy of the most frequent class: {accuracy:.2f}")
+    parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")
+  return "\n".join(parts)
+
+
+def _grid(results, rows, columns, cell, width) -> str:
+  """Rows of cells, right-aligned; cell(results of a row, key) is text."""
+  first = max(map(len, rows), default=0) + 2
+  lines = [
+    "".ljust(first) + "".join(f"{title:>{width}}" for title in columns.values())
+  ]
+  for name in rows:
+    cells = (cell(results[name], key) for key in columns)
+    lines.append(
+      name.replace("_", " ").ljust(first)
+      + "".join(f"{text:>{width}}" for text in cells)
+    )
   return "\n".join(lines)
+
+
+def _figure(of, key) -> str:
+  return "-" if of.get(key) is None else f"{of[key]:.2f}"
+
+
+def _with_interval(of, key) -> str:
+  low, high = _dict(of.get("interval")).get(key, (None, None))
+  between = "" if low is None else f" ({low:.1f}-{high:.1f})"
+  return _figure(of, key) + between
+
+
+def _difference(of, key) -> str:
+  difference, (low, high) = of[key]["difference"], of[key]["interval"]
+  if difference is None or low is None:
+    return "-"
+  verdict = "could be chance" if low <= 0 <= high else "beyond chance"
+  return f"{difference:+.1f} ({low:.1f} to {high:.1f}): {verdict}"
+
+
+def _compared(columns) -> list[str]:
+  """The two figures that differences are shown of."""
+  return ["roc_auc", "accuracy" if "accuracy" in columns else "pr_auc"]
 
 
 def _dict(value):

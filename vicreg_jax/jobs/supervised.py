@@ -148,11 +148,12 @@ def _score(workdir, state, predict, prepared, per_epoch, made_of) -> dict:
     s: input_pipeline.labels(prepared, s).labels_NxK for s in ("train", "test")
   }
   single = prepared.label_kind == "single"
-  logits_MxK, clip_M = predict(state, "test")
-  found = scores.of_segments(
-    logits_MxK,
-    clip_M,
+  predicted_NxK = scores.over_segments(
+    *predict(state, "test"), len(labels["test"]), single=single
+  )
+  found = scores.of_clips(
     labels["test"],
+    predicted_NxK,
     single=single,
     best_epoch=math.ceil(int(state.step) / per_epoch),
   )

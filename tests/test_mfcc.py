@@ -1,0 +1,78 @@
+"""MFCCs of prepared clips against librosa, called plainly."""
+
+import librosa
+import numpy as np
+import pytest
+
+from vicreg_jax.data import datasets, input_pipeline, mfcc
+
+
+@pytest.fixture
+def clips(small):
+  small.data.sizes = (3, 2, 2)
+  small.data.clip_seconds = 0.5
+  return datasets.prepare(small.data)
+
+
+def plainly(example):
+  x_T = np.frombuffer(example["samples"].numpy(), "<i2") / np.float32(32767)
+  found = librosa.feature.mfcc(y=x_T, sr=22_050, n_mfcc=20)
+  found = np.vstack([found, librosa.feature.delta(found)])
+  return np.concatenate([np.mean(found, axis=1), np.std(found, axis=1)])
+
+
+def test_features_are_librosa_s(clips):
+  y_NxD = mfcc.of_split(clips, "train")
+  expected = [plainly(example) for example in clips.dataset("train")]
+  np.testing.assert_allclose(y_NxD, expected, rtol=1e-5, atol=1e-4)
+  assert np.ptp(y_NxD, axis=0).min() > 0  # clips differ
+
+
+def test_they_are_kept_while_they_fit(clips, monkeypatch):
+  path = f"{clips.path}/mfcc-test.npz"
+  y_NxD = mfcc.of_split(clips, "test")
+  features = mfcc.features
+
+  def refuse(*args):
+    raise AssertionError("made again")
+
+  monkeypatch.setattr(mfcc, "features", refuse)
+  np.testing.assert_array_equal(mfcc.of_split(clips, "test"), y_NxD)
+  # Damaged, or of other clips.
+  for content in (
+    b"x",
+    _saved(y_NxD + 1, ["1", librosa.__version__, "a", "b"]),
+  ):
+    with open(path, "wb") as file:
+      file.write(content)
+    monkeypatch.setattr(mfcc, "features", refuse)
+    with pytest.raises(AssertionError, match="made again"):
+      mfcc.of_split(clips, "test")
+    monkeypatch.setattr(mfcc, "features", features)
+    np.testing.assert_array_equal(mfcc.of_split(clips, "test"), y_NxD)
+
+
+def _saved(y_NxD, made_of):
+  import io
+
+  content = io.BytesIO()
+  np.savez(content, y=y_NxD, made_of=made_of)
+  return content.getvalue()
+
+
+def test_a_clip_too_short_for_slopes_has_some():
+  x_T = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+  found = mfcc.features(x_T, 22_050)
+  assert np.isfinite(found).all() and found.shape == (mfcc.SIZE,)
+
+
+def test_tracks_and_samples_are_in_the_order_of_labels(clips):
+  ids = input_pipeline.labels(clips, "train").ids
+  assert input_pipeline.tracks(clips, "train") == ids  # each its own track
+  by_id = {
+    example["id"].numpy().decode(): example["samples"].numpy()
+    for example in clips.dataset("train")
+  }
+  assert list(input_pipeline.samples(clips, "train")) == [
+    by_id[clip] for clip in ids
+  ]

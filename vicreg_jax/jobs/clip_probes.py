@@ -1,0 +1,143 @@
+"""Probes of whole clips by `classifiers`, on one split of them or on many.
+
+A clip's vector is the mean over its consecutive segments, or its MFCCs. Few
+clips decide little, so the same may be repeated on random splits of all of
+them, in which no track is in two parts.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.jobs import scores
+from vicreg_jax.model import bootstrap, classifiers
+from vicreg_jax.model.classifiers import Vectors
+
+
+class Clips(NamedTuple):
+  """Labelled clips: `labels_NxK`, and the track of each."""
+
+  labels_NxK: np.ndarray
+  track_N: np.ndarray
+
+
+def score(
+  head: str, y: Mapping[str, np.ndarray], labels: Mapping, *, single: bool
+) -> scores.Scores:
+  """Scores on the test clips; `y` and `labels` have arrays by split."""
+  train, valid = (Vectors(y[s], labels[s]) for s in ("train", "valid"))
+  found = classifiers.predict(head, train, valid, y["test"], single=single)
+  notes = {classifiers.CHOSEN[head]: found.chosen}
+  test = scores.of_clips(labels["test"], found.test_NxK, single=single, **notes)
+  held_out = scores.held_out(valid.labels_NxK, found.valid_NxK, single=single)
+  return test._replace(results=test.results | held_out)
+
+
+def random_split(clips: Clips, salt: str, *, single: bool) -> np.ndarray:
+  """The split of each clip: shares as of a folder, clips of a track together.
+
+  Where clips have a single label, the tracks of each class are shared out.
+
+  Args:
+    clips: all labelled clips.
+    salt: names the split; of another one it is another split.
+    single: each clip has one label.
+  """
+  strata = {}
+  for track, labels_K in zip(clips.track_N, clips.labels_NxK, strict=True):
+    stratum = int(labels_K.argmax()) if single else 0
+    strata.setdefault(track, stratum)  # of its first clip, if they differ
+  split_of = {}
+  for stratum in set(strata.values()):
+    tracks = [f"{salt} {t}" for t, of in strata.items() if of == stratum]
+    split_of |= base.split_tracks(tracks)
+  return np.array([split_of[f"{salt} {track}"] for track in clips.track_N])
+
+
+def over_splits(
+  vectors: Mapping[str, np.ndarray],
+  clips: Clips,
+  heads: Sequence[str],
+  *,
+  count: int,
+  seed: int,
+  single: bool,
+) -> dict:
+  """Scores over `count` random splits of all labelled clips.
+
+  Args:
+    vectors: {prefix of an encoder: y_NxD of all clips}.
+    clips: the same clips.
+    heads: of `classifiers.NAMES`.
+    count: how many splits, 2 or more.
+    seed: of the splits.
+    single: each clip has one label.
+
+  Returns:
+    {"count": count, name: {metric: {"mean", "deviation"}}}; those of the
+    trained encoder have "over_untrained" and "over_mfcc" too, with mean and
+    deviation of the differences within a split.
+
+  Raises:
+    ValueError: there are too few tracks to split, or to score.
+  """
+  rows = []
+  for i in range(count):
+    split_N = random_split(clips, f"{seed} {i}", single=single)
+    at = {s: np.flatnonzero(split_N == s) for s in SPLITS}
+    labels = {s: clips.labels_NxK[index] for s, index in at.items()}
+    if not all(map(len, at.values())):
+      raise ValueError(_too_few(count, clips))
+    rows.append(
+      {
+        prefix + head: _metrics(
+          head, {s: y_NxD[at[s]] for s in SPLITS}, labels, single
+        )
+        for prefix, y_NxD in vectors.items()
+        for head in heads
+      }
+    )
+  figures = [v for row in rows for of in row.values() for v in of.values()]
+  if np.isnan(figures).any():
+    raise ValueError(_too_few(count, clips))
+  found = {"count": count}
+  for name in rows[0]:
+    found[name] = _summary([row[name] for row in rows])
+  for head in heads:
+    for other in scores.OTHERS:
+      if f"{other}_{head}" in rows[0]:
+        found[head][f"over_{other}"] = _summary(
+          [
+            {k: v - row[f"{other}_{head}"][k] for k, v in row[head].items()}
+            for row in rows
+          ]
+        )
+  return found
+
+
+def _metrics(head, y, labels, single) -> dict[str, float]:
+  train, valid = (Vectors(y[s], labels[s]) for s in ("train", "valid"))
+  found = classifiers.predict(head, train, valid, y["test"], single=single)
+  return bootstrap.unweighted(labels["test"], found.test_NxK, single=single)
+
+
+def _summary(rows) -> dict:
+  return {
+    key: {
+      "mean": statistics.fmean(row[key] for row in rows),
+      "deviation": statistics.stdev(row[key] for row in rows),
+    }
+    for key in rows[0]
+  }
+
+
+def _too_few(count, clips):
+  return (
+    f"probe.splits is {count}, and {len(set(clips.track_N))} tracks of"
+    f" {len(clips.track_N)} labelled clips are too few to be split and scored:"
+    " set probe.splits=1, or add tracks"
+  )

@@ -1,0 +1,119 @@
+"""Classifiers of vectors that need no training loop: regression, neighbours.
+
+Dimensions are standardised by the training clips. What a classifier leaves open
+is chosen on the clips to validate on, by the ROC-AUC over tags or classes: the
+accuracy of some forty clips would be the same for many choices.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import threadpoolctl
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from vicreg_jax.model import bootstrap
+
+# From the smoothest on: of choices that are equal the first is taken.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: a small one is strong
+NEIGHBOURS = (100, 50, 20, 10, 5, 3, 1)
+TEMPERATURE = 0.07  # of neighbours' weights (Wu et al. 2018, section 3.4)
+CHOSEN = {"logistic": "C", "knn": "k"}  # what is chosen
+NAMES = tuple(CHOSEN)
+
+
+class Vectors(NamedTuple):
+  """Of clips: a vector, and labels of 0 and 1."""
+
+  y_NxD: np.ndarray
+  labels_NxK: np.ndarray
+
+
+class Predictions(NamedTuple):
+  """Scores of the classes for two splits, by the choice that was made."""
+
+  valid_NxK: np.ndarray
+  test_NxK: np.ndarray
+  chosen: float
+
+
+def predict(
+  name: str, train: Vectors, valid: Vectors, test_y_NxD, *, single: bool
+) -> Predictions:
+  """Trains on `train`, chooses on `valid`, and predicts both other splits.
+
+  Args:
+    name: "logistic", regularised logistic regression, with several tags each
+      for itself; or "knn", the share of a class among the nearest neighbours by
+      cosine, which count by exp(cosine / TEMPERATURE).
+    train, valid: to learn from, and to choose C or k by.
+    test_y_NxD: vectors to predict.
+    single: each clip has one label.
+  """
+  scaler = StandardScaler().fit(np.asarray(train.y_NxD, np.float64))
+  x_NxD = scaler.transform(np.asarray(train.y_NxD, np.float64))
+  others = [
+    scaler.transform(np.asarray(y, np.float64))
+    for y in (valid.y_NxD, test_y_NxD)
+  ]
+  candidates = {"logistic": _logistic, "knn": _knn}[name]
+  best, highest = None, -np.inf
+  # To share out problems so small takes several times as long.
+  with threadpoolctl.threadpool_limits(1):
+    for chosen, (valid_NxK, test_NxK) in candidates(
+      x_NxD, train.labels_NxK, others, single
+    ):
+      found = bootstrap.unweighted(valid.labels_NxK, valid_NxK, single=single)
+      auc = found["roc_auc"]
+      if best is None or auc > highest:
+        best = Predictions(valid_NxK, test_NxK, chosen)
+        highest = -np.inf if np.isnan(auc) else auc
+  return best
+
+
+def _logistic(x_NxD, labels_NxK, others, single) -> Iterator:
+  for C in STRENGTHS:
+    if single:
+      classes_N = labels_NxK.argmax(axis=1)
+      count = labels_NxK.shape[1]
+      yield C, _probabilities(C, x_NxD, classes_N, others, count)
+    else:
+      by_tag = (
+        [p_Nx2[:, 1] for p_Nx2 in _probabilities(C, x_NxD, has_N, others, 2)]
+        for has_N in labels_NxK.T
+      )
+      yield C, [np.stack(tags, axis=1) for tags in zip(*by_tag)]
+
+
+def _probabilities(C, x_NxD, class_N, others, count) -> list[np.ndarray]:
+  """Of `count` classes, for each of `others`; 0 for those without clips."""
+  seen = np.unique(class_N)
+  found = [np.zeros((len(x), count)) for x in others]
+  model = LogisticRegression(C=C, max_iter=1000)
+  if len(seen) > 1:
+    model.fit(x_NxD, class_N)
+  for p_NxK, x in zip(found, others, strict=True):
+    p_NxK[:, seen] = model.predict_proba(x) if len(seen) > 1 else 1
+  return found
+
+
+def _knn(x_NxD, labels_NxK, others, single) -> Iterator:
+  del single  # shares of classes, or of tags, alike
+  ks = sorted({min(k, len(x_NxD)) for k in NEIGHBOURS}, reverse=True)
+  search = NearestNeighbors(n_neighbors=ks[0], metric="cosine").fit(x_NxD)
+  nearest = [search.kneighbors(x) for x in others]
+  for k in ks:
+    yield k, [_shares(labels_NxK, *near, k) for near in nearest]
+
+
+def _shares(labels_NxK, distance_MxN, index_MxN, k):
+  """Of each label among the k nearest, weighted.
+
+  Rounded, so that all of them and all of them are a tie whatever the weights.
+  """
+  weight_MxN = np.exp(-distance_MxN[:, :k] / TEMPERATURE)
+  weight_MxN /= weight_MxN.sum(axis=1, keepdims=True)
+  near_MxNxK = labels_NxK[index_MxN[:, :k]]
+  return np.einsum("mn,mnk->mk", weight_MxN, near_MxNxK).round(6)
