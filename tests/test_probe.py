@@ -16,7 +16,14 @@ import sklearn.metrics
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import input_pipeline, mfcc
-from vicreg_jax.jobs import embed, pretrain, probe, representations, scores
+from vicreg_jax.jobs import (
+  clip_probes,
+  embed,
+  pretrain,
+  probe,
+  representations,
+  scores,
+)
 from vicreg_jax.model import bootstrap, classifiers, metrics, optim, samplecnn
 from vicreg_jax.use import encoder as encoders
 
@@ -397,6 +404,7 @@ def whole(data_dir, trained, tmp_path_factory):
   config.checkpoint = trained
   config.probe.heads = ALL
   config.probe.max_epochs = 1
+  config.probe.splits = 2
   workdir = str(tmp_path_factory.mktemp("whole"))
   return workdir, probe.run(config, workdir), config
 
@@ -433,7 +441,9 @@ def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
       assert results_of["C" if head == "logistic" else "k"] == found.chosen
   names = [f"{p}{h}" for p in ("", "untrained_") for h in ALL]
   names += ["mfcc_logistic", "mfcc_knn"]
-  assert [n for n in results if n not in ("bootstrap", "step", "of")] == names
+  assert list(results) == [*names, "bootstrap", "splits", "step", "of"]
+  on_clips = {n for n in names if n.endswith(("logistic", "knn"))}
+  assert set(results["splits"]) == {"count", *on_clips}
   assert results["untrained_knn"]["roc_auc"] != results["knn"]["roc_auc"]
   with open(f"{workdir}/{scores.PER_TAG}") as file:
     rows = list(csv.DictReader(file))
@@ -500,17 +510,21 @@ def test_of_one_track_there_is_no_interval():
 
 def test_the_table_has_at_most_100_columns(whole):
   _, results, _ = whole
-  single = json.loads(json.dumps(results))
+  text = json.dumps(results)
+  single = json.loads(text.replace('"roc_auc_clip"', '"accuracy"'))
   for of in (of for of in single.values() if isinstance(of, dict)):
     if "interval" in of:
       of["accuracy"] = 100.0
       of["interval"]["accuracy"] = [100.0, 100.0]
-      for other in ("over_untrained", "over_mfcc"):
-        if other in of:
-          worst = {"difference": -10.25, "interval": [-20.25, 10.25]}
-          of[other] |= {"accuracy": worst, "roc_auc": worst}
+      worst = {"difference": -10.25, "interval": [-20.25, 10.25]}
+      for other in {"over_untrained", "over_mfcc"} & of.keys():
+        of[other] |= {"accuracy": worst, "roc_auc": worst}
   for content in (results, single):
-    assert max(map(len, scores.table(content).splitlines())) <= 100
+    lines = scores.table(content).splitlines()
+    assert max(map(len, lines)) <= 100
+  of = single["splits"]["knn"]["over_mfcc"]["accuracy"]
+  (row,) = (x for x in lines if x.startswith("knn vs mfcc") and " ± " in x)
+  assert row.endswith(f"{of['mean']:.2f} ± {of['deviation']:.2f}")
 
 
 def test_heads_are_made_as_they_are_asked_for(whole, tmp_path):
@@ -519,9 +533,10 @@ def test_heads_are_made_as_they_are_asked_for(whole, tmp_path):
   some.update(config)
   some.probe.heads = ("knn", "linear")
   some.probe.mfcc = False
+  some.probe.splits = 1
   found = probe.run(some, str(tmp_path))
   names = ["linear", "knn", "untrained_linear", "untrained_knn"]
-  assert [n for n in found if n not in ("bootstrap", "step", "of")] == names
+  assert list(found) == [*names, "bootstrap", "step", "of"]
   for name in names:
     assert found[name]["roc_auc"] == results[name]["roc_auc"]
   some.probe.heads = ("knn",)
@@ -530,6 +545,87 @@ def test_heads_are_made_as_they_are_asked_for(whole, tmp_path):
   assert encoders.load(some.checkpoint).heads is None
   assert not (tmp_path / "knn" / "heads.json").exists()
   assert os.path.getsize(probe.figure(str(tmp_path / "knn"))) > 10_000
+
+
+def clips_of_tracks(single):
+  """60 tracks of 1 to 4 clips, whose vectors know a little of their labels."""
+  rng = np.random.default_rng(0)
+  track_N = np.repeat([f"t{i}" for i in range(60)], rng.integers(1, 5, 60))
+  of_track = {t: rng.integers(3) for t in sorted(set(track_N))}
+  labels_NxK = np.eye(3, dtype=int)[[of_track[t] for t in track_N]]
+  if not single:
+    labels_NxK = (rng.uniform(size=labels_NxK.shape) < 0.4).astype(int)
+  noise = rng.normal(size=(len(track_N), 8))
+  y_NxD = labels_NxK @ rng.normal(size=(3, 8)) + 2 * noise
+  return y_NxD, clip_probes.Clips(labels_NxK, track_N)
+
+
+def test_random_splits_leak_no_track_and_share_out_each_class():
+  _, clips = clips_of_tracks(single=True)
+  classes_N = clips.labels_NxK.argmax(axis=1)
+  splits = []
+  for salt in "abc":
+    split_N = clip_probes.random_split(clips, salt, single=True)
+    splits.append(split_N)
+    for track in set(clips.track_N):
+      assert len(set(split_N[clips.track_N == track])) == 1
+    for k in range(3):
+      tracks = {
+        split: len(set(clips.track_N[(split_N == split) & (classes_N == k)]))
+        for split in ("train", "valid", "test")
+      }
+      total = sum(tracks.values())
+      assert tracks["test"] == max(1, round(0.2 * total))
+      assert tracks["valid"] == max(1, round(0.1 * total))
+  assert (splits[0] != splits[1]).any() and (splits[1] != splits[2]).any()
+  again = clip_probes.random_split(clips, "a", single=True)
+  np.testing.assert_array_equal(splits[0], again)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_scores_over_splits_by_hand(single):
+  y_NxD, clips = clips_of_tracks(single)
+  noise = np.random.default_rng(1).normal(size=y_NxD.shape)
+  vectors = {"": y_NxD, "untrained_": y_NxD + 5 * noise, "mfcc_": noise}
+  options = dict(count=3, seed=5, single=single)
+  found = clip_probes.over_splits(vectors, clips, ["knn"], **options)
+  scored = {prefix: [] for prefix in vectors}
+  for i in range(3):
+    split_N = clip_probes.random_split(clips, f"5 {i}", single=single)
+    for prefix, y in vectors.items():
+      train, valid, test = (
+        classifiers.Vectors(y[split_N == s], clips.labels_NxK[split_N == s])
+        for s in ("train", "valid", "test")
+      )
+      predicted = classifiers.predict(
+        "knn", train, valid, test.y_NxD, single=single
+      )
+      scored[prefix].append(
+        metrics.tagging_metrics(test.labels_NxK, predicted.test_NxK)["roc_auc"]
+      )
+  scored = {prefix: np.array(values) for prefix, values in scored.items()}
+  for prefix, values in scored.items():
+    auc = found[f"{prefix}knn"]["roc_auc"]
+    assert auc["mean"] == pytest.approx(values.mean())
+    assert auc["deviation"] == pytest.approx(values.std(ddof=1))
+    assert ("accuracy" in found[f"{prefix}knn"]) == single
+  for other in ("untrained", "mfcc"):
+    difference = scored[""] - scored[f"{other}_"]
+    over = found["knn"][f"over_{other}"]["roc_auc"]
+    assert over["mean"] == pytest.approx(difference.mean())
+    assert over["deviation"] == pytest.approx(difference.std(ddof=1))
+  other_seed = options | {"seed": 6}
+  assert found != clip_probes.over_splits(vectors, clips, ["knn"], **other_seed)
+  assert found == clip_probes.over_splits(vectors, clips, ["knn"], **options)
+
+
+def test_too_few_tracks_for_splits_are_an_error():
+  y_NxD, clips = clips_of_tracks(single=True)
+  clips = clips._replace(track_N=np.full(len(y_NxD), "a"))
+  with pytest.raises(ValueError, match=r"probe.splits is 2, and 1 tracks of"):
+    clip_probes.over_splits(
+      {"": y_NxD}, clips, ["knn"], count=2, seed=0, single=True
+    )
 
 
 class Called(Exception):

@@ -63,6 +63,9 @@ def _probe() -> dict:
     distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
     untrained=True,  # also report the encoder before pretraining
     mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
+    # > 1: "logistic" and "knn" also on so many random splits of all labelled
+    # clips, in which no track is in two parts.
+    splits=1,
   )
 
 
@@ -351,6 +354,7 @@ _LIMITS = {
   "probe.plateau_patience": _AT_LEAST_0,
   "probe.stop_patience": _AT_LEAST_0,
   "probe.distinct_crops": _AT_LEAST_0,
+  "probe.splits": _ABOVE_0,
 }
 _LIMITS_OF_JOB = {
   "embed": {"batch_size": _ABOVE_0},  # nothing is compared within it

@@ -138,7 +138,11 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     }
     found |= _on_clips(on_clips, vectors, labels, single, "mfcc_")
   results = {name: scored.results for name, scored in found.items()}
-  tracks = {"test": input_pipeline.tracks(prepared, "test")}
+  many = on_clips and config.probe.splits > 1
+  tracks = {
+    split: input_pipeline.tracks(prepared, split)
+    for split in (SPLITS if many else ("test",))
+  }
   scores.add_intervals(
     results,
     found,
@@ -147,6 +151,15 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     seed=config.seed,
     single=single,
   )
+  if many:
+    results["splits"] = clip_probes.over_splits(
+      {prefix: _whole(y) for prefix, y in vectors.items()},
+      clip_probes.Clips(_whole(labels), _whole(tracks)),
+      on_clips,
+      count=config.probe.splits,
+      seed=config.seed,
+      single=single,
+    )
   if single:
     results["majority"] = scores.majority(labels["train"], labels["test"])
   results |= {"step": encoder.step, "of": made_of}
@@ -157,6 +170,11 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     tags = {name: scored.tags for name, scored in found.items()}
     scores.write(workdir, results, prepared.labels, tags)
   return results
+
+
+def _whole(of_split) -> np.ndarray:
+  """What there is of each split, one after another."""
+  return np.concatenate([of_split[split] for split in SPLITS])
 
 
 def _on_clips(heads, vectors, labels, single, prefix) -> dict:

@@ -231,8 +231,11 @@ def table(results: dict) -> str:
       if f"over_{other}" in results[name]
     }
     if pairs:
-      columns = {k: columns[k] for k in _compared(columns)}
-      parts.append(_grid(pairs, pairs, columns, _difference, 38))
+      second = "accuracy" if "accuracy" in columns else "pr_auc"
+      compared = {k: columns[k] for k in ("roc_auc", second)}
+      parts.append(_grid(pairs, pairs, compared, _difference, 38))
+  if "splits" in results:
+    parts.append(_splits_table(results["splits"], columns))
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
     parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")
@@ -272,9 +275,22 @@ def _difference(of, key) -> str:
   return f"{difference:+.1f} ({low:.1f} to {high:.1f}): {verdict}"
 
 
-def _compared(columns) -> list[str]:
-  """The two figures that differences are shown of."""
-  return ["roc_auc", "accuracy" if "accuracy" in columns else "pr_auc"]
+def _splits_table(splits, columns) -> str:
+  rows = {}
+  for name, of in splits.items():
+    if name != "count":
+      rows[name] = of
+      rows |= {
+        f"{name} vs {other}": of[f"over_{other}"]
+        for other in OTHERS
+        if f"over_{other}" in of
+      }
+  title = f"mean and deviation over {splits['count']} random splits by tracks:"
+  return f"{title}\n{_grid(rows, rows, columns, _spread, 18)}"
+
+
+def _spread(of, key) -> str:
+  return f"{of[key]['mean']:.2f} ± {of[key]['deviation']:.2f}"
 
 
 def _dict(value):
