@@ -1,8 +1,8 @@
 """The recipe of the encoder that `vicreg_jax.load("starter")` gives.
 
     python launch/starter_corpus.py --output=DIR
-    python -m vicreg_jax.main --config=configs/starter.py --workdir=runs/starter \
-        --config.data.path=DIR/audio
+    python -m vicreg_jax.main --config=configs/starter.py \
+        --workdir=runs/starter --config.data.path=DIR/audio
 """
 
 from vicreg_jax import config as configs

@@ -44,8 +44,9 @@ def load(source, *, step: int = -1, epoch: float = -1.0):
   """A frozen encoder, ready to embed: see `vicreg_jax.use.encoder.Encoder`.
 
   Args:
-    source: workdir of a training (local or gs://), a folder that `export` has
-      written, or a file of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
+    source: "starter", the encoder that comes with the package; a workdir of a
+      training (local or gs://), a folder that `export` has written, or a file
+      of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
     step, epoch: which checkpoint of a workdir; the newest if neither is given.
 
   Raises:

@@ -29,6 +29,9 @@ from vicreg_jax.use import heads as heads_lib
 # Segments a step, on all devices together. The same for every input: another
 # number is another compiled program, whose last bits may differ.
 BATCH = 16
+# The encoder that comes with the package, and where its export lies.
+STARTER = "starter"
+_STARTER_PATH = os.path.join(os.path.dirname(__file__), "starter")
 _BLOCK = 1 << 18  # samples of an array that are resampled in one go
 
 
@@ -299,6 +302,8 @@ def load(
   """
   devices = devices or mesh.make_mesh()
   source = os.fspath(source)
+  if source == STARTER:
+    source = _STARTER_PATH
   if source.endswith(clmr.SUFFIXES) and not os.path.isdir(source):
     return of_clmr(source, clmr.read(source), devices)
   if files.exists(f"{source}/{export.CARD}"):

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
+import safetensors.numpy
 
 from vicreg_jax import config as configs
 from vicreg_jax import files
@@ -105,7 +106,7 @@ def write(variables: Mapping, card: Mapping, directory: str, format: str):
   if format == "onnx":
     content = _to_onnx(state, encoder, card).SerializeToString()
   else:
-    content = _safetensors().save(state)
+    content = safetensors.numpy.save(state)
   text = json.dumps(
     {
       **card,
@@ -155,7 +156,7 @@ def read(directory: str) -> tuple[dict, dict, dict]:
       onnx = clmr.import_onnx()
       state = clmr.initializers(onnx.load_model_from_string(content))
     else:
-      state = _safetensors().load(content)
+      state = safetensors.numpy.load(content)
     return config, clmr.variables(state, _encoder(config)), card
   except Exception as e:  # the packages have errors of their own
     raise ValueError(f"{directory}: {' '.join(str(e).split())}") from e
@@ -212,16 +213,6 @@ def _version():
     return importlib.metadata.version("vicreg_jax")
   except importlib.metadata.PackageNotFoundError:
     return None  # run from its source, without having been installed
-
-
-def _safetensors():
-  try:
-    import safetensors.numpy
-  except ImportError as e:
-    raise ValueError(
-      f"safetensors is not installed ({e}): pip install 'vicreg_jax[export]'"
-    ) from e
-  return safetensors.numpy
 
 
 # ---- the directory
