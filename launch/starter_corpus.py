@@ -14,8 +14,8 @@ some 4 GB of disk and a quarter of an hour. DIR then has
                                   there are none
   licences/GAME.txt               Debian's copyright file of the package
 
-What is no music, too short, silent or there twice stays out. A run that was cut
-off goes on; packages that are there already are not fetched again.
+What is no music, too short, silent or there twice stays out. Packages that are
+there already are not fetched again.
 """
 
 import argparse
