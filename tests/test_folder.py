@@ -1,6 +1,7 @@
 """Any tree of audio files: labels, splits, faults, and what is on disk."""
 
 import csv
+import errno
 import itertools
 import os
 import pathlib
@@ -438,6 +439,23 @@ def test_loops_pipes_and_devices_are_no_clips(tmp_path):
   ids = {e["id"].decode() for s in data.num_clips for e in read(data, s)}
   assert ids == {"a.wav", "new\nline.wav", "$x_{.wav"}
   assert os.path.getsize(prepare.figure(data)) > 10_000
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+  """Root may list them all, so that the system only pretends."""
+  write_tree(tmp_path / "music", ["a.wav", "locked/b.wav"])
+  scandir = os.scandir
+
+  def refuse(path):
+    if path.endswith("locked"):
+      raise PermissionError(errno.EACCES, "Permission denied")
+    return scandir(path)
+
+  monkeypatch.setattr(os, "scandir", refuse)
+  with pytest.raises(
+    ValueError, match=r"data.path: cannot list .*/locked: Permission denied"
+  ):
+    source(tmp_path / "music", tmp_path)
 
 
 @pytest.mark.parametrize("path", ["~nobody_here/m", "\0", "x" * 5000, "loop"])
