@@ -148,12 +148,12 @@ def test_the_loss_takes_the_keys_of_its_section(tiny):
 
 
 def test_what_is_due_at_a_step():
-  d = configs.Durations(4, 10, 0, 4, 0, 3, keep_at=(5,))
+  d = configs.Durations(4, 10, 0, 0, 4, 0, 3, keep_at=(5,), note="")
   steps_ = range(1, 11)
   assert [s for s in steps_ if d.save_due(s)] == [3, 5, 6, 9, 10]
   assert [s for s in steps_ if d.eval_due(s)] == [4, 8, 10]
   assert not any(map(d.diagnose_due, steps_))
-  d = configs.Durations(4, 10, 0, 0, 20, 3, keep_at=())
+  d = configs.Durations(4, 10, 0, 0, 0, 20, 3, keep_at=(), note="")
   assert [s for s in steps_ if d.diagnose_due(s)] == [10]
   assert not any(map(d.eval_due, steps_))
 

@@ -96,13 +96,11 @@ def trainer(config, single, classes=5):
   return state, steps.jit_supervised_step(config, tx, single, devices)
 
 
-@pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("single", [False, True])
-def test_five_steps_equal_pytorch(single):
+def twin_of(state):
+  """The state's encoder and head in PyTorch."""
   torch = pytest.importorskip("torch")
   from vicreg_jax.benchmarks import torch_twin
 
-  state, step = trainer(tiny(), single)
   encoder = torch_twin.SampleCNN(8, [8, 8], 12, 1)
   torch_twin.copy_encoder(
     {
@@ -116,20 +114,30 @@ def test_five_steps_equal_pytorch(single):
   with torch.no_grad():
     head.weight.copy_(torch.tensor(np.array(out["kernel"]).T))
     head.bias.copy_(torch.tensor(np.array(out["bias"])))
+  return encoder, head
+
+
+def torch_loss(logits, labels_BxK, single):
+  torch = pytest.importorskip("torch")
+  target = torch.tensor(labels_BxK).float()
+  if single:
+    return torch.nn.functional.cross_entropy(logits, target.argmax(1))
+  return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("single", [False, True])
+def test_five_steps_equal_pytorch(single):
+  torch = pytest.importorskip("torch")
+  state, step = trainer(tiny(), single)
+  encoder, head = twin_of(state)
   optimizer = torch.optim.Adam(
     [*encoder.parameters(), *head.parameters()], 1e-3, weight_decay=1e-6
   )
   for i in range(5):
     x_BxT, labels_BxK = batch_of(i, single)
     state, scalars = step(state, (x_BxT, labels_BxK))
-    logits = head(encoder(torch.tensor(x_BxT)))
-    target = torch.tensor(labels_BxK).float()
-    if single:
-      loss = torch.nn.functional.cross_entropy(logits, target.argmax(1))
-    else:
-      loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits, target
-      )
+    loss = torch_loss(head(encoder(torch.tensor(x_BxT))), labels_BxK, single)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -142,6 +150,64 @@ def test_five_steps_equal_pytorch(single):
     head.weight.detach().numpy().T,
     atol=1e-3,
   )
+
+
+@pytest.mark.usefixtures("optimized")
+def test_fine_tuning_equals_pytorch():
+  torch = pytest.importorskip("torch")
+  config = tiny()
+  config.optim.encoder_scale = 0.25
+  config.epochs, config.freeze_epochs = 5, 2.0
+  d = configs.durations(config, B)  # a step an epoch
+  tx = steps.make_optimizer(config, d)
+  state = jax.jit(lambda: steps.init_supervised(config, tx, 5))()
+  step = steps.jit_supervised_step(
+    config, tx, False, mesh.make_mesh(), frozen=d.frozen
+  )
+  first = jax.device_get(state)
+  encoder, head = twin_of(state)
+  of_head = torch.optim.Adam(head.parameters(), 1e-3, weight_decay=1e-6)
+  of_encoder = torch.optim.Adam(
+    encoder.parameters(), 0.25e-3, weight_decay=1e-6
+  )
+  for i in range(5):
+    encoder.train(i >= 2)
+    x_BxT, labels_BxK = batch_of(i, False)
+    state, scalars = step(state, (x_BxT, labels_BxK))
+    loss = torch_loss(head(encoder(torch.tensor(x_BxT))), labels_BxK, False)
+    of_head.zero_grad()
+    of_encoder.zero_grad()
+    loss.backward()
+    of_head.step()
+    if i >= 2:
+      of_encoder.step()
+    np.testing.assert_allclose(
+      scalars["loss"], loss.item(), rtol=1e-4 if i <= 2 else 2e-3
+    )
+    same = jax.tree.map(
+      lambda a, b: bool((a == b).all()),
+      (first.params["encoder"], first.batch_stats["encoder"]),
+      (state.params["encoder"], state.batch_stats["encoder"]),
+    )
+    assert all(jax.tree.leaves(same)) == (i < 2)
+  # Three steps of Adam at a quarter of the rate.
+  moved = state.params["encoder"]["block0_conv"]["kernel"]
+  moved = np.abs(moved - first.params["encoder"]["block0_conv"]["kernel"])
+  assert 0.5e-3 < moved.max() < 0.8e-3
+  np.testing.assert_allclose(
+    state.params["head"]["out"]["kernel"],
+    head.weight.detach().numpy().T,
+    atol=1e-3,
+  )
+
+
+def test_the_encoder_is_not_frozen_to_the_end():
+  config = tiny()
+  config.epochs, config.freeze_epochs = 5, 5.0
+  with pytest.raises(
+    ValueError, match="freeze_epochs is 5, the run ends after 5"
+  ):
+    configs.durations(config, B)
 
 
 def test_dropout_leaves_the_expectation_and_nothing_in_evaluation():
@@ -187,6 +253,19 @@ def test_losses_of_labels_equal_numpy():
   expected = -np.log((e * one).sum(1) / e.sum(1))
   found = losses.label_loss(s, one, single=True)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_of_before_fine_tuning_goes_on(labelled, unbroken, tmp_path):
+  results, workdir = unbroken
+  shutil.copytree(workdir, tmp_path / "old")
+  path = tmp_path / "old/config.json"
+  config = json.loads(path.read_text())
+  del config["freeze_epochs"], config["optim"]["encoder_scale"]
+  path.write_text(json.dumps(config))
+  assert supervised.run(labelled, str(tmp_path / "old")) == results
+  labelled.optim.encoder_scale = 0.5
+  with pytest.raises(ValueError, match=r"encoder_scale: 1\.0 -> 0\.5"):
+    supervised.run(labelled, str(tmp_path / "old"))
 
 
 # --- the stream ---

@@ -18,6 +18,8 @@ TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
 # Configs to begin with, where the name is not the job's.
 _EXAMPLES = {"pretrain": "folder", "supervised": "supervised_mtat"}
 SPLITS = ("train", "valid", "test")
+# Keys that the configs of older runs lack, and what those were run with.
+ADDED = {"freeze_epochs": 0.0, "optim.encoder_scale": 1.0}
 
 
 def _data() -> dict:
@@ -168,6 +170,8 @@ def base_supervised() -> ml_collections.ConfigDict:
   config.optim.learning_rate = 3e-4
   config.optim.per_256 = False
   config.optim.schedule = "constant"
+  config.optim.encoder_scale = 1.0  # the encoder's rate over the head's
+  config.freeze_epochs = 0.0  # so long the head learns alone
   config.stop_patience = 20  # epochs without a lower validation loss; 0: never
   config.encode_batch_size = 64  # segments a step of evaluation
   return config
@@ -215,10 +219,12 @@ class Durations:
   per_epoch: int
   total: int
   warmup: int
+  frozen: int  # first steps that leave the encoder as it is
   eval_every: int  # 0: never
   diagnose_every: int  # 0: never
   checkpoint_every: int
   keep_at: tuple[int, ...]  # steps that are saved besides, and stay
+  note: str  # what is otherwise than the config says, for the summary; or ""
 
   def save_due(self, step: int) -> bool:
     """Whether the state of a step is saved; the last one always is."""
@@ -259,14 +265,31 @@ def durations(config, num_clips: int) -> Durations:
     return max(1, math.ceil(epochs * per_epoch)) if epochs > 0 else 0
 
   views = config.job == "pretrain"  # there are none of these with labels
+  warmup, note = steps(config.optim.warmup_epochs), ""
+  if warmup >= total:
+    warmup = total - 1
+    if config.optim.schedule != "constant":
+      note = (
+        f"\nwarm-up: {warmup} of the {total} steps, which are shorter than"
+        f" optim.warmup_epochs={config.optim.warmup_epochs:g}"
+      )
+  frozen = 0 if views else steps(config.freeze_epochs)
+  if frozen >= total:
+    raise ValueError(
+      f"freeze_epochs is {config.freeze_epochs:g}, the run ends after"
+      f" {total / per_epoch:g}: freeze the encoder for less, or probe it"
+      " instead (--config=configs/probe.py)"
+    )
   return Durations(
     per_epoch=per_epoch,
     total=total,
-    warmup=min(steps(config.optim.warmup_epochs), total - 1),
+    warmup=warmup,
+    frozen=frozen,
     eval_every=steps(config.eval_every_epochs),
     diagnose_every=steps(config.diagnostics.every_epochs) if views else 0,
     checkpoint_every=steps(config.checkpoint.every_epochs) or total,
     keep_at=_keep_at(config.checkpoint.keep_at_epochs, per_epoch, total),
+    note=note,
   )
 
 
@@ -335,6 +358,7 @@ _LIMITS = {
   "optim.lars_order": optim.LARS_ORDERS,
   "optim.b1": _SHARE,
   "optim.b2": _SHARE,
+  "optim.encoder_scale": _AT_LEAST_0,
   "log_every_steps": _ABOVE_0,
   "eval_every_epochs": _AT_LEAST_0,
   "diagnostics.every_epochs": _AT_LEAST_0,
@@ -342,6 +366,7 @@ _LIMITS = {
   "checkpoint.every_epochs": _AT_LEAST_0,
   "checkpoint.keep": _ABOVE_0,
   "checkpoint.keep_at_epochs": _ABOVE_0,
+  "freeze_epochs": _AT_LEAST_0,
   "stop_patience": _AT_LEAST_0,
   "encode_batch_size": _ABOVE_0,
   "probe.heads": ("linear", "mlp", "logistic", "knn"),

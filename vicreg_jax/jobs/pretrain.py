@@ -61,7 +61,7 @@ def run(config, workdir: str) -> steps.TrainState:
 
   training = loop.Training(
     header=loop.header(config, prepared, durations),
-    summary=prepared.summary() + evaluation.note,
+    summary=prepared.summary() + durations.note + evaluation.note,
     durations=durations,
     schedule=steps.make_schedule(config, durations),
     init=lambda: steps.init_state(config, tx),

@@ -2,7 +2,10 @@
 
 Thesis table 4.1, row SampleCNN*: what a pretrained encoder is to be compared
 with. The encoder, dropout and a dense layer (table 2.1) learn the labels of one
-random crop of each clip and epoch, without augmentation. After every epoch
+random crop of each clip and epoch, without augmentation. An encoder that was
+pretrained (`init_from`) may be fine-tuned so: left as it is for the first
+`freeze_epochs`, and at a lower rate than the head's (`optim.encoder_scale`)
+from there. After every epoch
 (`eval_every_epochs`) all clips of the split "valid" are cut into consecutive
 segments; the weights of the lowest loss are kept, and scored on "test".
 """
@@ -74,11 +77,13 @@ def run(config, workdir: str) -> dict:
 
   training = loop.Training(
     header=loop.header(config, prepared, durations),
-    summary=prepared.summary(),
+    summary=prepared.summary() + durations.note,
     durations=durations,
     schedule=steps.make_schedule(config, durations),
     init=init,
-    train_step=steps.jit_supervised_step(config, tx, single, devices),
+    train_step=steps.jit_supervised_step(
+      config, tx, single, devices, frozen=durations.frozen
+    ),
     batches=batches,
     evaluate=validation(predict, prepared),
     patience=config.stop_patience * durations.per_epoch,

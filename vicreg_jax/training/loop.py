@@ -373,6 +373,7 @@ def _check_same(config, header, workdir):
     traverse_util.flatten_dict(tree, sep=".")
     for tree in (workdirs.load_config(workdir), _plain(header))
   )
+  before = {k: v for k, v in configs.ADDED.items() if k in now} | before
   free = HARMLESS
   if config.optim.schedule == "constant":
     free += LENGTH

@@ -15,6 +15,7 @@ All batch statistics, losses and gradients are over the global batch, whatever
 devices and hosts it is split over.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,7 @@ def make_head(model, classes: int) -> samplecnn.Head:
 
 
 def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
-  """Learning rate by step (thesis section 3.3.4)."""
+  """Learning rate by step (thesis section 3.3.4); with labels, the head's."""
   keys = config.optim
   if keys.schedule == "constant":
     scale = config.batch_size / 256 if keys.per_256 else 1.0
@@ -88,9 +89,31 @@ def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
 def make_optimizer(
   config, durations: configs.Durations
 ) -> optax.GradientTransformation:
-  """LARS or Adam on the config's schedule."""
+  """LARS or Adam on the config's schedule.
+
+  With labels, the encoder may have a rate of its own, and begin later: then its
+  schedule, and what the optimizer remembers of it, begin with its first step.
+  """
+  tx = _optimizer(config, make_schedule(config, durations))
+  labelled = config.job == "supervised"
+  scale = config.optim.encoder_scale if labelled else 1.0
+  if scale == 1 and not durations.frozen:
+    return tx
+  total = durations.total - durations.frozen
+  own = dataclasses.replace(
+    durations, total=total, warmup=min(durations.warmup, total - 1)
+  )
+  schedule = make_schedule(config, own)
+  encoder = optax.conditionally_mask(
+    _optimizer(config, lambda step: scale * schedule(step)),
+    lambda step: step >= durations.frozen,
+  )
+  parts = {"encoder": encoder, "head": tx}
+  return optax.partition(parts, {part: part for part in parts})
+
+
+def _optimizer(config, schedule):
   keys = config.optim
-  schedule = make_schedule(config, durations)
   if keys.name == "adam":
     return optim.adam(
       schedule, b1=keys.b1, b2=keys.b2, weight_decay=keys.weight_decay
@@ -218,7 +241,13 @@ def train_step(
 
 
 def supervised_step(
-  config, tx: optax.GradientTransformation, single: bool, state, batch
+  config,
+  tx: optax.GradientTransformation,
+  single: bool,
+  state,
+  batch,
+  *,
+  frozen: int = 0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One optimizer step on labelled crops; scalars for the log.
 
@@ -228,20 +257,33 @@ def supervised_step(
     single: whether each clip has one label (`losses.label_loss`).
     state: what dropout draws is a function of its step and the seed.
     batch: the global batch of crops x_BxT, and labels_BxK.
+    frozen: so many first steps leave the encoder as it is, its statistics too:
+      it is in evaluation mode. `tx` is to leave its parameters.
   """
   x_BxT, labels_BxK = batch
   head = make_head(config.model, labels_BxK.shape[-1])
   key = mesh.stream_key(config.seed, "dropout", state.step)
 
-  def objective(params):
-    y_BxD, encoder_stats = _apply(
+  def encode(encoder_params, train):
+    return _apply(
       make_encoder(config.model, config.dtype),
-      params["encoder"],
+      encoder_params,
       state.batch_stats["encoder"],
       x_BxT,
-      True,
+      train,
       views=1,
     )
+
+  def objective(params):
+    if frozen:
+      y_BxD, encoder_stats = jax.lax.cond(
+        state.step < frozen,
+        lambda p: encode(jax.lax.stop_gradient(p), False),
+        lambda p: encode(p, True),
+        params["encoder"],
+      )
+    else:
+      y_BxD, encoder_stats = encode(params["encoder"], True)
     logits_BxK = head.apply(
       {"params": params["head"]}, y_BxD, train=True, rngs={"dropout": key}
     )
@@ -298,9 +340,11 @@ def jit_train_step(config, tx, devices: Mesh) -> Callable:
   return _jit(step, devices, donate_argnums=0)
 
 
-def jit_supervised_step(config, tx, single: bool, devices: Mesh) -> Callable:
+def jit_supervised_step(
+  config, tx, single: bool, devices: Mesh, *, frozen: int = 0
+) -> Callable:
   """`supervised_step(state, batch)` compiled as `jit_train_step`."""
-  step = functools.partial(supervised_step, config, tx, single)
+  step = functools.partial(supervised_step, config, tx, single, frozen=frozen)
   return _jit(step, devices, donate_argnums=0)
 
 
