@@ -42,9 +42,13 @@ def trainer(config):
   name = "jax_disable_most_optimizations"
   before = jax.config.values[name]
   jax.config.update(name, True)  # the first state compiles sooner
-  state = jax.jit(lambda: steps.init_state(config, tx))()
+  devices = mesh.make_mesh()
+  state = jax.jit(
+    lambda: steps.init_state(config, tx),
+    out_shardings=mesh.replicated(devices),  # as a step takes and leaves it
+  )()
   jax.config.update(name, before)
-  return state, steps.jit_train_step(config, tx, mesh.make_mesh())
+  return state, steps.jit_train_step(config, tx, devices)
 
 
 def torch_vicreg(z1, z2, torch):
