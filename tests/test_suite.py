@@ -496,16 +496,6 @@ def test_published_scores_stand_in_their_rows(tmp_path):
 # --- the whole of it ---------------------------------------------------------
 
 
-def smoke(tmp_path, data_dir, *flags):
-  return [
-    "--suite=configs/suites/projector.py",
-    "--scale=smoke",
-    f"--workdir={tmp_path}",
-    f"--config.data.dir={data_dir}",
-    *flags,
-  ]
-
-
 def check_smoke(tmp_path, runs):
   """Table and figure of so many runs."""
   rows = list(csv.DictReader((tmp_path / "projector/table.csv").open()))
@@ -524,35 +514,19 @@ def check_smoke(tmp_path, runs):
 @pytest.mark.slow
 def test_a_suite_at_smoke_scale(tmp_path):
   """Trains, probes, and draws; a second time there is nothing left to do."""
-  command = [sys.executable, "-m", "vicreg_jax.suite"]
-  # Each method with its own projector.
-  command += smoke(tmp_path, tmp_path / "data", "--only=0,3")
+  command = [
+    *(sys.executable, "-m", "vicreg_jax.suite"),
+    *("--suite=configs/suites/projector.py", "--scale=smoke"),
+    "--only=0,3",  # each method with its own projector
+    f"--workdir={tmp_path}",
+    f"--config.data.dir={tmp_path}/data",
+    # Smaller still.
+    *("--config.model.blocks=4", "--config.data.crop=243"),
+    "--config.data.clip_seconds=0.2",
+  ]
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   check_smoke(tmp_path, 2)
   again = subprocess.run(command, capture_output=True, text=True)
   assert again.stderr.count("was finished before") == 4
   assert again.stdout == done.stdout
-
-
-SMALLER = (
-  "--config.model.blocks=4",
-  "--config.data.crop=243",
-  "--config.data.clip_seconds=0.2",
-)
-
-
-@pytest.mark.slow
-def test_a_member_below_smoke_scale(tmp_path, data_dir, monkeypatch):
-  """One run and its probe, in processes that are forked warm."""
-
-  def call(self, job, flags):
-    done = warm.run_command(tmp_path, *flags)
-    assert done.returncode == 0, done.stderr
-    return 0
-
-  monkeypatch.setattr(runner.Runner, "_call", call)
-  with pytest.raises(SystemExit) as ended:
-    suite.main(smoke(tmp_path, data_dir, "--only=0", *SMALLER))
-  assert not ended.value.code
-  check_smoke(tmp_path, 1)
