@@ -36,6 +36,7 @@ def get_config():
   config.eval_every_epochs = 20.0
   config.checkpoint.every_epochs = 20.0
   config.probe_after = True
+  config.probe.heads = ("linear", "mlp", "logistic", "knn")
   config.probe.batch_size = 32
   config.probe.distinct_crops = 8
   return config

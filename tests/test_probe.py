@@ -500,6 +500,32 @@ def test_intervals_and_differences_by_hand():
   assert low <= 0 <= high and row.endswith(f"to {high:.1f}): could be chance")
 
 
+@pytest.mark.parametrize(
+  "low, high, verdict",
+  [
+    (1.24, 7.0, "+4.1 (1.2 to 7.0): beyond chance"),
+    (-2.0, 7.0, "+4.1 (-2.0 to 7.0): could be chance"),
+    (-9.0, -0.5, "+4.1 (-9.0 to -0.5): beyond chance"),
+    (None, None, "-"),
+  ],
+)
+def test_a_difference_is_said_in_words(low, high, verdict):
+  over = {"roc_auc": {"difference": 4.1, "interval": [low, high]}}
+  of = {"roc_auc": 60.0, "pr_auc": 60.0}
+  over["pr_auc"] = over["roc_auc"]
+  results = {
+    "bootstrap": {"draws": 9, "tracks": 2, "clips": 2},
+    "knn": of | {"over_mfcc": over},
+  }
+  (row,) = (
+    line
+    for line in scores.table(results).splitlines()
+    if line.startswith("knn vs mfcc")
+  )
+  assert row.split("knn vs mfcc")[1].strip().startswith(verdict)
+  assert row.endswith(verdict)
+
+
 def test_of_one_track_there_is_no_interval():
   labels_NxK = np.array([[1, 0], [0, 1]])
   found = {"knn": scores.of_clips(labels_NxK, labels_NxK, single=True)}

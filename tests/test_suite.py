@@ -394,6 +394,39 @@ def test_every_score_has_a_column_and_a_panel(tmp_path):
       plan.Suite("T", points, figures.score_dots, metrics=wrong)
 
 
+def test_a_suite_may_have_other_heads(tmp_path):
+  (tmp_path / "run").mkdir()
+  found = {"linear": {"roc_auc": 50.0}, "mfcc_knn": {"roc_auc": 60.0}}
+  (tmp_path / "run/probe.json").write_text(json.dumps(found))
+  run = plan.Job("folder", "run", {}, 1.0)
+  points = [
+    plan.Point({"encoder": "x"}, (run,), {"linear": "linear"}),
+    plan.Point({"encoder": "MFCCs"}, (run,), {"knn": "mfcc_knn"}),
+  ]
+  made = plan.Suite(
+    "T", points, figures.score_dots, ("roc_auc",), heads=("linear", "knn")
+  )
+  results = tables.collect(made, str(tmp_path))
+  *_, x, of_mfcc = tables.markdown(made, results, "").splitlines()
+  assert (x, of_mfcc) == ("| x | 50.00 | - |", "| MFCCs | - | 60.00 |")
+  drawn = []
+  with mock.patch.object(
+    figures, "_save", lambda figure, *args: drawn.append(figure)
+  ):
+    made.draw(results, "unused", stamp="")
+  (figure,) = drawn
+  values = {
+    float(x)
+    for line in figure.axes[0].get_lines()
+    for x in line.get_xdata()
+    if np.isfinite(x)
+  }
+  assert values >= {50.0, 60.0}
+  (legend,) = figure.legends
+  names = [text.get_text() for text in legend.get_texts()]
+  assert names == ["linear", "neighbours"]
+
+
 def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   lines = [
     {"step": 1, "train/epoch": 0.5, "train/invariance": 9.0},

@@ -21,7 +21,8 @@ import numpy as np
 from vicreg_jax import files, plots
 
 WIDTH = 6.5  # inches
-HEADS = {"linear": "linear", "mlp": "two-layer"}  # of a probe
+HEADS = {"linear": "linear", "mlp": "two-layer"}  # of the thesis's probes
+HEAD_NAMES = HEADS | {"logistic": "logistic", "knn": "neighbours"}
 # Colour, marker of a solid line and of a dashed one.
 METHOD_STYLES = {
   "CLMR": (plots.RED, "o", "^"),
@@ -181,7 +182,7 @@ def score_dots(results, out_stem, *, stamp=""):
   kinds = [
     (source, head, {"marker": marker, "linestyle": "none"} | fill)
     for source, fill in kinds
-    for head, marker in zip(HEADS, "os")
+    for head, marker in zip(results.heads, "os^D")
   ]
   heights = np.arange(len(kinds)) * 0.18
   figure, axes = plots.subplots(
@@ -211,7 +212,7 @@ def score_dots(results, out_stem, *, stamp=""):
   axes[0, 0].set_yticks(range(len(rows)), names)
   axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
   handles = [
-    _handle(_source_name(HEADS[head], source), **style)
+    _handle(_source_name(HEAD_NAMES[head], source), **style)
     for source, head, style in kinds
   ]
   runs = max(row.get("repetitions", 1) for row in rows)

@@ -120,6 +120,7 @@ class Suite:
     draw: `(results, out_stem, stamp=...)` writes the figure; see
       `tables.Results`, and `figures`.
     metrics: columns of the table, of each head; keys of `plots.SCORES`.
+    heads: whose scores the table has; names of `figures.HEAD_NAMES`.
     measure: `(workdir, epoch) -> {column: number}` adds columns from what the
       first job of a point has left.
   """
@@ -128,6 +129,7 @@ class Suite:
   points: list[Point]
   draw: Callable
   metrics: tuple[str, ...] = ("roc_auc", "pr_auc")
+  heads: tuple[str, ...] = tuple(HEADS)
   measure: Callable[[str, float], dict[str, float]] | None = None
 
   def __post_init__(self):

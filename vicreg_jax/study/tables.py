@@ -18,7 +18,7 @@ class Results:
   Attributes:
     rows: {"labels", "scores", "spread", "thesis", "extra"} for each row of the
       table; scores by head and metric in percent, None where a run is missing.
-    points, metrics: those of the suite.
+    points, metrics, heads: those of the suite.
     root: its --workdir.
   """
 
@@ -26,6 +26,7 @@ class Results:
   points: list[plan.Point]
   metrics: tuple[str, ...]
   root: str
+  heads: tuple[str, ...] = tuple(plan.HEADS)
 
   def metrics_path(self, point: plan.Point) -> str | None:
     """metrics.jsonl of a point's run; None if there is none."""
@@ -56,7 +57,7 @@ def collect(suite: plan.Suite, root: str) -> Results:
         "extra": extra[0] if extra else {},
       }
     )
-  return Results(rows, suite.points, suite.metrics, root)
+  return Results(rows, suite.points, suite.metrics, root, suite.heads)
 
 
 def _scores(point, metrics, root) -> dict | None:
@@ -80,11 +81,11 @@ def _over(scores, reduce) -> dict:
   }
 
 
-def cells(row: dict, metrics) -> list[dict]:
+def cells(row: dict, suite: plan.Suite) -> list[dict]:
   """The numbers of a row: ours, spread, thesis and difference."""
   found = []
-  for metric in metrics:
-    for head in plan.HEADS:
+  for metric in suite.metrics:
+    for head in suite.heads:
       ours, spread, thesis = (
         (row[source] or {}).get(head, {}).get(metric)
         for source in ("scores", "spread", "thesis")
@@ -111,7 +112,7 @@ def markdown(suite: plan.Suite, results: Results, stamp: str) -> str:
   kinds = (": ours", ": thesis", ": difference") if has_thesis else ("",)
   heads = [
     f"{plots.SCORES[cell['metric']]} {cell['head']}{kind}"
-    for cell in cells(results.rows[0], suite.metrics)
+    for cell in cells(results.rows[0], suite)
     for kind in kinds
   ]
   if not any(row["scores"] or row["thesis"] for row in results.rows):
@@ -120,7 +121,7 @@ def markdown(suite: plan.Suite, results: Results, stamp: str) -> str:
   body = [columns, ["---"] * len(columns)]
   for row in results.rows:
     line = [str(row["labels"].get(name, "")) for name in names]
-    for cell in cells(row, suite.metrics) if heads else ():
+    for cell in cells(row, suite) if heads else ():
       line.append(_number(cell["ours"], cell["spread"]))
       if has_thesis:
         line.append(_number(cell["thesis"]))
@@ -148,7 +149,7 @@ def table_csv(suite: plan.Suite, results: Results) -> str:
   write.writerow([*names, *numbers, "repetitions"])
   for row in results.rows:
     labels = [row["labels"].get(name, "") for name in names]
-    for cell in cells(row, suite.metrics):
+    for cell in cells(row, suite):
       if cell["ours"] is not None or cell["thesis"] is not None:
         values = (cell[k] for k in numbers)
         write.writerow(
