@@ -272,6 +272,9 @@ def test_probe_without_labels(folder, data_dir, tmp_path):
     ("train_splits", ("training",), r"train_splits.*train, valid, test"),
     ("augment.pitch.p", 1.5, r"augment.pitch.p"),
     ("probe.plateau_factor", 1.0, r"probe.plateau_factor"),
+    ("probe.heads", (), r"probe.heads is \(\); name one or more"),
+    ("probe.heads", ("svm",), r"probe.heads is \('svm',\); use one of linear"),
+    ("probe.splits", 0, r"probe.splits is 0; it must be at least 1"),
     ("model.projector", (), r"model.projector"),
     ("seed", -1, r"seed is -1"),
     (

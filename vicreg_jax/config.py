@@ -379,7 +379,7 @@ _LIMITS = {
   "probe.plateau_patience": _AT_LEAST_0,
   "probe.stop_patience": _AT_LEAST_0,
   "probe.distinct_crops": _AT_LEAST_0,
-  "probe.splits": _ABOVE_0,
+  "probe.splits": checks.Bounds(least=1, most=1000),
 }
 _LIMITS_OF_JOB = {
   "embed": {"batch_size": _ABOVE_0},  # nothing is compared within it
