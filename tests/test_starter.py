@@ -1,0 +1,71 @@
+"""The encoder that comes with the package."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+import vicreg_jax
+from vicreg_jax.use import encoder as encoders
+
+FOLDER = pathlib.Path(encoders.__file__).parent / "starter"
+
+
+@pytest.fixture(scope="module")
+def starter():
+  return vicreg_jax.load("starter")
+
+
+def glide(seconds, first_hertz, last_hertz):
+  """A tone whose pitch moves, with overtones."""
+  rate = 22_050
+  t = np.arange(int(seconds * rate)) / rate
+  hertz = first_hertz + (last_hertz - first_hertz) * t / seconds
+  phase = 2 * np.pi * np.cumsum(hertz) / rate
+  return (
+    sum(np.sin(k * phase) / k for k in range(1, 6)).astype(np.float32) * 0.2
+  )
+
+
+def test_what_it_is(starter):
+  assert (starter.sample_rate, starter.crop, starter.size) == (
+    22_050,
+    19_683,
+    512,
+  )
+  size = sum(os.path.getsize(FOLDER / name) for name in os.listdir(FOLDER))
+  assert size < 4e6
+  card = json.loads((FOLDER / "model.json").read_text())
+  assert card["name"] == "starter" and card["licence"] == "Apache-2.0"
+
+
+def test_it_gives_the_vectors_that_it_gave(starter):
+  y_D = starter.embed(glide(2.0, 200, 400), 22_050)
+  expected = json.loads(
+    (pathlib.Path(__file__).parent / "fixtures/starter.json").read_text()
+  )
+  np.testing.assert_allclose(y_D[:16], expected["first"], rtol=1e-3, atol=1e-4)
+  assert np.linalg.norm(y_D) == pytest.approx(expected["norm"], rel=1e-4)
+
+
+def test_it_hears_timbre_rather_than_loudness(starter):
+  """The same tone at half the level is nearer than noise is."""
+  tone = glide(2.0, 300, 300)
+  noise = np.random.default_rng(0).normal(0, 0.1, len(tone))
+  a, b, c = (
+    starter.embed(x.astype(np.float32), 22_050)
+    for x in (tone, 0.5 * tone, noise)
+  )
+  cosine = lambda x, y: x @ y / np.linalg.norm(x) / np.linalg.norm(y)  # noqa: E731
+  assert cosine(a, b) > 0.9 > cosine(a, c) + 0.1
+
+
+def test_a_folder_of_that_name_has_to_be_named_as_one(tmp_path, monkeypatch):
+  """ "starter" is the package's own, wherever it is asked for."""
+  (tmp_path / "starter").mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert vicreg_jax.load("starter").size == 512
+  with pytest.raises(ValueError, match="starter"):
+    vicreg_jax.load("./starter")
