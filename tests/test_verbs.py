@@ -133,7 +133,7 @@ def as_in_the_readme(small_run, tmp_path, monkeypatch):
 def test_the_python_of_the_readme(as_in_the_readme):
   scope = {}
   exec("\n".join(readme_blocks("python")), scope)
-  assert scope["song"].shape == (16,)
+  assert scope["song"].shape == (512,)
   np.testing.assert_allclose(scope["segments"].start_seconds[:2], [0, 0.5])
   assert set(scope["encoder"].tags("song.mp3")) == {"piano", "drums"}
 
@@ -151,4 +151,4 @@ def test_the_commands_of_the_readme(as_in_the_readme, capsys):
   assert verbs == {"embed", "tag", "export", "import"}
   assert "song.mp3: piano" in capsys.readouterr().out
   assert len(pq.read_table("music.parquet")) == 1
-  assert len(pq.read_table("passages.parquet")) == 2
+  assert len(pq.read_table("passages.parquet")) == 3

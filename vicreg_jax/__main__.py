@@ -5,10 +5,10 @@
     python -m vicreg_jax export MODEL --format=onnx --output=DIR --license=MIT
     python -m vicreg_jax import clmr_checkpoint_10000.zip --workdir=DIR
 
-MODEL is a training's workdir, a folder that `export` has written, or a file of
-CLMR's weights. `VERB --help` says more. Exit codes: 0 complete, 1 an error, in
-one line, 3 complete but for files that were left out, 75 interrupted: the same
-command continues.
+MODEL is "starter", a training's workdir, a folder that `export` has written, or
+a file of CLMR's weights. `VERB --help` says more. Exit codes: 0 complete, 1 an
+error, in one line, 3 complete but for files that were left out, 75 interrupted:
+the same command continues.
 """
 
 import argparse
