@@ -19,7 +19,7 @@ import vicreg_jax
 ROOMS = {
   "ground": "files mesh plots cli checks",
   "data": "audio views threads seeds augment prepared datasets records crops"
-  " input_pipeline mfcc",
+  " input_pipeline label_share mfcc",
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir steps writer checkpoint loop",

@@ -15,7 +15,7 @@ import sklearn.metrics
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.data import input_pipeline, label_share, mfcc
 from vicreg_jax.jobs import (
   clip_probes,
   embed,
@@ -158,7 +158,7 @@ class FakeEncoder:
     self.size = y_NxD.shape[1]
     self.epochs = []
 
-  def crops(self, prepared, split, *, seed, epoch, batch_size):
+  def crops(self, prepared, split, *, seed, epoch, batch_size, chosen):
     """Stands for `representations.crops`."""
     self.epochs.append(epoch)
     return self.y_NxD
@@ -720,3 +720,73 @@ def scores_of(workdir):
     name: (pathlib.Path(workdir) / name).read_text()
     for name in (scores.RESULTS, scores.PER_TAG)
   }
+
+
+def test_labels_outside_the_share_make_no_difference(
+  probing, prepared, tmp_path, monkeypatch
+):
+  probing.probe.update(
+    label_fraction=0.25, heads=("linear", "mlp", "knn"), max_epochs=1
+  )
+  right = probe.run(probing, str(tmp_path / "right"))
+  chosen = label_share.of_training(prepared, 0.25, probing.seed)
+  read = input_pipeline.labels
+
+  def garbled(prepared, split):
+    found = read(prepared, split)
+    if split == "train":
+      wrong_NxK = 1 - found.labels_NxK
+      wrong_NxK[chosen] = found.labels_NxK[chosen]
+      found = found._replace(labels_NxK=wrong_NxK)
+    return found
+
+  monkeypatch.setattr(input_pipeline, "labels", garbled)
+  assert probe.run(probing, str(tmp_path / "other")) == right
+  table = scores.table(right)
+  assert "labels of 6 of the 24 training clips" in table
+
+
+def test_clips_outside_the_share_are_not_seen(probing, prepared, tmp_path):
+  """By hand, of the share's vectors alone: the scale is theirs, too."""
+  probing.probe.update(
+    heads=("logistic",), label_fraction=0.25, untrained=False
+  )
+  chosen = label_share.of_training(prepared, 0.25, probing.seed)
+  results = probe.run(probing, str(tmp_path))
+  y, labels = (
+    {split: of(prepared, split) for split in ("train", "valid", "test")}
+    for of in (mfcc.of_split, lambda *of: input_pipeline.labels(*of).labels_NxK)
+  )
+  train, valid = (
+    classifiers.Vectors(y[split][rows], labels[split][rows])
+    for split, rows in (("train", chosen), ("valid", slice(None)))
+  )
+  found = classifiers.predict("logistic", train, valid, y["test"], single=False)
+  by_hand = metrics.tagging_metrics(labels["test"], found.test_NxK)
+  assert results["mfcc_logistic"]["roc_auc"] == by_hand["roc_auc"]
+
+
+def test_splits_learn_from_a_share_of_their_own():
+  y_NxD, clips = clips_of_tracks(single=True)
+  seen = []
+
+  def predict(name, train, valid, test_y_NxD, *, single):
+    at = [np.flatnonzero((y_NxD == y).all(1))[0] for y in train.y_NxD]
+    seen.append((set(clips.track_N[at]), len(valid.y_NxD), len(test_y_NxD)))
+    share_NxK = np.tile([0.5, 0.3, 0.2], (len(test_y_NxD), 1))
+    return classifiers.Predictions(share_NxK, share_NxK, 1)
+
+  with mock.patch.object(classifiers, "predict", predict):
+    for fraction in (1.0, 0.25):
+      clip_probes.over_splits(
+        {"": y_NxD},
+        clips,
+        ["knn"],
+        count=2,
+        seed=0,
+        single=True,
+        label_fraction=fraction,
+      )
+  for (whole, *held_out), (part, *same) in zip(seen[:2], seen[2:]):
+    assert part < whole and held_out == same
+    assert 0.2 * len(whole) < len(part) < 0.3 * len(whole)

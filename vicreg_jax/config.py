@@ -65,6 +65,9 @@ def _probe() -> dict:
     distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
     untrained=True,  # also report the encoder before pretraining
     mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
+    # So many of the training clips' labels are learned from: a fixed share of
+    # their tracks, by class where labels are single, at least one of each.
+    label_fraction=1.0,
     # > 1: "logistic" and "knn" also on so many random splits of all labelled
     # clips, in which no track is in two parts.
     splits=1,
@@ -313,6 +316,7 @@ def epoch_to_step(epoch: float, per_epoch: int) -> int:
 _ABOVE_0 = checks.Bounds(above=0)
 _AT_LEAST_0 = checks.Bounds(least=0)
 _SHARE = checks.Bounds(least=0, below=1)
+_PART = checks.Bounds(above=0, most=1)
 _WIDTH = checks.Bounds(least=1, most=1 << 20)  # of a layer
 _LIMITS = {
   "seed": _AT_LEAST_0,
@@ -379,6 +383,7 @@ _LIMITS = {
   "probe.plateau_patience": _AT_LEAST_0,
   "probe.stop_patience": _AT_LEAST_0,
   "probe.distinct_crops": _AT_LEAST_0,
+  "probe.label_fraction": _PART,
   "probe.splits": checks.Bounds(least=1, most=1000),
 }
 _LIMITS_OF_JOB = {

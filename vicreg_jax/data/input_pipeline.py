@@ -236,14 +236,18 @@ def probe_crops(
   seed: int,
   epoch: int,
   batch_size: int,
+  chosen: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
   """One random crop `x_BxT` of each clip, in the order of `labels`.
 
-  The last batch is as short as it comes out.
+  The last batch is as short as it comes out. Of `chosen` clips, if any are, by
+  their positions, the crops are the same.
   """
   clips = records.Clips(prepared, (split,))
   begun = crops.begin(seed, epoch, 1)
-  order = tf.data.Dataset.range(len(clips.index.id_N))
+  if chosen is None:
+    chosen = np.arange(len(clips.index.id_N))
+  order = tf.data.Dataset.from_tensor_slices(chosen)
   order = order.map(lambda clip: (begun, clip))
   for x_BxT, _ in crops.batches(clips, order, crop, batch_size):
     yield x_BxT

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vicreg_jax.data import label_share
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import SPLITS
 from vicreg_jax.jobs import scores
@@ -47,10 +48,7 @@ def random_split(clips: Clips, salt: str, *, single: bool) -> np.ndarray:
     salt: names the split; of another one it is another split.
     single: each clip has one label.
   """
-  strata = {}
-  for track, labels_K in zip(clips.track_N, clips.labels_NxK, strict=True):
-    stratum = int(labels_K.argmax()) if single else 0
-    strata.setdefault(track, stratum)  # of its first clip, if they differ
+  strata = label_share.strata(clips.track_N, clips.labels_NxK, single=single)
   split_of = {}
   for stratum in set(strata.values()):
     tracks = [f"{salt} {t}" for t, of in strata.items() if of == stratum]
@@ -66,6 +64,7 @@ def over_splits(
   count: int,
   seed: int,
   single: bool,
+  label_fraction: float = 1.0,
 ) -> dict:
   """Scores over `count` random splits of all labelled clips.
 
@@ -76,6 +75,7 @@ def over_splits(
     count: how many splits, 2 or more.
     seed: of the splits.
     single: each clip has one label.
+    label_fraction: how many of each split's training tracks are learned from.
 
   Returns:
     {"count": count, name: {metric: {"mean", "deviation"}}}; those of the
@@ -89,6 +89,15 @@ def over_splits(
   for i in range(count):
     split_N = random_split(clips, f"{seed} {i}", single=single)
     at = {s: np.flatnonzero(split_N == s) for s in SPLITS}
+    at["train"] = at["train"][
+      label_share.of_clips(
+        [clips.track_N[n] for n in at["train"]],
+        clips.labels_NxK[at["train"]],
+        label_fraction,
+        salt=f"{seed} {i}",
+        single=single,
+      )
+    ]
     labels = {s: clips.labels_NxK[index] for s, index in at.items()}
     if not all(map(len, at.values())):
       raise ValueError(_too_few(count, clips))

@@ -8,6 +8,8 @@ predictions are averaged. The untrained encoder goes through the same protocol.
 
 Besides there are logistic regression and nearest neighbours on the mean over a
 clip's segments (`classifiers`), for which MFCCs are a third "encoder".
+
+All of them may learn from a share of the labels alone (`label_fraction`).
 """
 
 import csv
@@ -21,7 +23,7 @@ import optax
 from tqdm import tqdm
 
 from vicreg_jax import files, mesh, plots
-from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.data import input_pipeline, label_share, mfcc
 from vicreg_jax.data.prepared import SPLITS
 from vicreg_jax.jobs import clip_probes, representations, scores
 from vicreg_jax.model import classifiers, losses, metrics, optim, samplecnn
@@ -104,7 +106,13 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       seed=config.seed,
       batch_size=config.probe.encode_batch_size,
     )
-  labels = {s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS}
+  everything = {
+    s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS
+  }
+  chosen = label_share.of_training(
+    prepared, config.probe.label_fraction, config.seed
+  )
+  labels = _known(everything, chosen)
   single = prepared.label_kind == "single"
   on_clips = [h for h in classifiers.NAMES if h in config.probe.heads]
   found, vectors = {}, {}
@@ -115,7 +123,9 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       )
       for split in (SPLITS if on_clips else ("valid", "test"))
     }
-    of_heads, fits = _scores(config, frozen, prepared, labels, segments, prefix)
+    of_heads, fits = _scores(
+      config, frozen, prepared, labels, segments, prefix, chosen
+    )
     found |= {prefix + head: scored for head, scored in of_heads.items()}
     if frozen is encoder:
       best_first = sorted(fits, key=lambda head: fits[head].best_loss)
@@ -128,15 +138,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       )
     if on_clips:
       vectors[prefix] = {
-        split: metrics.mean_over_clip(*of_split, len(labels[split]))
+        split: metrics.mean_over_clip(*of_split, len(everything[split]))
         for split, of_split in segments.items()
       }
-      found |= _on_clips(on_clips, vectors, labels, single, prefix)
+      y = _known(vectors[prefix], chosen)
+      found |= _on_clips(on_clips, y, labels, single, prefix)
   if on_clips and config.probe.mfcc:
     vectors["mfcc_"] = {
       split: mfcc.of_split(prepared, split) for split in SPLITS
     }
-    found |= _on_clips(on_clips, vectors, labels, single, "mfcc_")
+    y = _known(vectors["mfcc_"], chosen)
+    found |= _on_clips(on_clips, y, labels, single, "mfcc_")
   results = {name: scored.results for name, scored in found.items()}
   many = on_clips and config.probe.splits > 1
   tracks = {
@@ -154,14 +166,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   if many:
     results["splits"] = clip_probes.over_splits(
       {prefix: _whole(y) for prefix, y in vectors.items()},
-      clip_probes.Clips(_whole(labels), _whole(tracks)),
+      clip_probes.Clips(_whole(everything), _whole(tracks)),
       on_clips,
       count=config.probe.splits,
       seed=config.seed,
       single=single,
+      label_fraction=config.probe.label_fraction,
     )
   if single:
     results["majority"] = scores.majority(labels["train"], labels["test"])
+  if config.probe.label_fraction < 1:
+    results["labelled"] = scores.labelled(chosen, everything["train"])
   results |= {"step": encoder.step, "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
@@ -177,12 +192,15 @@ def _whole(of_split) -> np.ndarray:
   return np.concatenate([of_split[split] for split in SPLITS])
 
 
-def _on_clips(heads, vectors, labels, single, prefix) -> dict:
+def _known(of_split, chosen) -> dict[str, np.ndarray]:
+  """What there is of each split, of the training clips the chosen ones."""
+  return of_split | {"train": of_split["train"][chosen]}
+
+
+def _on_clips(heads, y, labels, single, prefix) -> dict:
   """{name: scores} of the heads that take a clip's vector."""
   return {
-    prefix + head: clip_probes.score(
-      head, vectors[prefix], labels, single=single
-    )
+    prefix + head: clip_probes.score(head, y, labels, single=single)
     for head in heads
   }
 
@@ -214,7 +232,7 @@ def figure(workdir: str) -> str | None:
   return out
 
 
-def _scores(config, encoder, prepared, labels, segments, prefix):
+def _scores(config, encoder, prepared, labels, segments, prefix, chosen=None):
   """{head: its scores on the test clips} and {head: _Fit}, of TRAINED."""
   splits = {s: _Split(*segments[s], labels[s]) for s in ("valid", "test")}
   single = prepared.label_kind == "single"
@@ -226,6 +244,7 @@ def _scores(config, encoder, prepared, labels, segments, prefix):
     splits["valid"],
     single,
     prefix,
+    chosen,
   )
   found = {}
   for head, fit in fits.items():
@@ -247,7 +266,9 @@ def _scores(config, encoder, prepared, labels, segments, prefix):
   return found, fits
 
 
-def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
+def _train(
+  config, encoder, prepared, labels_NxK, valid, single, prefix, chosen=None
+):
   """Trains the heads of TRAINED on the same crops; {head: _Fit}."""
   p = config.probe
   N, K = labels_NxK.shape
@@ -284,6 +305,7 @@ def _train(config, encoder, prepared, labels_NxK, valid, single, prefix):
         seed=config.seed,
         epoch=drawn,
         batch_size=p.encode_batch_size,
+        chosen=chosen,
       )
       if p.distinct_crops:
         cache[drawn] = y_NxD

@@ -24,8 +24,9 @@ def crops(
   seed: int,
   epoch: int,
   batch_size: int,
+  chosen: np.ndarray | None = None,
 ) -> np.ndarray:
-  """`y_NxD` of one random crop of each clip."""
+  """`y_NxD` of one random crop of each clip, or of those `chosen`."""
   batches = input_pipeline.probe_crops(
     prepared,
     split,
@@ -33,6 +34,7 @@ def crops(
     seed=seed,
     epoch=epoch,
     batch_size=batch_size,
+    chosen=chosen,
   )
   return np.concatenate(list(encoder(batches)))
 

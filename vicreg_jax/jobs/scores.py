@@ -142,6 +142,11 @@ def majority(train_labels_NxK, test_labels_MxK) -> dict:
   return {"accuracy": accuracy}
 
 
+def labelled(chosen, labels_NxK) -> dict:
+  """Of how many training clips the labels were learned, for the results."""
+  return {"clips": len(chosen), "of": len(labels_NxK)}
+
+
 def plain(value):
   """As JSON gives it back: an undefined figure is null, a tuple a list."""
   if isinstance(value, dict):
@@ -239,6 +244,9 @@ def table(results: dict) -> str:
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
     parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")
+  if "labelled" in results:
+    clips, of = results["labelled"]["clips"], results["labelled"]["of"]
+    parts.append(f"labels of {clips:,} of the {of:,} training clips")
   return "\n".join(parts)
 
 
