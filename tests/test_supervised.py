@@ -17,7 +17,7 @@ from test_pretrain import assert_same, lines_of
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
-from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.data import datasets, input_pipeline, label_share
 from vicreg_jax.jobs import embed, supervised
 from vicreg_jax.model import losses, samplecnn
 from vicreg_jax.training import checkpoint, loop, steps
@@ -261,6 +261,7 @@ def test_a_run_of_before_fine_tuning_goes_on(labelled, unbroken, tmp_path):
   path = tmp_path / "old/config.json"
   config = json.loads(path.read_text())
   del config["freeze_epochs"], config["optim"]["encoder_scale"]
+  del config["train_fraction"]
   path.write_text(json.dumps(config))
   assert supervised.run(labelled, str(tmp_path / "old")) == results
   labelled.optim.encoder_scale = 0.5
@@ -271,20 +272,23 @@ def test_a_run_of_before_fine_tuning_goes_on(labelled, unbroken, tmp_path):
 # --- the stream ---
 
 
-def epochs_of(config, prepared, number):
+def epochs_of(config, prepared, number, chosen=None):
   """The stream's first epochs: [(crops, labels)]."""
-  stream = input_pipeline.labelled_crops(prepared, config)
+  stream = input_pipeline.labelled_crops(prepared, config, chosen=chosen)
+  clips = 24 if chosen is None else len(chosen)
   for _ in range(number):
-    batches = [next(stream) for _ in range(24 // config.batch_size)]
+    batches = [next(stream) for _ in range(clips // config.batch_size)]
     yield tuple(np.concatenate(rows) for rows in zip(*batches))
 
 
-def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled):
+@pytest.mark.parametrize("chosen", [None, np.arange(1, 24, 3)])
+def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled, chosen):
   labelled.shuffle_buffer = 7  # a window smaller than the set
   prepared = datasets.prepare(labelled.data)
   expected_labels = input_pipeline.labels(prepared, "train").labels_NxK
   orders = []
-  for epoch, (x_NxT, labels_NxK) in enumerate(epochs_of(labelled, prepared, 2)):
+  epochs = epochs_of(labelled, prepared, 2, chosen)
+  for epoch, (x_NxT, labels_NxK) in enumerate(epochs):
     crops_NxT = np.concatenate(
       list(
         input_pipeline.probe_crops(
@@ -295,20 +299,27 @@ def test_every_clip_comes_once_an_epoch_with_its_own_labels(labelled):
     same = (x_NxT[:, None] == crops_NxT).all(-1)
     order = same.argmax(1)
     np.testing.assert_array_equal(same.sum(1), 1)
-    assert sorted(order) == list(range(24))
+    assert sorted(order) == list(range(24) if chosen is None else chosen)
     np.testing.assert_array_equal(labels_NxK, expected_labels[order])
     orders.append(order.tolist())
   assert orders[0] != orders[1]
   assert len(np.unique(expected_labels, axis=0)) > 4
 
 
-def test_the_stream_may_be_entered_anywhere_and_shared_by_hosts(labelled):
+@pytest.mark.parametrize("chosen", [None, np.arange(1, 24, 3)])
+def test_the_stream_may_be_entered_anywhere_and_shared_by_hosts(
+  labelled, chosen
+):
   prepared = datasets.prepare(labelled.data)
-  stream = input_pipeline.labelled_crops(prepared, labelled)
+  stream = input_pipeline.labelled_crops(prepared, labelled, chosen=chosen)
   expected = [next(stream) for _ in range(7)][5:]
   hosts = [
     input_pipeline.labelled_crops(
-      prepared, labelled, start_step=5, share=input_pipeline.Share(h, 2)
+      prepared,
+      labelled,
+      chosen=chosen,
+      start_step=5,
+      share=input_pipeline.Share(h, 2),
     )
     for h in range(2)
   ]
@@ -320,6 +331,32 @@ def test_the_stream_may_be_entered_anywhere_and_shared_by_hosts(labelled):
     np.testing.assert_array_equal(
       np.concatenate([p.labels_BxK for p in parts]), batch.labels_BxK
     )
+
+
+def test_a_share_of_the_clips_is_trained_on(labelled, tmp_path, monkeypatch):
+  labelled.train_fraction = 0.35
+  labelled.steps = 0
+  labelled.epochs = 2
+  prepared = datasets.prepare(labelled.data)
+  chosen = label_share.of_training(prepared, 0.35, labelled.seed)
+  stream, asked = input_pipeline.labelled_crops, []
+
+  def crops(*args, **options):
+    asked.append(options["chosen"])
+    return stream(*args, **options)
+
+  monkeypatch.setattr(input_pipeline, "labelled_crops", crops)
+  results = supervised.run(labelled, str(tmp_path / "run"))
+  np.testing.assert_array_equal(asked, [chosen])
+  assert results["labelled"] == {"clips": 8, "of": 24}
+  assert max(line["step"] for line in lines_of(str(tmp_path / "run"))) == 2
+  labelled.train_fraction = 0.25
+  with pytest.raises(ValueError, match=r"train_fraction: 0\.35 -> 0\.25"):
+    labelled.batch_size = 4
+    supervised.run(labelled, str(tmp_path / "run"))
+  labelled.batch_size = 8
+  with pytest.raises(ValueError, match=r"batch_size is 8, .* has 6 clips"):
+    supervised.run(labelled, str(tmp_path / "other"))
 
 
 def three_steps():

@@ -19,7 +19,11 @@ TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
 _EXAMPLES = {"pretrain": "folder", "supervised": "supervised_mtat"}
 SPLITS = ("train", "valid", "test")
 # Keys that the configs of older runs lack, and what those were run with.
-ADDED = {"freeze_epochs": 0.0, "optim.encoder_scale": 1.0}
+ADDED = {
+  "freeze_epochs": 0.0,
+  "optim.encoder_scale": 1.0,
+  "train_fraction": 1.0,
+}
 
 
 def _data() -> dict:
@@ -175,6 +179,7 @@ def base_supervised() -> ml_collections.ConfigDict:
   config.optim.schedule = "constant"
   config.optim.encoder_scale = 1.0  # the encoder's rate over the head's
   config.freeze_epochs = 0.0  # so long the head learns alone
+  config.train_fraction = 1.0  # of the tracks, see probe.label_fraction
   config.stop_patience = 20  # epochs without a lower validation loss; 0: never
   config.encode_batch_size = 64  # segments a step of evaluation
   return config
@@ -371,6 +376,7 @@ _LIMITS = {
   "checkpoint.keep": _ABOVE_0,
   "checkpoint.keep_at_epochs": _ABOVE_0,
   "freeze_epochs": _AT_LEAST_0,
+  "train_fraction": _PART,
   "stop_patience": _AT_LEAST_0,
   "encode_batch_size": _ABOVE_0,
   "probe.heads": ("linear", "mlp", "logistic", "knn"),

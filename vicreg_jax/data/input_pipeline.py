@@ -113,15 +113,21 @@ class ValidViews:
 
 
 def labelled_crops(
-  prepared: Prepared, config, *, start_step: int = 0, share: Share = _WHOLE
+  prepared: Prepared,
+  config,
+  *,
+  chosen: np.ndarray | None = None,
+  start_step: int = 0,
+  share: Share = _WHOLE,
 ) -> Iterator[LabelledCrops]:
   """Batches of a random crop of each training clip, and its labels, for ever.
 
   Orders, crops, shares and steps as in `train_views`; nothing is augmented. A
   clip's crop is the one that `probe_crops` draws for the same seed and epoch.
+  If clips are `chosen`, by their positions in `labels`, there are no others.
   """
   clips = records.Clips(prepared, ("train",))
-  order = _order_without_end(clips, config, 1, start_step, share)
+  order = _order_without_end(clips, config, 1, start_step, share, chosen)
   batch_size = config.batch_size // share.count
   for x_BxT, clip_B in crops.batches(
     clips, order, config.data.crop, batch_size
@@ -130,14 +136,17 @@ def labelled_crops(
 
 
 def _order_without_end(
-  clips, config, views, start_step, share
+  clips, config, views, start_step, share, chosen=None
 ) -> tf.data.Dataset:
   """`_order` of epoch after epoch, from a step on: a share of whole batches."""
   batch_size = config.batch_size
-  per_epoch = len(clips.index.id_N) // batch_size
+  count = len(clips.index.id_N) if chosen is None else len(chosen)
+  per_epoch = count // batch_size
   epoch, step = divmod(start_step, per_epoch)
   order = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
-    lambda e: _order(clips, config, views, e).take(per_epoch * batch_size)
+    lambda e: _order(clips, config, views, e, chosen).take(
+      per_epoch * batch_size
+    )
   )
   order = order.skip(step * batch_size)
   if share.count > 1:
@@ -149,11 +158,11 @@ def _order_without_end(
   return order.prefetch(_ORDERED_AHEAD)
 
 
-def _order(clips, config, views, epoch) -> tf.data.Dataset:
-  """All clips once, in an order of the epoch's own, as `crops` takes it.
+def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
+  """All clips once, or those chosen, in an order of the epoch's own.
 
-  Several files at a time, in an order that is drawn, give a clip each in turn;
-  then clips are shuffled.
+  What comes is as `crops` takes it. Several files at a time, in an order that
+  is drawn, give a clip each in turn; then clips are shuffled.
   """
   begun = crops.begin(config.seed, epoch, views)
 
@@ -168,20 +177,19 @@ def _order(clips, config, views, epoch) -> tf.data.Dataset:
   order_F = tf.random.experimental.stateless_shuffle(
     tf.range(len(counts)), seed(seeds.FILES)
   )
-  return (
-    tf.data.Dataset.from_tensor_slices(order_F)
-    .interleave(
-      lambda file: tf.data.Dataset.range(begins_F[file], ends_F[file]),
-      cycle_length=min(len(counts), _OPEN_FILES),
-      block_length=1,
-    )
-    .shuffle(
-      config.shuffle_buffer,
-      seed=tf.cast(seed(seeds.SHUFFLE)[0], tf.int64),
-      reshuffle_each_iteration=False,
-    )
-    .map(lambda clip: (begun, clip))
+  order = tf.data.Dataset.from_tensor_slices(order_F).interleave(
+    lambda file: tf.data.Dataset.range(begins_F[file], ends_F[file]),
+    cycle_length=min(len(counts), _OPEN_FILES),
+    block_length=1,
   )
+  if chosen is not None:
+    is_chosen_N = tf.constant(np.isin(np.arange(sum(counts)), chosen))
+    order = order.filter(lambda clip: is_chosen_N[clip])
+  return order.shuffle(
+    config.shuffle_buffer,
+    seed=tf.cast(seed(seeds.SHUFFLE)[0], tf.int64),
+    reshuffle_each_iteration=False,
+  ).map(lambda clip: (begun, clip))
 
 
 def _augmented(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:

@@ -5,9 +5,10 @@ with. The encoder, dropout and a dense layer (table 2.1) learn the labels of one
 random crop of each clip and epoch, without augmentation. An encoder that was
 pretrained (`init_from`) may be fine-tuned so: left as it is for the first
 `freeze_epochs`, and at a lower rate than the head's (`optim.encoder_scale`)
-from there. After every epoch
-(`eval_every_epochs`) all clips of the split "valid" are cut into consecutive
-segments; the weights of the lowest loss are kept, and scored on "test".
+from there. It may learn from a share of the labelled clips (`train_fraction`).
+After every epoch (`eval_every_epochs`) all clips of the split "valid" are cut
+into consecutive segments; the weights of the lowest loss are kept, and scored
+on "test".
 """
 
 import functools
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.data import datasets, input_pipeline, label_share
 from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.jobs import representations, scores
 from vicreg_jax.model import losses, metrics
@@ -60,7 +61,8 @@ def run(config, workdir: str) -> dict:
   mesh.check_batch(config.batch_size, devices)
   prepared = datasets.prepare(config.data)
   prepared.check_labelled("training with labels")
-  durations = configs.durations(config, prepared.num_clips["train"])
+  chosen = label_share.of_training(prepared, config.train_fraction, config.seed)
+  durations = configs.durations(config, len(chosen))
   tx = steps.make_optimizer(config, durations)
   classes = len(prepared.labels)
   single = prepared.label_kind == "single"
@@ -71,6 +73,7 @@ def run(config, workdir: str) -> dict:
     return input_pipeline.labelled_crops(
       prepared,
       config,
+      chosen=chosen,
       start_step=start,
       share=input_pipeline.Share(jax.process_index(), jax.process_count()),
     )
@@ -95,7 +98,7 @@ def run(config, workdir: str) -> dict:
     "data": prepared.name,
   }
   return scores.reuse(workdir, made_of) or _score(
-    workdir, best, predict, prepared, durations.per_epoch, made_of
+    workdir, best, predict, prepared, chosen, durations.per_epoch, made_of
   )
 
 
@@ -147,7 +150,9 @@ def validation(
   return evaluate
 
 
-def _score(workdir, state, predict, prepared, per_epoch, made_of) -> dict:
+def _score(
+  workdir, state, predict, prepared, chosen, per_epoch, made_of
+) -> dict:
   """Scores a state on the test clips; writes and returns the results."""
   labels = {
     s: input_pipeline.labels(prepared, s).labels_NxK for s in ("train", "test")
@@ -164,7 +169,11 @@ def _score(workdir, state, predict, prepared, per_epoch, made_of) -> dict:
   )
   results = {NAME: found.results}
   if single:
-    results["majority"] = scores.majority(labels["train"], labels["test"])
+    results["majority"] = scores.majority(
+      labels["train"][chosen], labels["test"]
+    )
+  if len(chosen) < len(labels["train"]):
+    results["labelled"] = scores.labelled(chosen, labels["train"])
   results |= {"step": int(state.step), "of": made_of}
   results = scores.plain(results)
   if mesh.is_first_host():
