@@ -22,7 +22,7 @@ ROOMS = {
   " input_pipeline label_share mfcc",
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
-  "training": "workdir steps writer checkpoint loop",
+  "training": "workdir best steps writer checkpoint loop",
   "use": "clmr export heads encoder adopt corpus hear verbs",
   "jobs": "scores representations prepare embed clip_probes probe pretrain"
   " supervised",

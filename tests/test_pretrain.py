@@ -8,6 +8,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import sklearn.metrics
+import sklearn.neighbors
+import sklearn.preprocessing
 import warm
 from conftest import shrink
 from test_checkpoint import FULL, small_disk
@@ -571,3 +574,137 @@ def test_an_encoder_to_begin_with_has_to_be_alike(like_the_small_run, tmp_path):
   config.init_from = str(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="nowhere"):
     pretrain.run(config, str(tmp_path))
+
+
+@pytest.fixture
+def by_knn(small):
+  """Three epochs, each of which is looked at."""
+  small.data.crop, small.model.blocks = 27, 2
+  small.steps, small.log_every_steps = 9, 100
+  small.checkpoint.update(every_epochs=1.0, keep=1, best_by="knn")
+  configs.validate(small)
+  return small
+
+
+def test_knn_is_that_of_scikit_learn(by_knn, tmp_path):
+  """On the means of eight segments a clip, which are spread over it."""
+  prepared = datasets.prepare(by_knn.data)
+  durations = configs.durations(by_knn, 24)
+  tx = steps.make_optimizer(by_knn, durations)
+  devices = mesh.make_mesh()
+  state = loop.state_at(lambda: steps.init_state(by_knn, tx), devices)
+  evaluate = pretrain._Evaluation(
+    by_knn, prepared, durations, devices, str(tmp_path)
+  )
+  encode = jax.jit(steps.make_encoder(by_knn.model, "float32").apply)
+  variables = {
+    "params": state.params["encoder"],
+    "batch_stats": state.batch_stats["encoder"],
+  }
+  y, labels = {}, {}
+  for split in ("train", "valid"):
+    labels[split] = input_pipeline.labels(prepared, split).labels_NxK
+    y[split] = []
+    for pcm in input_pipeline.samples(prepared, split):
+      x_T = np.frombuffer(pcm, "<i2").astype(np.float32) / 32767
+      count = len(x_T) // 27
+      x_SxT = x_T[: count * 27].reshape(count, 27)
+      x_SxT = x_SxT[[i * count // 8 for i in range(8)]]
+      y[split].append(np.asarray(encode(variables, x_SxT)).mean(0))
+  scaler = sklearn.preprocessing.StandardScaler().fit(y["train"])
+  x, x_valid = (scaler.transform(y[split]) for split in y)
+  nearest = sklearn.neighbors.KNeighborsClassifier(
+    10, metric="cosine", weights=lambda d: np.exp(-d / 0.07)
+  )
+  auc = []
+  for train_N, valid_N in zip(labels["train"].T, labels["valid"].T):
+    if 0 < valid_N.mean() < 1:
+      found_N = np.zeros(len(valid_N))
+      if train_N.any():
+        found_N = nearest.fit(x, train_N).predict_proba(x_valid)[:, 1].round(6)
+      auc.append(100 * sklearn.metrics.roc_auc_score(valid_N, found_N))
+  found = evaluate(state, 0)["validation/knn"]
+  assert found == pytest.approx(np.mean(auc), abs=0.5)
+  assert found != pytest.approx(50, abs=0.5)
+
+
+def pretend(monkeypatch, *knn):
+  """What the evaluations of `by_knn` find, whatever the encoder."""
+  values = dict(zip((0, 3, 6, 9), knn))
+  monkeypatch.setattr(
+    pretrain._Evaluation,
+    "__call__",
+    lambda self, state, step: {"validation/knn": values[step]},
+  )
+
+
+def test_the_best_by_knn_counts(by_knn, tmp_path, monkeypatch):
+  """Also where the run is resumed, and where it is complete."""
+  pretend(monkeypatch, 60.0, 70.0, 65.0, 70.0)
+  whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+  state = pretrain.run(by_knn, whole)
+  assert int(state.step) == 3
+  assert sorted(os.listdir(f"{whole}/checkpoints")) == ["3", "9"]
+  loaded = encoders.load(whole)
+  assert loaded.step == 3
+  assert_same(loaded.variables["params"], state.params["encoder"])
+  assert encoders.load(whole, step=9).step == 9
+  for crash in (1, 7):  # step 0 alone is saved; the best is not the newest
+    with monkeypatch.context() as patch:
+      at_step(patch, crash, lambda: 1 / 0)
+      with pytest.raises(ZeroDivisionError):
+        pretrain.run(by_knn, broken)
+    assert encoders.load(broken).step == {1: 0, 7: 3}[crash]
+  assert_same(pretrain.run(by_knn, broken), state)
+  assert lines_of(broken) == lines_of(whole)
+  assert sorted(os.listdir(f"{broken}/checkpoints")) == ["3", "9"]
+  monkeypatch.setattr(steps, "train_step", refuse)
+  assert_same(pretrain.run(by_knn, broken), state)
+  by_knn.checkpoint.best_by = ""
+  with pytest.raises(ValueError, match=r"checkpoint.best_by: knn -> "):
+    pretrain.run(by_knn, whole)
+  (tmp_path / "whole" / "metrics.jsonl").unlink()
+  with pytest.raises(ValueError, match=r"no validation/knn of a saved step"):
+    encoders.load(whole)
+
+
+def test_what_a_run_began_with_may_be_the_best(
+  like_the_small_run, tmp_path, monkeypatch, capsys
+):
+  config = like_the_small_run
+  config.steps, config.eval_every_epochs = 3, 1.0
+  config.optim.learning_rate = 0.2
+  config.checkpoint.best_by = "knn"
+  config.probe_after = True
+  config.probe.update(heads=("knn",), untrained=False, mfcc=False)
+  pretend(monkeypatch, 60.0, 50.0)
+  workdir = str(tmp_path)
+  pretrain.main(config, workdir)
+  said = capsys.readouterr().out
+  assert "best by knn: step 0, which is how it began" in said
+  began = encoders.load(config.init_from)
+  assert encoders.load(workdir).fingerprint() == began.fingerprint()
+  assert encoders.load(workdir, step=3).fingerprint() != began.fingerprint()
+  # A row of its own, and the difference, which is none here.
+  results = json.loads((tmp_path / "probe.json").read_text())
+  assert results["start_knn"]["roc_auc"] == results["knn"]["roc_auc"]
+  over = results["knn"]["over_start"]["roc_auc"]
+  assert over == {"difference": 0.0, "interval": [0.0, 0.0]}
+  assert "start knn" in said and "knn vs start" in said
+
+
+def test_a_best_that_cannot_be_found_is_refused(by_knn, tmp_path):
+  def error(**changes):
+    config = by_knn.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError) as caught:
+      configs.validate(config)
+      pretrain.run(config, str(tmp_path))
+    return str(caught.value)
+
+  assert "use one of '', loss, knn" in error(**{"checkpoint.best_by": "auc"})
+  assert "eval_every_epochs is 0" in error(eval_every_epochs=0.0)
+  other = {"valid_data.name": "synthetic", "valid_data.seed": 3}
+  assert "valid_data.name is 'synthetic'" in error(**other)
+  few = {"data.sizes": (24, 1, 10), "checkpoint.best_by": "loss"}
+  assert "there are 1 clips to validate on" in error(**few)

@@ -20,6 +20,7 @@ from vicreg_jax import main, mesh
 from vicreg_jax.data import datasets, input_pipeline, label_share
 from vicreg_jax.jobs import embed, supervised
 from vicreg_jax.model import losses, samplecnn
+from vicreg_jax.training import best as best_lib
 from vicreg_jax.training import checkpoint, loop, steps
 from vicreg_jax.use import encoder as encoders
 
@@ -712,10 +713,10 @@ def test_the_best_step_is_that_of_metrics(
   ]
   torn = '{"step": 70, "validation/l'
   (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, torn]))
-  found = loop._Best(str(tmp_path), 20)
+  found = best_lib.Best(tmp_path, "loss", 20)
   assert (found.step(), found.record_steps()) == (best, records)
   assert found.exhausted() == ended
-  assert not loop._Best(str(tmp_path), 0).exhausted()
-  assert loop._Best(str(tmp_path), 20, 20).step() in (None, 10, 20)
+  assert not best_lib.Best(tmp_path, "loss").exhausted()
+  assert best_lib.Best(tmp_path, "loss", 20, 20).step() in (None, 10, 20)
   if losses_of:
     assert found.add(80, 0.5) and not found.exhausted()

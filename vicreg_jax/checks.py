@@ -123,6 +123,6 @@ def check_limits(
         fine, remedy = map(limit.hold, each), f"it must be {limit}"
       else:
         fine = (v in limit for v in each)
-        remedy = f"use one of {', '.join(limit)}"
+        remedy = "use one of " + ", ".join(v or "''" for v in limit)
       if not all(fine):
         raise ValueError(f"{key} is {value!r}; {remedy}")

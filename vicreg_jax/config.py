@@ -20,6 +20,7 @@ _EXAMPLES = {"pretrain": "folder", "supervised": "supervised_mtat"}
 SPLITS = ("train", "valid", "test")
 # Keys that the configs of older runs lack, and what those were run with.
 ADDED = {
+  "checkpoint.best_by": "",
   "freeze_epochs": 0.0,
   "optim.encoder_scale": 1.0,
   "train_fraction": 1.0,
@@ -68,6 +69,7 @@ def _probe() -> dict:
     stop_patience=10,  # epochs without a lower validation loss; 0: never
     distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
     untrained=True,  # also report the encoder before pretraining
+    start=True,  # also report the encoder that it began from (init_from)
     mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
     # So many of the training clips' labels are learned from: a fixed share of
     # their tracks, by class where labels are single, at least one of each.
@@ -134,7 +136,11 @@ def base_pretrain() -> ml_collections.ConfigDict:
       # embeddings of so many clips to validate on (section 5.1); 0: never.
       diagnostics=dict(every_epochs=0.0, clips=2048),
       # keep_at_epochs: epochs that are saved, and stay, besides.
-      checkpoint=dict(every_epochs=5.0, keep=3, keep_at_epochs=()),
+      # best_by: what counts is the last state, or, if this is not "", the best
+      # by "loss" on the clips to validate on, or by "knn": how well neighbours
+      # among the training clips tell their labels. The state before the first
+      # step is one of those.
+      checkpoint=dict(every_epochs=5.0, keep=3, keep_at_epochs=(), best_by=""),
       probe_after=False,  # probe the encoder on the same data set
       probe=_probe(),
     )
@@ -166,6 +172,7 @@ def base_supervised() -> ml_collections.ConfigDict:
     del config[key]
   for key in ("valid_data", "diagnostics"):
     del config[key]
+  del config.checkpoint["best_by"]  # it is the loss
   for key in ("projector", "projector_batch_norm"):
     del config.model[key]
   config.job = "supervised"
@@ -192,7 +199,7 @@ def base_probe() -> ml_collections.ConfigDict:
       job="probe",
       seed=0,
       checkpoint="",  # workdir of the pretraining
-      step=-1,  # which checkpoint; -1: the newest
+      step=-1,  # which checkpoint; -1: the newest, or the run's best
       epoch=-1.0,  # which checkpoint, by epoch; -1: by step
       data=_data(),
       probe=_probe(),
@@ -375,6 +382,7 @@ _LIMITS = {
   "checkpoint.every_epochs": _AT_LEAST_0,
   "checkpoint.keep": _ABOVE_0,
   "checkpoint.keep_at_epochs": _ABOVE_0,
+  "checkpoint.best_by": ("", "loss", "knn"),
   "freeze_epochs": _AT_LEAST_0,
   "train_fraction": _PART,
   "stop_patience": _AT_LEAST_0,
@@ -486,6 +494,19 @@ def _validate_pretrain(config):
       'train_splits has "valid", so its loss would not be held out: set'
       " eval_every_epochs=0 and diagnostics.every_epochs=0, leave it out, or"
       " name another data set with valid_data.name"
+    )
+  best_by = config.checkpoint.best_by
+  if best_by and not config.eval_every_epochs:
+    raise ValueError(
+      f"checkpoint.best_by is {best_by!r} and eval_every_epochs is 0, so"
+      " nothing would be compared: set eval_every_epochs above 0, or"
+      " checkpoint.best_by to ''"
+    )
+  if best_by == "knn" and not own:
+    raise ValueError(
+      f"checkpoint.best_by is 'knn' and valid_data.name is {other.name!r}:"
+      " neighbours are looked for in the same data set only. Set"
+      " valid_data.name='' or checkpoint.best_by=loss"
     )
   if not config.model.projector:
     raise ValueError(

@@ -262,9 +262,11 @@ def probe_crops(
 
 
 def segments(
-  prepared: Prepared, split: str, *, crop: int, batch_size: int
+  prepared: Prepared, split: str, *, crop: int, batch_size: int, most: int = 0
 ) -> Iterator[Segments]:
   """Each clip cut into consecutive segments, a shorter rest dropped.
+
+  With `most` above 0 a clip gives at most so many of them, evenly spread.
 
   All batches have `batch_size` rows; the last is padded and masked. Every
   segment of every clip comes exactly once, in the order of `labels`.
@@ -273,8 +275,12 @@ def segments(
   def cut(index, example):
     pcm = tf.io.decode_raw(example["samples"], tf.int16, little_endian=True)
     count = tf.shape(pcm)[0] // crop
-    x_SxT = tf.reshape(_to_float(pcm[: count * crop]), [count, crop])
-    return x_SxT, tf.fill([count], tf.cast(index, tf.int32))
+    pcm_SxT = tf.reshape(pcm[: count * crop], [count, crop])
+    if most:
+      kept = tf.minimum(count, most)
+      pcm_SxT = tf.gather(pcm_SxT, tf.range(kept) * count // kept)
+      count = kept
+    return _to_float(pcm_SxT), tf.fill([count], tf.cast(index, tf.int32))
 
   rows = (
     prepared.dataset(split)

@@ -79,8 +79,8 @@ def over_splits(
 
   Returns:
     {"count": count, name: {metric: {"mean", "deviation"}}}; those of the
-    trained encoder have "over_untrained" and "over_mfcc" too, with mean and
-    deviation of the differences within a split.
+    trained encoder have "over_start", "over_untrained" and "over_mfcc" too,
+    with mean and deviation of the differences within a split.
 
   Raises:
     ValueError: there are too few tracks to split, or to score.

@@ -11,16 +11,21 @@ from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.jobs import probe, representations
-from vicreg_jax.model import metrics
+from vicreg_jax.model import bootstrap, classifiers, metrics
 from vicreg_jax.training import loop, steps
+from vicreg_jax.use.encoder import Encoder
 
 DIAGNOSTICS = "diagnostics"
+KNN_SEGMENTS = 8  # of a clip; all would take longer than the training
 
 
 def main(config, workdir: str):
   """Trains, draws the losses and, if `probe_after`, probes the encoder."""
-  run(config, workdir)
+  state = run(config, workdir)
   if mesh.is_first_host():
+    if by := config.checkpoint.best_by:
+      began = "" if int(state.step) else ", which is how it began"
+      print(f"best by {by}: step {state.step}{began}")
     print("figure:", loop.figure(workdir))
   if config.probe_after:
     probe.main(config, workdir, workdir)
@@ -28,6 +33,8 @@ def main(config, workdir: str):
 
 def run(config, workdir: str) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
+
+  Returns the last state, or the best one by `checkpoint.best_by`.
 
   Args:
     config: a validated config of job "pretrain".
@@ -44,6 +51,10 @@ def run(config, workdir: str) -> steps.TrainState:
   if config.probe_after:
     prepared.check_labelled(  # now rather than after the training
       "probing", ", or only pretrain with --config.probe_after=False"
+    )
+  if config.checkpoint.best_by == "knn":
+    prepared.check_labelled(
+      "checkpoint.best_by=knn", ", or set --config.checkpoint.best_by=loss"
     )
   durations = configs.durations(
     config, input_pipeline.num_train_clips(prepared, config)
@@ -68,6 +79,8 @@ def run(config, workdir: str) -> steps.TrainState:
     train_step=steps.jit_train_step(config, tx, devices),
     batches=batches,
     evaluate=evaluation if evaluation.batch_size else None,
+    best_by=config.checkpoint.best_by,
+    from_start=True,
     warm_start=representations.warm_start(config, devices),
   )
   return loop.run(config, workdir, training, devices)
@@ -94,6 +107,11 @@ class _Evaluation:
     # The largest batch that the devices can share.
     clips = prepared.num_clips.get("valid", 0)
     share = min(config.batch_size, clips) // devices.size * devices.size
+    if share < 2 and config.checkpoint.best_by:
+      raise ValueError(
+        f"checkpoint.best_by is {config.checkpoint.best_by!r}, and there are"
+        f" {clips} clips to validate on: add clips, or set it to ''"
+      )
     if share < 2:
       self.note = f"\nnothing is evaluated: there are {clips} clips to do it on"
     else:
@@ -122,10 +140,57 @@ class _Evaluation:
         f"validation/{k}": float(np.mean([row[k] for row in losses]))
         for k in losses[0]
       }
+      if self._config.checkpoint.best_by == "knn":
+        values["validation/knn"] = self._knn(state)
     if diagnose:
       y_NxD, z_NxE = (np.concatenate(rows)[:wanted] for rows in zip(*outputs))
       values |= self._diagnose(y_NxD, z_NxE, step)
     return values
+
+  def _knn(self, state) -> float:
+    """ROC-AUC in percent of the clips to validate on, by fixed neighbours."""
+    encoder = self._encoder.with_variables(
+      {
+        "params": state.params["encoder"],
+        "batch_stats": state.batch_stats["encoder"],
+      }
+    )
+    train, valid = (
+      classifiers.Vectors(self._vectors(encoder, split, labels), labels)
+      for split, labels in self._labels.items()
+    )
+    predicted_NxK = classifiers.knn(train, valid.y_NxD)
+    found = bootstrap.unweighted(valid.labels_NxK, predicted_NxK, single=False)[
+      "roc_auc"
+    ]
+    if np.isnan(found):
+      raise ValueError(
+        "checkpoint.best_by is 'knn', and no label tells the"
+        f" {len(valid.labels_NxK)} clips to validate on apart: add clips, or"
+        " set checkpoint.best_by=loss"
+      )
+    return found
+
+  @functools.cached_property
+  def _encoder(self):
+    return Encoder(self._config.to_dict(), {}, 0, self._devices)
+
+  @functools.cached_property
+  def _labels(self):
+    return {
+      split: input_pipeline.labels(self._prepared, split).labels_NxK
+      for split in ("train", "valid")
+    }
+
+  def _vectors(self, encoder, split, labels_NxK):
+    y_MxD, clip_M = representations.segments(
+      encoder,
+      self._prepared,
+      split,
+      batch_size=self._config.probe.encode_batch_size,
+      most=KNN_SEGMENTS,
+    )
+    return metrics.mean_over_clip(y_MxD, clip_M, len(labels_NxK))
 
   def _diagnose(self, y_NxD, z_NxE, step):
     """Logs the figures of a collapse; the spectra go to a file."""

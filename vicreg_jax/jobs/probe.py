@@ -4,7 +4,8 @@ The thesis's heads (sections 3.2.3, 3.3.3 and 3.3.4): a linear one, and one with
 a hidden layer of the representation's size, trained by Adam with a plateau
 schedule on one random crop of each clip and epoch; the weights of the lowest
 validation loss are kept. Test clips are cut into consecutive segments whose
-predictions are averaged. The untrained encoder goes through the same protocol.
+predictions are averaged. The untrained encoder goes through the same protocol,
+and so does the one that the training began from, if there is one.
 
 Besides there are logistic regression and nearest neighbours on the mean over a
 clip's segments (`classifiers`), for which MFCCs are a third "encoder".
@@ -75,7 +76,8 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
 
   Returns:
     `probe.json`'s content: metrics in percent by head, "untrained_" before the
-    heads of the untrained encoder; "step" of the encoder; and what it was made
+    heads of the untrained encoder, "start_" before those of the encoder that
+    the training began from; "step" of the encoder; and what it was made
     "of". If the file is there, and of the same, nothing is probed again.
   """
   devices = mesh.make_mesh()
@@ -95,9 +97,12 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     "seed": config.seed,
     "probe": config.probe.to_dict(),
   }
+  frozen_encoders = {"": encoder}
+  if config.probe.start and (source := encoder.config.get("init_from")):
+    frozen_encoders["start_"] = _began_from(source, devices)
+    made_of["start"] = frozen_encoders["start_"].fingerprint()
   if done := scores.reuse(workdir, made_of):
     return done
-  frozen_encoders = {"": encoder}
   if config.probe.untrained:
     frozen_encoders["untrained_"] = representations.untrained(
       encoder.config.to_dict(),
@@ -185,6 +190,17 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     tags = {name: scored.tags for name, scored in found.items()}
     scores.write(workdir, results, prepared.labels, tags)
   return results
+
+
+def _began_from(source: str, devices) -> encoders.Encoder:
+  """The encoder that a training began from."""
+  try:
+    return encoders.load(source, devices=devices)
+  except ValueError as e:
+    raise ValueError(
+      f"init_from={source}, which the encoder began from, cannot be loaded"
+      f" ({e}): put it back, or leave it out with --config.probe.start=False"
+    ) from e
 
 
 def _whole(of_split) -> np.ndarray:

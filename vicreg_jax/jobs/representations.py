@@ -45,14 +45,18 @@ def segments(
   split: str,
   *,
   batch_size: int,
+  most: int = 0,
   progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`y_MxD` of every segment, and the position `clip_M` of its clip."""
+  """`y_MxD` of every segment, and the position `clip_M` of its clip.
+
+  With `most` above 0 of at most so many segments a clip, evenly spread.
+  """
   clips, masks = [], []
 
   def batches() -> Iterator[np.ndarray]:
     for batch in input_pipeline.segments(
-      prepared, split, crop=encoder.crop, batch_size=batch_size
+      prepared, split, crop=encoder.crop, batch_size=batch_size, most=most
     ):
       clips.append(batch.clip_B)
       masks.append(batch.mask_B > 0)

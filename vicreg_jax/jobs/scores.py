@@ -20,7 +20,11 @@ from vicreg_jax import files, mesh, plots
 from vicreg_jax.model import bootstrap, metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
-OTHERS = ("untrained", "mfcc")  # what the trained encoder is compared with
+OTHERS = (
+  "start",
+  "untrained",
+  "mfcc",
+)  # what the trained encoder is compared with
 
 
 class Scores(NamedTuple):
@@ -93,10 +97,10 @@ def add_intervals(
   """Adds to `results` how far each figure may be trusted; see `bootstrap`.
 
   A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
-  also "over_untrained" and "over_mfcc", its differences to the same head of
-  those: {metric: {"difference", "interval"}}, of the same draws. "bootstrap"
-  says of what. Of a single track there is nothing to draw, and nothing is
-  added.
+  also "over_start", "over_untrained" and "over_mfcc", its differences to the
+  same head of those: {metric: {"difference", "interval"}}, of the same draws.
+  "bootstrap" says of what. Of a single track there is nothing to draw, and
+  nothing is added.
 
   Args:
     results: {name: what `Scores.results` holds}.

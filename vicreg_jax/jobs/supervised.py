@@ -89,6 +89,7 @@ def run(config, workdir: str) -> dict:
     ),
     batches=batches,
     evaluate=validation(predict, prepared),
+    best_by="loss",
     patience=config.stop_patience * durations.per_epoch,
     warm_start=representations.warm_start(config, devices),
   )

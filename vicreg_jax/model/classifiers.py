@@ -19,6 +19,7 @@ from vicreg_jax.model import bootstrap
 # From the smoothest on: of choices that are equal the first is taken.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: a small one is strong
 NEIGHBOURS = (100, 50, 20, 10, 5, 3, 1)
+K = 10  # where none is chosen
 TEMPERATURE = 0.07  # of neighbours' weights (Wu et al. 2018, section 3.4)
 CHOSEN = {"logistic": "C", "knn": "k"}  # what is chosen
 NAMES = tuple(CHOSEN)
@@ -52,12 +53,7 @@ def predict(
     test_y_NxD: vectors to predict.
     single: each clip has one label.
   """
-  scaler = StandardScaler().fit(np.asarray(train.y_NxD, np.float64))
-  x_NxD = scaler.transform(np.asarray(train.y_NxD, np.float64))
-  others = [
-    scaler.transform(np.asarray(y, np.float64))
-    for y in (valid.y_NxD, test_y_NxD)
-  ]
+  x_NxD, *others = _standardised(train.y_NxD, valid.y_NxD, test_y_NxD)
   candidates = {"logistic": _logistic, "knn": _knn}[name]
   best, highest = None, -np.inf
   # To share out problems so small takes several times as long.
@@ -71,6 +67,21 @@ def predict(
         best = Predictions(valid_NxK, test_NxK, chosen)
         highest = -np.inf if np.isnan(auc) else auc
   return best
+
+
+def knn(train: Vectors, y_MxD: np.ndarray, k: int = K) -> np.ndarray:
+  """Scores [M, classes] of vectors by "knn" with this k: nothing is chosen."""
+  x_NxD, x_MxD = _standardised(train.y_NxD, y_MxD)
+  k = min(k, len(x_NxD))
+  search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(x_NxD)
+  return _shares(train.labels_NxK, *search.kneighbors(x_MxD), k)
+
+
+def _standardised(*y) -> list[np.ndarray]:
+  """All by mean and deviation of the first."""
+  y = [np.asarray(vectors, np.float64) for vectors in y]
+  scaler = StandardScaler().fit(y[0])
+  return [scaler.transform(vectors) for vectors in y]
 
 
 def _logistic(x_NxD, labels_NxK, others, single) -> Iterator:

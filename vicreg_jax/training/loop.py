@@ -5,7 +5,6 @@ newest checkpoint if there is one. A resumed run equals an unbroken one.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import signal
@@ -21,7 +20,8 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
-from vicreg_jax import files, mesh, plots
+from vicreg_jax import mesh, plots
+from vicreg_jax.training import best as best_lib
 from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib
@@ -29,7 +29,8 @@ from vicreg_jax.training import writer as writer_lib
 # Keys, or how they start, that may change between a run and its continuation.
 # Where data come from is free: "prepared" says which they are.
 HARMLESS = (
-  "checkpoint",
+  "checkpoint.every_epochs",
+  "checkpoint.keep",
   "data.beam",
   "data.dir",
   "data.download",
@@ -45,7 +46,6 @@ HARMLESS = (
   "valid_data",
 )
 LENGTH = ("epochs", "steps")
-VALIDATION_LOSS = "validation/loss"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,10 @@ class Training:
     batches: this host's part of the batches from a step on, without end.
     evaluate: `(state, step) -> {name: number}` for the log, where durations say
       that it is due. None: there is nothing to evaluate.
-    patience: None: the last state is what counts. Else it is that of the lowest
-      "validation/loss", which stays saved, and so many steps without a lower
-      one end the training (0: never).
+    best_by: "": the last state is what counts. Else it is the best by one of
+      `best.MEASURES`, which `evaluate` gives, and stays saved.
+    from_start: the state before the first step is evaluated, and may be it.
+    patience: so many steps without a better one end the training; 0: never.
   """
 
   header: dict
@@ -77,7 +78,9 @@ class Training:
   train_step: Callable
   batches: Callable[[int], Iterator[Any]]
   evaluate: Callable[[steps.TrainState, int], dict[str, float]] | None
-  patience: int | None = None
+  best_by: str = ""
+  from_start: bool = False
+  patience: int = 0
   warm_start: Callable[[steps.TrainState], steps.TrainState] | None = None
 
 
@@ -123,51 +126,12 @@ class _Signals:
       signal.signal(number, handler)
 
 
-class _Best:
-  """The lowest validation loss: all there are, up to a step.
-
-  They are read from metrics.jsonl, which is there up to every checkpoint.
-  """
-
-  def __init__(self, workdir, patience, last=math.inf):
-    self._patience = patience
-    path = f"{workdir}/{writer_lib.METRICS}"
-    with files.explained(path):
-      lines = files.read_metrics(path) if files.exists(path) else []
-    self._loss_of = {
-      line["step"]: line[VALIDATION_LOSS]
-      for line in lines
-      if VALIDATION_LOSS in line and line["step"] <= last
-    }
-
-  def add(self, step, loss) -> bool:
-    """Whether this is the lowest."""
-    self._loss_of[step] = loss
-    return self.step() == step
-
-  def step(self) -> int | None:
-    """Where it was reached; for the first time, of equal ones."""
-    return min(self._loss_of, key=self._loss_of.get, default=None)
-
-  def record_steps(self) -> set[int]:
-    """Every step whose loss was the lowest when it was reached."""
-    lowest = itertools.accumulate(self._loss_of.values(), min)
-    before = itertools.chain([math.inf], lowest)
-    return {s for (s, x), low in zip(self._loss_of.items(), before) if x < low}
-
-  def exhausted(self) -> bool:
-    """Whether the patience is: so long there was no lower loss."""
-    if not (self._patience and self._loss_of):
-      return False
-    return max(self._loss_of) - self.step() >= self._patience
-
-
 def run(
   config, workdir: str, training: Training, devices: Mesh
 ) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
 
-  Returns the state that counts, the last or the best (`Training.patience`). Of
+  Returns the state that counts, the last or the best (`Training.best_by`). Of
   a run that is complete it is read; neither batches nor steps are made.
 
   Args:
@@ -181,14 +145,14 @@ def run(
     KeyboardInterrupt: SIGINT or SIGTERM came; the run was saved.
   """
   _check_same(config, training.header, workdir)
-  durations = training.durations
+  durations, by = training.durations, training.best_by
   keep, keep_at = config.checkpoint.keep, set(durations.keep_at)
   saved_steps = checkpoint.saved_steps(workdir)
   if max(saved_steps, default=0) > durations.total:
     # A longer run has come past this one's end: what it keeps is its own.
     keep_at |= set(saved_steps)
-  if training.patience is not None:
-    keep_at |= _Best(workdir, training.patience).record_steps()
+  if by:
+    keep_at |= best_lib.Best(workdir, by).record_steps()
   with (
     _Signals(devices) as signals,
     workdirs.alone(workdir),
@@ -197,17 +161,18 @@ def run(
   ):
     log.note(training.summary)
     log.run_header(training.header)
-    start = saved.resume_step or 0
+    fresh, start = saved.resume_step is None, saved.resume_step or 0
     _check_hosts(training.header, start, workdir)
-    log.truncate_after(start)
+    read_to = -1 if fresh else start
+    log.truncate_after(read_to)
     best = None
-    if training.patience is not None:
-      best = _Best(workdir, training.patience, start)
+    if by:
+      best = best_lib.Best(workdir, by, training.patience, read_to)
       saved.keep_at({*durations.keep_at, best.step()})
     complete = start >= durations.total or (best and best.exhausted())
     if complete and best and best.step() is None:
       raise ValueError(
-        f"{workdir}/{writer_lib.METRICS} has no {VALIDATION_LOSS} up to step"
+        f"{workdir}/{workdirs.METRICS} has no {best.key} up to step"
         f" {start}, which tells the best weights: put a copy of it in its"
         " place, or start anew with another --workdir"
       )
@@ -215,11 +180,13 @@ def run(
       log.note(f"{workdir}: complete, {start} steps; nothing is left to train")
     elif start:
       log.note(f"continuing from step {start}")
-    last = state_at(training.init, devices, saved, start)
-    if not start and training.warm_start:
+    last = state_at(training.init, devices, None if fresh else saved, start)
+    if fresh and training.warm_start:
       last = training.warm_start(last)
     if not complete:
       loop = _Loop(config, training, devices, saved, log, best)
+      if fresh and best and training.from_start:
+        loop.evaluate_start(last)
       last = loop.run(last, start, signals)
     state = last
     if best and best.step() != int(last.step) and not signals.stopped():
@@ -245,7 +212,7 @@ def header(config, prepared, durations) -> dict:
 def figure(workdir: str) -> str:
   """Draws the loss and its terms over the steps; the PNG's path."""
   out = f"{workdir}/figures/loss_terms.png"
-  plots.training_curves(f"{workdir}/{writer_lib.METRICS}", out)
+  plots.training_curves(f"{workdir}/{workdirs.METRICS}", out)
   return out
 
 
@@ -257,10 +224,10 @@ def _writer(workdir, durations):
 
 
 def state_at(init, devices, saved=None, step=0) -> steps.TrainState:
-  """The state at a step, restored unless that is 0, on all devices."""
+  """A saved step's state, or that before the first one, on all devices."""
   whole = mesh.replicated(devices)
   shapes = jax.eval_shape(init)
-  if step:
+  if saved:
     return saved.restore(step, checkpoint.abstract(shapes, whole))
   return jax.jit(init, out_shardings=jax.tree.map(lambda _: whole, shapes))()
 
@@ -284,6 +251,12 @@ class _Loop:
     self._saved = saved
     self._log = log
     self._best = best
+
+  def evaluate_start(self, state):
+    """Evaluates and saves the state before the first step."""
+    self._evaluate(state, 0)
+    self._log.flush()
+    self._saved.save(state, 0)
 
   def run(self, state, start, signals) -> steps.TrainState:
     total = self._durations.total
@@ -323,14 +296,15 @@ class _Loop:
   def _evaluate(self, state, step) -> bool:
     """Evaluates, logs, and tells whether this is the best state so far."""
     values = self._training.evaluate(state, step)
-    loss = values.get(VALIDATION_LOSS, 0)
-    if self._best is not None and not math.isfinite(loss):
+    judged = self._best is not None and self._best.key in values
+    loss = values.get("validation/loss", 0)
+    if judged and not math.isfinite(loss):
       raise ValueError(
         f"step {step}: the validation loss is {loss}. The checkpoints before it"
         " are kept. A lower optim.learning_rate or dtype=float32 usually helps"
       )
     self._log.write(step, values)
-    if self._best is None or not self._best.add(step, loss):
+    if not judged or not self._best.add(step, values[self._best.key]):
       return False
     self._saved.keep_at({*self._durations.keep_at, step})
     return True

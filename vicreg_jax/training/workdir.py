@@ -12,7 +12,8 @@ from etils import epath
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 
-CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", "lock"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+CHECKPOINTS, LOCK = "checkpoints", "lock"
 
 
 def path_of(run) -> epath.Path:

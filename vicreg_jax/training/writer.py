@@ -34,7 +34,6 @@ from vicreg_jax.training import workdir as workdirs
 # A flush of the events waits for the disk, so not at every write.
 FLUSH_SECONDS = 10.0
 BUCKET_FLUSH_SECONDS = 60.0
-METRICS = "metrics.jsonl"
 
 
 class Silent:
@@ -81,7 +80,7 @@ class Writer:
       self._flush_seconds = BUCKET_FLUSH_SECONDS
       self._temporary = tempfile.TemporaryDirectory()
       self._directory = self._temporary.name
-    self._metrics_path = os.path.join(self._directory, METRICS)
+    self._metrics_path = os.path.join(self._directory, workdirs.METRICS)
     self._metrics_file = None
     self._events = None
     self._flushed = -math.inf
@@ -128,7 +127,7 @@ class Writer:
     if not self._bucket:
       return
     events = os.listdir(os.path.join(self._directory, "tb"))
-    for name in [METRICS, *(f"tb/{event}" for event in events)]:
+    for name in [workdirs.METRICS, *(f"tb/{event}" for event in events)]:
       with files.explained(f"{self.workdir}/{name}"):
         content = files.read(os.path.join(self._directory, name))
         files.write(f"{self.workdir}/{name}", content)
@@ -158,7 +157,7 @@ class Writer:
     """
     assert self._metrics_file is None, "truncate_after comes before write"
     self._purge_step = step + 1
-    path = f"{self.workdir}/{METRICS}"
+    path = f"{self.workdir}/{workdirs.METRICS}"
     with files.explained(path):
       if not files.exists(path):
         return

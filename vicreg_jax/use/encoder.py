@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.data import audio as audio_files
-from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import best, checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr, export
 from vicreg_jax.use import heads as heads_lib
@@ -368,14 +368,17 @@ def clmr_config() -> ml_collections.ConfigDict:
 def _of_run(run, step, epoch, devices, heads) -> Encoder:
   """The encoder that the training in workdir `run` saved.
 
-  At `step` (-1 is the newest, or the best of a training with labels), or after
+  At `step` (-1 is the newest, or the best of a run that looks for it), or after
   `epoch` where that is not negative.
   """
   config = workdirs.load_config(run)
+  best_by = config.get("checkpoint", {}).get("best_by")
   if epoch >= 0:
     step = _step_of(config, epoch, run)
   elif step == -1 and heads and config["job"] == "supervised":
     step = heads.step
+  elif step == -1 and best_by:
+    step = _best_step(run, best_by)
   try:
     configs.validate_encoder(ml_collections.ConfigDict(config))
   except ValueError as e:
@@ -386,6 +389,21 @@ def _of_run(run, step, epoch, devices, heads) -> Encoder:
     run, step, abstract_encoder(config, devices)
   )
   return Encoder(config, variables, step, devices)
+
+
+def _best_step(run, by) -> int:
+  """The best of the steps that are saved; -1 if none is."""
+  saved = checkpoint.saved_steps(run)
+  workdir = workdirs.path_of(run)
+  found = best.Best(workdir, by)
+  step = found.step(saved)
+  if saved and step is None:
+    raise ValueError(
+      f"{workdir}/{workdirs.METRICS} has no {found.key} of a saved step, which"
+      " tells the best one: put a copy of it in its place, or name a step of"
+      f" {saved}"
+    )
+  return -1 if step is None else step
 
 
 def _step_of(config: dict, epoch: float, run: str) -> int:

@@ -1,0 +1,65 @@
+"""Which step of a run is the best, by all that was evaluated."""
+
+import itertools
+import math
+from collections.abc import Collection
+
+from vicreg_jax import files
+from vicreg_jax.training import workdir as workdirs
+
+# Name in metrics.jsonl, and the sign that makes the best the lowest.
+MEASURES = {"loss": ("validation/loss", 1), "knn": ("validation/knn", -1)}
+
+
+class Best:
+  """The best of the evaluations that there are, up to a step.
+
+  They are read from metrics.jsonl, which is there up to every checkpoint.
+
+  Attributes:
+    key: the measure's name there.
+
+  Args:
+    workdir: of the run.
+    by: the measure, of MEASURES.
+    patience: so many steps without a better one end a run; 0: never.
+    last: what comes after this step does not count.
+  """
+
+  def __init__(self, workdir, by: str, patience: int = 0, last=math.inf):
+    self.key, self._sign = MEASURES[by]
+    self._patience = patience
+    path = f"{workdir}/{workdirs.METRICS}"
+    with files.explained(path):
+      lines = files.read_metrics(path) if files.exists(path) else []
+    self._cost_of = {
+      line["step"]: self._sign * line[self.key]
+      for line in lines
+      if self.key in line and line["step"] <= last
+    }
+
+  def add(self, step: int, value: float) -> bool:
+    """Whether this is the best."""
+    self._cost_of[step] = self._sign * value
+    return self.step() == step
+
+  def step(self, among: Collection[int] | None = None) -> int | None:
+    """Where it was reached; for the first time, of equal ones.
+
+    `among`: only these steps count.
+    """
+    steps = [s for s in self._cost_of if among is None or s in among]
+    return min(steps, key=self._cost_of.get, default=None)
+
+  def record_steps(self) -> set[int]:
+    """Every step that was the best when it was reached."""
+    lowest = itertools.accumulate(self._cost_of.values(), min)
+    before = itertools.chain([math.inf], lowest)
+    costs = zip(self._cost_of.items(), before)
+    return {s for (s, cost), low in costs if cost < low}
+
+  def exhausted(self) -> bool:
+    """Whether the patience is: so long there was no better one."""
+    if not (self._patience and self._cost_of):
+      return False
+    return max(self._cost_of) - self.step() >= self._patience
