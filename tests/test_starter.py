@@ -3,11 +3,16 @@
 import json
 import os
 import pathlib
+import runpy
 
 import numpy as np
 import pytest
 
 import vicreg_jax
+from vicreg_jax import config as configs
+from vicreg_jax import mesh
+from vicreg_jax.jobs import representations
+from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 
 FOLDER = pathlib.Path(encoders.__file__).parent / "starter"
@@ -69,3 +74,16 @@ def test_a_folder_of_that_name_has_to_be_named_as_one(tmp_path, monkeypatch):
   assert vicreg_jax.load("starter").size == 512
   with pytest.raises(ValueError, match="starter"):
     vicreg_jax.load("./starter")
+
+
+def test_a_folder_s_encoder_begins_as_the_starter(starter):
+  path = pathlib.Path(__file__).parents[1] / "configs" / "folder.py"
+  config = runpy.run_path(str(path))["get_config"]()
+  empty = steps.TrainState(step=0, params={}, batch_stats={}, opt_state={})
+  state = representations.warm_start(config, mesh.make_mesh())(empty)
+  begun = {k: getattr(state, k)["encoder"] for k in starter.variables}
+  assert encoders.fingerprint(begun) == starter.fingerprint()
+  config.loss.name = "vicreg"  # one flag, and the projector fits
+  configs.validate(config)
+  assert config.model.projector_batch_norm
+  assert config.model.projector[-1] >= config.model.representation_size

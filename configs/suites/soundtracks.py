@@ -17,6 +17,19 @@ HEADS = ("linear", "mlp", "logistic", "knn")
 EPOCHS = 120
 # A third of the thesis's crop, so that nine runs take a laptop no hours.
 SHORT = {"data.crop": 19_683, "model.blocks": 8}
+SCRATCH = {
+  "init_from": "",
+  "model.width": 0.25,
+  "model.representation_size": 128,
+  "model.projector": (128, 128),
+  "model.projector_batch_norm": False,
+  "optim.learning_rate": 1e-3,
+  "augment.filter.p": 0.8,
+  "eval_every_epochs": 20.0,
+  "checkpoint.every_epochs": 20.0,
+  "checkpoint.best_by": "",
+  "probe.heads": HEADS,
+}
 VICREG = {
   "loss.name": "vicreg",
   "model.projector": (512, 512, 512),
@@ -47,15 +60,16 @@ def get_suite(scale):
     points.append(plan.Point({"encoder": label}, (run,), heads))
 
   heads = {head: head for head in HEADS}
-  splits = {"probe.splits": 10}
+  scratch = SCRATCH | {"probe.splits": 10}
   for seed in SEEDS:
-    clmr = job("clmr", "folder", seed, splits)
+    clmr = job("clmr", "folder", seed, scratch)
     add("untrained", clmr, {head: f"untrained_{head}" for head in HEADS})
     add("MFCCs", clmr, {head: f"mfcc_{head}" for head in ("logistic", "knn")})
     labels = job("supervised", "supervised_mtat", seed, LABELS)
     add("with labels", labels, {"linear": "supervised"})
     add("CLMR", clmr, heads)
-    add("VICReg", job("vicreg", "folder", seed, VICREG | splits), heads)
+    vicreg = job("vicreg", "folder", seed, scratch | VICREG)
+    add("VICReg", vicreg, heads)
 
   metrics = ("accuracy", "roc_auc", "pr_auc")
   title = "A folder of music: mean and standard deviation over seeds"
