@@ -80,7 +80,8 @@ def test_the_thesis_takes_sixty_runs():
   """Counted by hand: 6 for convergence (CLMR's lengths are one), then what is
   new in representation (4 and 4), transfer (3 and the supervised one), batch
   size (8), projector (2), and the grid (4 x 8)."""
-  names = [p.stem for p in SUITES if p.stem != "soundtracks"]
+  others = ("soundtracks", "label_efficiency")
+  names = [p.stem for p in SUITES if p.stem not in others]
   assert len(names) == 8
   jobs = jobs_of(names, THESIS)
   runs = [j for j in jobs.values() if "probe" not in j.config]
@@ -129,6 +130,26 @@ def test_commands_are_the_thesis():
   assert parsed(probe).data.name == "magnatagatune"
   assert parsed(probe).epoch == 1000
   assert parsed(probe).checkpoint == "/root/runs/vicreg-fma-b64-d512-e1000"
+
+
+def test_label_efficiency_is_of_one_encoder_and_as_many_steps():
+  jobs = jobs_of(["label_efficiency"], THESIS)
+  shared = jobs_of(["transfer"], THESIS)
+  trained, labelled = "runs/vicreg-mtat-b768-d512-e3000", "runs/supervised-mtat"
+  assert jobs[trained] == shared[trained] and jobs[labelled] == shared[labelled]
+  whole = parsed(jobs.pop(labelled))
+  assert whole.train_fraction == 1
+  for percent in (1, 5, 10, 25, 100):
+    probe = parsed(jobs.pop(f"{trained}/labels-{percent}"))
+    assert probe.probe.label_fraction == percent / 100
+    assert probe.checkpoint == f"/root/{trained}" and probe.probe.untrained
+    if percent < 100:
+      run = parsed(jobs.pop(f"{labelled}-labels-{percent}"))
+      assert run.train_fraction == percent / 100
+      assert run.seed == probe.seed  # so the tracks are the same
+      for key in ("epochs", "stop_patience", "eval_every_epochs"):
+        assert run[key] * run.train_fraction == pytest.approx(whole[key])
+  assert list(jobs) == [trained]
 
 
 # --- running, with a stand-in for training -----------------------------------

@@ -563,3 +563,22 @@ def test_bad_input_is_named(tmp_path):
     figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
   with pytest.raises(ValueError, match=r"cannot write .*m\.jsonl.a\.png"):
     figures.score_dots(results(curves()), untimed / "a")
+
+
+def test_score_curves_are_of_the_suite_s_heads(saved):
+  rows = [
+    row({"logistic": {"roc_auc": 60 + p}, "knn": {"roc_auc": 50}}, e="a", p=p)
+    for p in (1, 10)
+  ]
+  rows += [row({"knn": {"roc_auc": 40, "pr_auc": 30}}, e="b", p=10)]
+  made = tables.Results(rows, [], ("roc_auc",), "", heads=("logistic", "knn"))
+  figures.score_curves(
+    made, "unused", x="p", x_label="%", group="e", log_x=True
+  )
+  assert drawn(saved[0].axes[0]) == {
+    "a, logistic": [[1, 10], [61, 70]],
+    "a, neighbours": [[1, 10], [50, 50]],
+    "b, neighbours": [[10], [40]],
+  }
+  dashed = [line.is_dashed() for line in saved[0].axes[0].get_lines()]
+  assert dashed == [False, True, True]

@@ -85,28 +85,32 @@ def score_curves(
   """Scores over a label: figures 4.1, 4.2 and B.1.
 
   Args:
-    results: see the module; a row for each value of `x` and `group`.
+    results: see the module; a row for each value of `x` and `group`, and at
+      most two heads.
     x: the label on the x axis, whose values are numbers; ticks are at them.
     x_label: the axis's text.
     group: the label that tells lines apart.
     log_x: a logarithmic x axis.
   """
-  _check_drawable(results.rows, ("scores", "thesis"), ("roc_auc", "pr_auc"))
+  heads = results.heads
+  _check_drawable(
+    results.rows, ("scores", "thesis"), ("roc_auc", "pr_auc"), heads
+  )
   by_key = _by_labels(results.rows, (group, x))
   styles = _styles([name for name, _ in by_key])
   figure, axes = plots.subplots(ncols=2, figsize=(WIDTH, 3.1), sharex=True)
   for ax, metric in zip(axes, ("roc_auc", "pr_auc")):
     for name, style in styles.items():
       points = sorted(at for other, at in by_key if other == name)
-      for source, head in itertools.product(("scores", "thesis"), HEADS):
+      for source, head in itertools.product(("scores", "thesis"), heads):
         values = [
           _score(by_key[name, at].get(source), head, metric) for at in points
         ]
         if not np.isnan(values).all():
-          line = _line(style, head == "mlp")
+          line = _line(style, head != heads[0])
           if source == "thesis":
             line = _of_thesis(line)
-          label = _source_name(f"{name}, {HEADS[head]}", source)
+          label = _source_name(f"{name}, {HEAD_NAMES[head]}", source)
           ax.plot(points, values, label=label, **line)
     ax.set_ylabel(f"{plots.SCORES[metric]} (%)")
     ax.set_xlabel(x_label)
@@ -130,7 +134,7 @@ def heat_maps(results, out_stem, *, x, y, stamp=""):
     x, y: labels, such as representation size and batch size, whose values are
       numbers; the largest y is on top.
   """
-  _check_drawable(results.rows, ("scores",), ("pr_auc",))
+  _check_drawable(results.rows, ("scores",), ("pr_auc",), HEADS)
   by_key = _by_labels(results.rows, (y, x))
   ys, xs = (sorted(set(values)) for values in zip(*by_key))
   height = 1.7 + 0.25 * len(ys)
@@ -174,7 +178,7 @@ def score_dots(results, out_stem, *, stamp=""):
     results: see the module; the first row on top, a panel for each metric.
   """
   rows, metrics = results.rows, results.metrics
-  _check_drawable(rows, ("scores", "thesis"), metrics)
+  _check_drawable(rows, ("scores", "thesis"), metrics, results.heads)
   styles = _styles([_method(row) for row in rows])
   kinds = [("scores", {})]
   if any(row.get("thesis") for row in rows):
@@ -405,12 +409,12 @@ def _score(scores, head, metric):
   return math.nan if value is None else value
 
 
-def _check_drawable(rows, sources, metrics):
+def _check_drawable(rows, sources, metrics, heads):
   values = [
     _score(row.get(source), head, metric)
     for row in rows
     for source in sources
-    for head in HEADS
+    for head in heads
     for metric in metrics
   ]
   if not any(map(math.isfinite, values)):
