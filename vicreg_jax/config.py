@@ -73,6 +73,7 @@ def _probe() -> dict:
     mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
     # So many of the training clips' labels are learned from: a fixed share of
     # their tracks, by class where labels are single, at least one of each.
+    # (An encoder that checkpoint.best_by="knn" chose was chosen by all labels.)
     label_fraction=1.0,
     # > 1: "logistic" and "knn" also on so many random splits of all labelled
     # clips, in which no track is in two parts.
