@@ -7,7 +7,7 @@ SIGKILL at random moments of its start, its steps, its saves and its probes, and
 started anew by the same command until it ends. Checkpoints, metrics.jsonl and
 probe.json must equal those of an unbroken run bit for bit, and every start must
 continue from the newest checkpoint that had been committed. Prints a summary.
-`tests/test_soak.py` runs one kill, and five.
+`tests/test_soak.py` runs four kills, one in each of these.
 
 Imports take most of a start, and touch nothing of a run: warm.py forks the runs
 from a process that has imported all that the command does.
@@ -64,7 +64,7 @@ class Soak:
         data=str(data_dir),
         steps=self.total,
         epochs=SAVE_EVERY / 3,
-        probe_epochs=20 if kills >= 5 else 1,  # long enough to be killed
+        probe_epochs=20,  # long enough to be killed
       )
     )
     self.workdir = self._directory / "killed"
@@ -76,7 +76,7 @@ class Soak:
 
   def _make_plan(self, kills):
     """(phase, step from which it counts) of each kill, in order."""
-    late = kills // 5  # in the probes, or starts on the way there
+    late = max(1, kills // 5)  # in the probes, or starts on the way there
     early = kills - late
     plan = [
       (self._random.choice((START, STEP, SAVE, SAVE)), i * self.total // kills)
