@@ -372,7 +372,7 @@ def _of_run(run, step, epoch, devices, heads) -> Encoder:
   `epoch` where that is not negative.
   """
   config = workdirs.load_config(run)
-  best_by = config.get("checkpoint", {}).get("best_by")
+  best_by = _best_by(config)
   if epoch >= 0:
     step = _step_of(config, epoch, run)
   elif step == -1 and heads and config["job"] == "supervised":
@@ -389,6 +389,13 @@ def _of_run(run, step, epoch, devices, heads) -> Encoder:
     run, step, abstract_encoder(config, devices)
   )
   return Encoder(config, variables, step, devices)
+
+
+def _best_by(config: dict) -> str | None:
+  """The measure that tells a run's best step, if there is one."""
+  keys = config.get("checkpoint")
+  by = keys.get("best_by") if isinstance(keys, dict) else None
+  return by if by in tuple(best.MEASURES) else None  # whatever kind it is
 
 
 def _best_step(run, by) -> int:
