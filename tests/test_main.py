@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # Clips that each data set trains on, where it is not made by the test.
 NUM_CLIPS = {"fma": 25_000, "gtzan": 930, "magnatagatune": 18_709}
+FOLDERS = {"starter": 1_418}  # of a config, clips of its folder; else 100
 
 
 def load(path):
@@ -57,7 +58,8 @@ def test_config_loads_validates_and_traces(path):
   configs.validate(config)
   if config.job not in configs.TRAINING:
     return
-  clips = NUM_CLIPS.get(config.data.name, 100)
+  folder = FOLDERS.get(path.stem, 100)
+  clips = NUM_CLIPS.get(config.data.name, folder)
   tx = steps.make_optimizer(config, configs.durations(config, clips))
   init = functools.partial(steps.init_state, config, tx)
   step = functools.partial(steps.train_step, config, tx)
