@@ -4,8 +4,8 @@
     python -m vicreg_jax.main --config=configs/starter.py \
         --workdir=runs/starter --config.data.path=DIR/audio
 
-Expected time: 4 minutes on an H200 and 16 cores that train two other encoders
-besides, at 2,700 clips/s; some 2 hours on two cores.
+Expected time: 4 minutes on an H200 and 16 cores that train three other encoders
+besides, at 2,700 clips/s; by 15 clips/s, some 10 hours on two cores.
 Expected result: what vicreg_jax/use/starter/README.md says.
 """
 

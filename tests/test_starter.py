@@ -34,6 +34,10 @@ def glide(seconds, first_hertz, last_hertz):
   )
 
 
+def cosine(x_D, y_D):
+  return x_D @ y_D / np.linalg.norm(x_D) / np.linalg.norm(y_D)
+
+
 def test_what_it_is(starter):
   assert (starter.sample_rate, starter.crop, starter.size) == (
     22_050,
@@ -63,7 +67,6 @@ def test_it_hears_timbre_rather_than_loudness(starter):
     starter.embed(x.astype(np.float32), 22_050)
     for x in (tone, 0.5 * tone, noise)
   )
-  cosine = lambda x, y: x @ y / np.linalg.norm(x) / np.linalg.norm(y)  # noqa: E731
   assert cosine(a, b) > 0.9 > cosine(a, c) + 0.1
 
 
