@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vicreg_jax.model import bootstrap, metrics
 
@@ -15,10 +16,20 @@ def problem(n, k, levels=0, seed=0):
   return labels_NxK.astype(np.uint8), scores_NxK
 
 
+def by_sklearn(labels_RxC, scores_RxC):
+  """Mean ROC-AUC and average precision of the rows with both classes."""
+  rows = [
+    (roc_auc_score(y, s), average_precision_score(y, s))
+    for y, s in zip(labels_RxC, scores_RxC)
+    if 0 < y.sum() < len(y)
+  ]
+  return 100 * np.mean(rows, axis=0), len(rows)
+
+
 @pytest.mark.parametrize("levels", [0, 1])
 def test_a_draw_is_scored_as_its_clips_are(levels, monkeypatch):
   """Each row of weights against scikit-learn on the repeated clips."""
-  monkeypatch.setattr(bootstrap, "_BLOCK", 100)  # 40 clips: two draws at a time
+  monkeypatch.setattr(metrics, "_WEIGHTS", 100)  # 40 clips: two draws at a time
   labels_NxK, scores_NxK = problem(40, 5, levels)
   labels_NxK[:, 1] = 0
   labels_NxK[:2, 1] = 1  # in some draws there is none
@@ -27,10 +38,12 @@ def test_a_draw_is_scored_as_its_clips_are(levels, monkeypatch):
   left_out = 0
   for b, weight_N in enumerate(weight_BxN.astype(int)):
     drawn = np.repeat(np.arange(40), weight_N)
-    expected = metrics.tagging_metrics(labels_NxK[drawn], scores_NxK[drawn])
-    left_out += expected["tags_left_out"]
-    for name, values in found.items():
-      assert values[b] == pytest.approx(expected[name], rel=1e-12), name
+    labels, scores = labels_NxK[drawn], scores_NxK[drawn]
+    (roc, pr), tags = by_sklearn(labels.T, scores.T)
+    (roc_clip, pr_clip), _ = by_sklearn(labels, scores)
+    got = [values[b] for values in found.values()]
+    assert got == pytest.approx([roc, pr, roc_clip, pr_clip], rel=1e-12)
+    left_out += 5 - tags
   assert left_out
 
 

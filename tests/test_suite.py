@@ -394,6 +394,22 @@ def test_repetitions_are_averaged(tmp_path):
   assert rows[0]["ours"] == "75.0000" and rows[0]["spread"] == "4.5826"
 
 
+def test_means_over_random_splits_are_a_head(tmp_path):
+  (tmp_path / "run").mkdir()
+  auc = {"roc_auc": {"mean": 60.0, "deviation": 3.0}}
+  found = {"knn": {"roc_auc": 50.0}, "splits": {"count": 10, "mfcc_knn": auc}}
+  (tmp_path / "run/probe.json").write_text(json.dumps(found))
+  run = plan.Job("folder", "run", {}, 1.0)
+  heads = {"knn": "knn", "splits/knn": "splits/mfcc_knn"}
+  points = [plan.Point({"encoder": "x"}, (run,), heads)]
+  made = plan.Suite("T", points, None, ("roc_auc",), tuple(heads))
+  (row,) = tables.collect(made, str(tmp_path)).rows
+  assert row["scores"] == {
+    "knn": {"roc_auc": 50.0},
+    "splits/knn": {"roc_auc": 60.0},
+  }
+
+
 def test_every_score_has_a_column_and_a_panel(tmp_path):
   (tmp_path / "run").mkdir()
   found = dict.fromkeys(plots.SCORES, 50.0)

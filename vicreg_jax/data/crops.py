@@ -65,6 +65,7 @@ def random_start(num_samples, crop: int, seed) -> tf.Tensor:
   )
 
 
+@tf.autograph.experimental.do_not_convert
 def _draw(clips, order, crop, group) -> tf.data.Dataset:
   """`Drawn`, of so many clips at a time."""
   # A clip's number: a stable 62-bit hash of its id.
@@ -142,15 +143,15 @@ class Queue:
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._error = None
 
+  # Converting all that is called takes as long as tracing it; there is no
+  # Python in it to convert. The same holds wherever the decorator stands.
+  @tf.autograph.experimental.do_not_convert
   def map(self, function: Callable) -> tf.data.Dataset:
     """What `function` makes of each crop (int16 [T]) and its seed [2].
 
     The V crops of a clip follow each other.
     """
 
-    # Converting all that is called takes as long as tracing it; there is no
-    # Python in it to convert.
-    @tf.autograph.experimental.do_not_convert
     def one(group, row):
       blocks_RxM, skip_R, seed_Rx2 = group
       skip = skip_R[row]

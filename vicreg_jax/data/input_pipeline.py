@@ -135,6 +135,7 @@ def labelled_crops(
     yield LabelledCrops(x_BxT, clips.index.labels_NxK[clip_B])
 
 
+@tf.autograph.experimental.do_not_convert
 def _order_without_end(
   clips, config, views, start_step, share, chosen=None
 ) -> tf.data.Dataset:
@@ -158,6 +159,7 @@ def _order_without_end(
   return order.prefetch(_ORDERED_AHEAD)
 
 
+@tf.autograph.experimental.do_not_convert
 def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
   """All clips once, or those chosen, in an order of the epoch's own.
 

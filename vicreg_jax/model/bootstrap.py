@@ -7,9 +7,10 @@ the metrics of a thousand draws are computed at once from their weights.
 
 import numpy as np
 
+from vicreg_jax.model import metrics
+
 RESAMPLES = 1000
 _SHARE = 95  # percent of the draws that an interval holds
-_BLOCK = 1 << 17  # weights at a time, which a cache holds
 
 
 def weights(track_N, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -40,10 +41,9 @@ def weighted(labels_NxK, scores_NxK, weight_BxN, *, single: bool) -> dict:
   """
   labels_NxK = np.asarray(labels_NxK).astype(bool)
   scores_NxK = np.asarray(scores_NxK)
-  roc_BxK, pr_BxK = _areas_of_columns(labels_NxK, scores_NxK, weight_BxN)
+  roc_BxK, pr_BxK = metrics.areas(labels_NxK, scores_NxK, weight_BxN)
   # A clip's own figure is the same in every draw.
-  once_1xK = np.ones((1, labels_NxK.shape[1]))
-  roc_1xN, pr_1xN = _areas_of_columns(labels_NxK.T, scores_NxK.T, once_1xK)
+  roc_1xN, pr_1xN = metrics.areas(labels_NxK.T, scores_NxK.T)
   found = {
     "roc_auc": _mean(roc_BxK, 1),
     "pr_auc": _mean(pr_BxK, 1),
@@ -78,45 +78,4 @@ def _mean(value_BxR, weight_BxR):
   defined_BxR = ~np.isnan(value_BxR)
   weight_BxR = weight_BxR * defined_BxR
   total_B = (weight_BxR * np.where(defined_BxR, value_BxR, 0)).sum(axis=1)
-  return _ratio(total_B, weight_BxR.sum(axis=1))
-
-
-def _areas_of_columns(labels_NxK, scores_NxK, weight_BxN):
-  """`_areas` of every column: two arrays [B, K]."""
-  draws = max(1, _BLOCK // len(labels_NxK))
-  blocks = [weight_BxN[i : i + draws] for i in range(0, len(weight_BxN), draws)]
-  areas_Kx2xB = [
-    np.concatenate([_areas(labels_N, scores_N, w) for w in blocks], axis=1)
-    for labels_N, scores_N in zip(labels_NxK.T, scores_NxK.T, strict=True)
-  ]
-  roc_BxK, pr_BxK = np.transpose(areas_Kx2xB, (1, 2, 0))
-  return roc_BxK, pr_BxK
-
-
-def _areas(labels_N, scores_N, weight_BxN):
-  """ROC-AUC and average precision of each draw, in [0, 1], or nan."""
-  order_N = np.argsort(-scores_N, kind="stable")
-  scores_N, labels_N = scores_N[order_N], labels_N[order_N]
-  weight_BxN = weight_BxN[:, order_N]
-  # The last clip of each run of equal scores: a threshold takes all of them.
-  ends_G = np.flatnonzero(np.append(scores_N[1:] != scores_N[:-1], True))
-  hits_BxG = np.cumsum(weight_BxN * labels_N, axis=1)[:, ends_G]
-  misses_BxG = np.cumsum(weight_BxN * ~labels_N, axis=1)[:, ends_G]
-  new_hits_BxG = np.diff(hits_BxG, axis=1, prepend=0)
-  new_misses_BxG = np.diff(misses_BxG, axis=1, prepend=0)
-  # Pairs in order; of equal scores a pair is half in order.
-  pairs_B = (new_misses_BxG * (hits_BxG - new_hits_BxG / 2)).sum(axis=1)
-  taken_BxG = hits_BxG + misses_BxG
-  precision_BxG = hits_BxG / np.where(taken_BxG > 0, taken_BxG, 1)
-  precision_B = (new_hits_BxG * precision_BxG).sum(axis=1)
-  hits_B, misses_B = hits_BxG[:, -1], misses_BxG[:, -1]
-  both_B = (hits_B > 0) & (misses_B > 0)
-  return (
-    _ratio(pairs_B, hits_B * misses_B),
-    np.where(both_B, _ratio(precision_B, hits_B), np.nan),
-  )
-
-
-def _ratio(a_B, b_B):
-  """a / b; nan where b is 0."""
-  return np.divide(a_B, b_B, out=np.full(b_B.shape, np.nan), where=b_B > 0)
+  return metrics.ratio(total_B, weight_BxR.sum(axis=1))

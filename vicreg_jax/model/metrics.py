@@ -7,9 +7,9 @@ percent, as in the thesis's tables.
 from typing import NamedTuple
 
 import numpy as np
-import sklearn.metrics
 
 _BLOCK = 1024  # rows of a correlation matrix at a time
+_WEIGHTS = 1 << 17  # of `areas` at a time, which a cache holds
 
 
 def tagging_metrics(labels_NxK, scores_NxK):
@@ -27,8 +27,8 @@ def tagging_metrics(labels_NxK, scores_NxK):
     ValueError: on bad labels or scores, or if every tag is left out.
   """
   labels_NxK, scores_NxK = _check(labels_NxK, scores_NxK)
-  roc_K, pr_K = _areas(labels_NxK.T, scores_NxK.T)
-  roc_N, pr_N = _areas(labels_NxK, scores_NxK)
+  (roc_K,), (pr_K,) = areas(labels_NxK, scores_NxK)
+  (roc_N,), (pr_N,) = areas(labels_NxK.T, scores_NxK.T)
   tags_K, clips_N = ~np.isnan(roc_K), ~np.isnan(roc_N)
   if not tags_K.any():
     raise ValueError(
@@ -53,7 +53,7 @@ def tagging_metrics(labels_NxK, scores_NxK):
 def per_tag_metrics(labels_NxK, scores_NxK):
   """Arrays of length K: "roc_auc", "pr_auc" (percent or nan), "positives"."""
   labels_NxK, scores_NxK = _check(labels_NxK, scores_NxK)
-  roc_K, pr_K = _areas(labels_NxK.T, scores_NxK.T)
+  (roc_K,), (pr_K,) = areas(labels_NxK, scores_NxK)
   return {
     "roc_auc": 100 * roc_K,
     "pr_auc": 100 * pr_K,
@@ -230,12 +230,55 @@ def _check_one_hot(labels_NxK):
     )
 
 
-def _areas(labels_RxC, scores_RxC):
-  """ROC-AUC and average precision of each row, in [0, 1]; nan if one-class."""
-  roc_R = np.full(len(labels_RxC), np.nan)
-  pr_R = np.full(len(labels_RxC), np.nan)
-  for r, (labels_C, scores_C) in enumerate(zip(labels_RxC, scores_RxC)):
-    if labels_C.min() != labels_C.max():
-      roc_R[r] = sklearn.metrics.roc_auc_score(labels_C, scores_C)
-      pr_R[r] = sklearn.metrics.average_precision_score(labels_C, scores_C)
-  return roc_R, pr_R
+def areas(labels_NxK, scores_NxK, weight_BxN=None):
+  """ROC-AUC and average precision of each column, in [0, 1]; nan if one-class.
+
+  Args:
+    labels_NxK: bool.
+    scores_NxK: the higher, the more likely.
+    weight_BxN: how often each row counts, a line for each of B draws; every row
+      once if there are none.
+
+  Returns:
+    Two arrays [B, K].
+  """
+  scores_NxK = np.asarray(scores_NxK, np.float64)
+  if weight_BxN is None:
+    weight_BxN = np.ones((1, len(labels_NxK)))
+  draws = max(1, _WEIGHTS // len(labels_NxK))
+  blocks = [weight_BxN[i : i + draws] for i in range(0, len(weight_BxN), draws)]
+  areas_Kx2xB = [
+    np.concatenate([_areas(labels_N, scores_N, w) for w in blocks], axis=1)
+    for labels_N, scores_N in zip(labels_NxK.T, scores_NxK.T, strict=True)
+  ]
+  roc_BxK, pr_BxK = np.transpose(areas_Kx2xB, (1, 2, 0))
+  return roc_BxK, pr_BxK
+
+
+def _areas(labels_N, scores_N, weight_BxN):
+  """ROC-AUC and average precision of each draw, in [0, 1], or nan."""
+  order_N = np.argsort(-scores_N, kind="stable")
+  scores_N, labels_N = scores_N[order_N], labels_N[order_N]
+  weight_BxN = weight_BxN[:, order_N]
+  # The last clip of each run of equal scores: a threshold takes all of them.
+  ends_G = np.flatnonzero(np.append(scores_N[1:] != scores_N[:-1], True))
+  hits_BxG = np.cumsum(weight_BxN * labels_N, axis=1)[:, ends_G]
+  misses_BxG = np.cumsum(weight_BxN * ~labels_N, axis=1)[:, ends_G]
+  new_hits_BxG = np.diff(hits_BxG, axis=1, prepend=0)
+  new_misses_BxG = np.diff(misses_BxG, axis=1, prepend=0)
+  # Pairs in order; of equal scores a pair is half in order.
+  pairs_B = (new_misses_BxG * (hits_BxG - new_hits_BxG / 2)).sum(axis=1)
+  taken_BxG = hits_BxG + misses_BxG
+  precision_BxG = hits_BxG / np.where(taken_BxG > 0, taken_BxG, 1)
+  precision_B = (new_hits_BxG * precision_BxG).sum(axis=1)
+  hits_B, misses_B = hits_BxG[:, -1], misses_BxG[:, -1]
+  both_B = (hits_B > 0) & (misses_B > 0)
+  return (
+    ratio(pairs_B, hits_B * misses_B),
+    np.where(both_B, ratio(precision_B, hits_B), np.nan),
+  )
+
+
+def ratio(a_B, b_B):
+  """a / b of arrays; nan where b is 0."""
+  return np.divide(a_B, b_B, out=np.full(b_B.shape, np.nan), where=b_B > 0)

@@ -22,7 +22,12 @@ from vicreg_jax import files, plots
 
 WIDTH = 6.5  # inches
 HEADS = {"linear": "linear", "mlp": "two-layer"}  # of the thesis's probes
-HEAD_NAMES = HEADS | {"logistic": "logistic", "knn": "neighbours"}
+HEAD_NAMES = HEADS | {
+  "logistic": "logistic",
+  "knn": "neighbours",
+  "splits/logistic": "logistic, random splits",
+  "splits/knn": "neighbours, random splits",
+}
 # Colour, marker of a solid line and of a dashed one.
 METHOD_STYLES = {
   "CLMR": (plots.RED, "o", "^"),

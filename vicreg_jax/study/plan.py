@@ -98,7 +98,8 @@ class Point:
     labels: what tells it from the other rows. Points with the same labels are
       repetitions, and become one row: mean and standard deviation.
     jobs: what has to be run, in this order.
-    heads: names of the table's heads to names in the last job's probe.json.
+    heads: names of the table's heads to names in the last job's probe.json;
+      with "splits/" before it, to the mean over that job's random splits.
     thesis: the published scores, by head and metric.
     epoch: of the run that `measure` looks at.
   """

@@ -67,6 +67,12 @@ def _scores(point, metrics, root) -> dict | None:
   found = read_json(f"{root}/{point.jobs[-1].workdir}/probe.json")
   if found is None:
     return None
+  means = {
+    f"splits/{name}": {m: of["mean"] for m, of in scores.items()}
+    for name, scores in found.get("splits", {}).items()
+    if name != "count"
+  }
+  found = found | means
   return {
     head: {m: found[name][m] for m in metrics if m in found[name]}
     for head, name in point.heads.items()
