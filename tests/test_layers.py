@@ -23,7 +23,7 @@ ROOMS = {
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir best steps writer checkpoint loop",
-  "use": "clmr export heads encoder adopt corpus hear verbs",
+  "use": "clmr heads export encoder adopt corpus hear verbs",
   "jobs": "scores representations prepare embed clip_probes probe pretrain"
   " supervised",
   "study": "thesis figures plan tables runner",

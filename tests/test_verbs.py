@@ -32,6 +32,26 @@ def call(*flags):
   return end.value.code
 
 
+def headed(small_run, run, names=("rock", "jazz", "folk"), hidden=8):
+  """Makes a workdir with the run's encoder and two heads; gives the heads."""
+  run.mkdir()
+  for path in ("config.json", "checkpoints"):
+    (run / path).symlink_to(f"{small_run}/{path}")
+  draw = np.random.default_rng(0).normal
+
+  def dense(inputs, outputs):
+    return {"kernel": draw(size=(inputs, outputs)), "bias": draw(size=outputs)}
+
+  params = {
+    "linear": {"out": dense(16, len(names))},
+    "mlp": {"hidden": dense(16, hidden), "out": dense(hidden, len(names))},
+  }
+  weights = vicreg_jax.load(small_run).fingerprint()
+  heads = heads_lib.Heads(names, True, weights, 3, params)
+  heads_lib.save(heads, str(run))
+  return heads
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
 def test_an_export_embeds_the_same(small_run, music, tmp_path, kind):
   pytest.importorskip("onnx")
@@ -53,19 +73,44 @@ def test_an_export_embeds_the_same(small_run, music, tmp_path, kind):
   )
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
+  pytest.importorskip("onnx")
+  run, out = tmp_path / "run", tmp_path / "export"
+  headed(small_run, run)
+  flags = [f"--format={kind}", f"--output={out}", "--license=CC0-1.0"]
+  assert call("export", run, *flags) == 0
+  names = [f"encoder.{kind}", "model.json", "heads.npz", "heads.json"]
+  assert capsys.readouterr().out == f"{out}: {', '.join(names)}\n"
+  assert set(names) == {p.name for p in out.iterdir()}
+  want, moved = vicreg_jax.load(run), tmp_path / "moved"
+  assert call("export", out, f"--output={moved}", "--license=MIT") == 0
+  for each in (out, moved):
+    found = vicreg_jax.load(each)
+    for head in ("linear", "mlp"):
+      shares = found.tags(music / "0.wav", head=head)
+      assert shares == want.tags(music / "0.wav", head=head)
+      assert list(shares) == ["rock", "jazz", "folk"]
+      assert np.std(list(shares.values())) > 0.01
+  told = []
+  for model in (run, out):
+    assert call("tag", model, music / "1.wav") == 0
+    told.append(capsys.readouterr().out.splitlines()[-1])
+  assert told[0] == told[1]
+  # An export takes the place of another, with heads or without.
+  assert call("export", small_run, *flags) == 0
+  assert {p.name for p in out.iterdir()} == set(names[:2])
+  assert "there are no heads" in call("tag", out, music / "1.wav")
+  assert call("export", run, *flags) == 0
+  assert set(names) == {p.name for p in out.iterdir()}
+
+
 def test_tags_of_files(small_run, music, tmp_path, capsys):
   assert "there are no heads" in call("tag", small_run, music / "0.wav")
-  encoder = vicreg_jax.load(small_run)
-  rng = np.random.default_rng(0)
-  kernel, bias = rng.normal(size=(16, 3)), rng.normal(size=3)
-  params = {"linear": {"out": {"kernel": kernel, "bias": bias}}}
-  names = ("rock", "jazz", "folk")
-  heads = heads_lib.Heads(names, True, encoder.fingerprint(), 3, params)
-  run = tmp_path / "run"
-  run.mkdir()
-  for path in ("config.json", "checkpoints"):
-    (run / path).symlink_to(f"{small_run}/{path}")
-  heads_lib.save(heads, str(run))
+  encoder, run = vicreg_jax.load(small_run), tmp_path / "run"
+  heads = headed(small_run, run)
+  names, out = heads.labels, heads.params["linear"]["out"]
+  kernel, bias = out["kernel"], out["bias"]
   assert call("tag", run, music / "0.wav", music / "torn.flac", "--top=2") == 3
   told = capsys.readouterr()
   y_SxD = encoder.embed_segments(music / "0.wav").embeddings
@@ -84,8 +129,18 @@ def test_heads_of_other_weights_do_not_count(small_run, tmp_path):
     (tmp_path / path).symlink_to(f"{small_run}/{path}")
   assert vicreg_jax.load(tmp_path).heads is None
   (tmp_path / "heads.json").write_text("{")
-  with pytest.raises(ValueError, match=r"damaged .*; probe again"):
+  with pytest.raises(ValueError, match=r"damaged .*; probe or export again"):
     vicreg_jax.load(tmp_path)
+
+
+def test_heads_have_a_name_for_each_output(small_run, tmp_path):
+  run = tmp_path / "run"
+  headed(small_run, run)
+  about = json.loads((run / "heads.json").read_text())
+  about["labels"].pop()
+  (run / "heads.json").write_text(json.dumps(about))
+  with pytest.raises(ValueError, match="linear has 3 outputs for 2 labels"):
+    vicreg_jax.load(run)
 
 
 def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):

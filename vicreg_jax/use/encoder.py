@@ -306,11 +306,11 @@ def load(
     source = _STARTER_PATH
   if source.endswith(clmr.SUFFIXES) and not os.path.isdir(source):
     return of_clmr(source, clmr.read(source), devices)
+  found = heads_lib.load(source)
   if files.exists(f"{source}/{export.CARD}"):
     config, variables, _ = export.read(source)
-    return Encoder(config, _placed(variables, devices), 0, devices)
-  found = heads_lib.load(source)
-  if probed := _probed(source):
+    encoder = Encoder(config, _placed(variables, devices), 0, devices)
+  elif probed := _probed(source):
     encoder = load(**probed, devices=devices)
   else:
     encoder = _of_run(source, step, epoch, devices, found)

@@ -4,7 +4,8 @@ An export is a directory with `model.json`, which says what the encoder is, and
 `encoder.safetensors` or `encoder.onnx`. The weights have CLMR's names, so that
 CLMR's own class loads an export of variant "clmr" (its `fc` being an Identity)
 with `load_state_dict(load_file(...), strict=True)`. The ONNX model maps `audio`
-[batch, crop] to `embedding` [batch, size], both float32.
+[batch, crop] to `embedding` [batch, size], both float32. Heads lie beside them,
+in the files of `vicreg_jax.use.heads`.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from vicreg_jax import config as configs
 from vicreg_jax import files
 from vicreg_jax.model import samplecnn
 from vicreg_jax.use import clmr
+from vicreg_jax.use import heads as heads_lib
 
 CARD = "model.json"
 WEIGHTS = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx"}
@@ -80,7 +82,13 @@ def training_of(config: Mapping, steps: int) -> dict:
   }
 
 
-def write(variables: Mapping, card: Mapping, directory: str, format: str):
+def write(
+  variables: Mapping,
+  card: Mapping,
+  directory: str,
+  format: str,
+  heads: heads_lib.Heads | None = None,
+) -> list[str]:
   """Exports an encoder, whole or not at all.
 
   Args:
@@ -88,6 +96,10 @@ def write(variables: Mapping, card: Mapping, directory: str, format: str):
     card: of `make_card`.
     directory: a local one; it is made, or replaced if it is an export.
     format: "safetensors" or "onnx".
+    heads: of this encoder, to export too.
+
+  Returns:
+    The names of its files.
 
   Raises:
     ValueError: the directory holds something else or cannot be written, the
@@ -117,10 +129,13 @@ def write(variables: Mapping, card: Mapping, directory: str, format: str):
     },
     indent=2,
   )
+  contents = {WEIGHTS[format]: content, CARD: text.encode() + b"\n"}
+  if heads:
+    contents |= heads_lib.contents(heads)
   partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
-    files.write(partial / WEIGHTS[format], content)
-    files.write(partial / CARD, text.encode() + b"\n")
+    for name, content in contents.items():
+      files.write(partial / name, content)
     _swap(partial, path)
   except OSError as e:
     raise ValueError(
@@ -129,6 +144,7 @@ def write(variables: Mapping, card: Mapping, directory: str, format: str):
     ) from e
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+  return list(contents)
 
 
 def read(directory: str) -> tuple[dict, dict, dict]:
@@ -229,7 +245,8 @@ def _check_replaceable(path):
   if not names:
     return
   with contextlib.suppress(ValueError):
-    if names == {CARD, _read_card(path)["weights"]}:
+    of_heads = {heads_lib.ABOUT, heads_lib.PARAMETERS}
+    if names - of_heads == {CARD, _read_card(path)["weights"]}:
       return
   raise ValueError(
     f"{path}: not empty, and not an export that could be replaced; choose"

@@ -3,8 +3,9 @@
     heads.json   names of the labels, and what the heads were trained on
     heads.npz    their parameters
 
-Both lie beside `probe.json`. A head gives a label's probability for a segment;
-a recording's is the mean over its segments, as in the scores.
+Both lie beside `probe.json`, or beside the weights in an export. A head gives a
+label's probability for a segment; a recording's is the mean over its segments,
+as in the scores.
 """
 
 import io
@@ -59,22 +60,27 @@ class Heads(NamedTuple):
     return np.asarray(activation(logits_SxK)).mean(0)
 
 
-def save(heads: Heads, workdir: str):
-  """Writes heads. Raises ValueError if the disk refuses."""
+def contents(heads: Heads) -> dict[str, bytes]:
+  """{name: content} of the files, in the order in which to write them."""
   content = io.BytesIO()
   flat = flax.traverse_util.flatten_dict(dict(heads.params), sep="/")
   np.savez(content, **{k: np.asarray(v) for k, v in flat.items()})
   about = heads._replace(params=list(heads.params))._asdict()
-  for name, data in (
-    (PARAMETERS, content.getvalue()),
-    (ABOUT, json.dumps(about, indent=2).encode() + b"\n"),
-  ):
+  return {
+    PARAMETERS: content.getvalue(),
+    ABOUT: json.dumps(about, indent=2).encode() + b"\n",
+  }
+
+
+def save(heads: Heads, workdir: str):
+  """Writes heads. Raises ValueError if the disk refuses."""
+  for name, content in contents(heads).items():
     with files.explained(f"{workdir}/{name}"):
-      files.write(f"{workdir}/{name}", data)
+      files.write(f"{workdir}/{name}", content)
 
 
 def load(workdir: str) -> Heads | None:
-  """The heads of a workdir; None if there are none.
+  """The heads of a workdir or an export; None if there are none.
 
   Raises:
     ValueError: they are damaged.
@@ -86,14 +92,22 @@ def load(workdir: str) -> Heads | None:
     about = json.loads(files.read(path))
     with np.load(io.BytesIO(files.read(f"{workdir}/{PARAMETERS}"))) as arrays:
       params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-    return Heads(
+    heads = Heads(
       labels=tuple(about["labels"]),
       single=about["single"],
       encoder=about["encoder"],
       step=about["step"],
       params={name: params[name] for name in about["params"]},
     )
+    for name, head in heads.params.items():
+      outputs = head["out"]["kernel"].shape[1]
+      if outputs != len(heads.labels):
+        raise ValueError(
+          f"{name} has {outputs} outputs for {len(heads.labels)} labels"
+        )
+    return heads
   except Exception as e:  # NumPy has errors of several kinds
     raise ValueError(
-      f"{path}: damaged ({' '.join(str(e).split())[:200]}); probe again"
+      f"{path}: damaged ({' '.join(str(e).split())[:200]}); probe or"
+      " export again"
     ) from e

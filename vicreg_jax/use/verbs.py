@@ -56,8 +56,10 @@ def export(args) -> int:
   """Writes an encoder for other programs."""
   encoder = encoders.load(args.model)
   card = _card(args, encoder)
-  exports.write(encoder.variables, card, args.output, args.format)
-  print(f"{args.output}: {exports.WEIGHTS[args.format]}, {exports.CARD}")
+  names = exports.write(
+    encoder.variables, card, args.output, args.format, encoder.heads
+  )
+  print(f"{args.output}: {', '.join(names)}")
   return 0
 
 
