@@ -113,7 +113,7 @@ def test_a_run_in_a_bucket_equals_one_on_a_disk(
 ):
   small.checkpoint.every_epochs = 1.0
   small.probe_after = True
-  small.probe.max_epochs = 1
+  small.probe.update(max_epochs=1, heads=("linear",))
   small.data.crop, small.model.blocks = 27, 2
   there, here = "gs://bucket/a/run", str(tmp_path / "run")
   record = loop._Loop._record

@@ -106,7 +106,7 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     f"--workdir={tmp_path}",
     f"--config.data.dir={data_dir}",
     "--config.data.sizes=(16,6,8)",
-    "--config.data.clip_seconds=1.0",
+    "--config.data.clip_seconds=0.5",
     "--config.batch_size=4",
     "--config.steps=2",
     "--config.data.crop=243",
@@ -120,6 +120,7 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   assert f"{results['untrained_mlp']['pr_auc']:.2f}" in done.stdout
   for name in ("loss_terms.png", "per_tag_auc.png"):
     assert str(tmp_path / "figures" / name) in done.stdout
+  few = ["--config.probe.max_epochs=2", "--config.probe.untrained=False"]
   for job, run in (
     ("probe", functools.partial(warm.run_command, tmp_path)),
     ("embed", run_main),  # imports and all: what they print is noise, too
@@ -131,8 +132,8 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
       "--config.data.name=synthetic",
       f"--config.data.dir={data_dir}",
       "--config.data.sizes=(16,6,8)",
-      "--config.data.clip_seconds=1.0",
-      *["--config.probe.max_epochs=2"][: job == "probe"],
+      "--config.data.clip_seconds=0.5",
+      *few[: 2 * (job == "probe")],
     )
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "new" / job / "config.json").read_text())

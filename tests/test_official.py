@@ -952,11 +952,10 @@ def test_prepare_train_and_probe(name, archive, tmp_path, capsys):
   probe = shrink(configs.base_probe(), str(tmp_path / "prepared"))
   probe.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
   probe.checkpoint, probe.probe.untrained = workdir, False
-  probe.probe.max_epochs = 1
+  probe.probe.update(max_epochs=1, heads=("linear",))
   main.run(probe, str(tmp_path / "probe"))
   with open(tmp_path / "probe" / "probe.json") as f:
     results = json.load(f)
-  assert set(results) >= {"linear", "mlp"}
   assert ("accuracy" in results["linear"]) == (name != "magnatagatune")
 
 

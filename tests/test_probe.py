@@ -44,11 +44,22 @@ def trained(data_dir, tmp_path_factory):
 
 @pytest.fixture
 def probing(data_dir, trained):
+  return probe_of(trained, data_dir)
+
+
+def probe_of(trained, data_dir):
   from conftest import shrink
 
   config = shrink(configs.base_probe(), data_dir)
   config.checkpoint = trained
   return config
+
+
+@pytest.fixture(scope="module")
+def probed(data_dir, trained, tmp_path_factory):
+  """The workdir of a probe by the thesis's heads, and its results."""
+  workdir = tmp_path_factory.mktemp("probed")
+  return workdir, probe.run(probe_of(trained, data_dir), str(workdir))
 
 
 def validation_loss(encoder, head, prepared):
@@ -64,10 +75,10 @@ def validation_loss(encoder, head, prepared):
   return -np.mean(losses)
 
 
-def test_tags_are_what_was_scored(probing, prepared, tmp_path):
+def test_tags_are_what_was_scored(probed, prepared):
   """The saved heads have the scores of probe.json on the same test clips."""
-  results = probe.run(probing, str(tmp_path))
-  encoder = encoders.load(str(tmp_path))
+  workdir, results = probed
+  encoder = encoders.load(str(workdir))
   labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
   clips = [
     np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32) / 32767
@@ -87,25 +98,25 @@ def test_tags_are_what_was_scored(probing, prepared, tmp_path):
     encoder.tags(clips[0], 22_050, "x")
 
 
-def test_probing_writes_all_heads(probing, tmp_path):
-  results = probe.run(probing, str(tmp_path))
-  assert json.loads((tmp_path / "probe.json").read_text()) == results
+def test_probing_writes_all_heads(probing, probed, tmp_path):
+  workdir, results = probed
+  assert json.loads((workdir / "probe.json").read_text()) == results
   assert set(HEADS) < set(results) and results["step"] == 5
   for head in HEADS:
     assert 0 <= results[head]["roc_auc"] <= 100
     assert "accuracy" not in results[head]  # several tags may hold
-  rows = list(csv.DictReader((tmp_path / "probe_tags.csv").open()))
+  rows = list(csv.DictReader((workdir / "probe_tags.csv").open()))
   assert len(rows) == 16
   for head in HEADS:
     values = [float(r[f"{head}_roc_auc"]) for r in rows]
     assert np.nanmean(values) == pytest.approx(
       results[head]["roc_auc"], abs=1e-3
     )
-  assert os.path.getsize(probe.figure(str(tmp_path))) > 10_000
+  assert os.path.getsize(probe.figure(str(workdir))) > 10_000
   table = scores.table(results)
   assert f"{results['linear']['pr_auc']:.2f}" in table
   # The same again, to the bit.
-  again = probe.run(probing, str(tmp_path / "again"))
+  again = probe.run(probing, str(tmp_path))
   assert again == results
 
 
@@ -398,10 +409,7 @@ ALL = ("linear", "mlp", "logistic", "knn")
 @pytest.fixture(scope="module")
 def whole(data_dir, trained, tmp_path_factory):
   """A workdir with all heads of all encoders, its results, and its config."""
-  from conftest import shrink
-
-  config = shrink(configs.base_probe(), data_dir)
-  config.checkpoint = trained
+  config = probe_of(trained, data_dir)
   config.probe.heads = ALL
   config.probe.max_epochs = 1
   config.probe.splits = 2
@@ -662,7 +670,7 @@ def test_a_probe_is_made_again_only_of_something_else(
   probing, trained, tmp_path, monkeypatch, capsys
 ):
   workdir = str(tmp_path / "probe")
-  probing.probe.max_epochs = 1
+  probing.probe.update(max_epochs=1, heads=("linear",))
   probe.main(probing, workdir)
   table, before = capsys.readouterr().out, scores_of(workdir)
 
@@ -726,7 +734,11 @@ def test_labels_outside_the_share_make_no_difference(
   probing, prepared, tmp_path, monkeypatch
 ):
   probing.probe.update(
-    label_fraction=0.25, heads=("linear", "mlp", "knn"), max_epochs=1
+    label_fraction=0.25,
+    heads=("linear", "knn"),
+    max_epochs=1,
+    untrained=False,
+    mfcc=False,
   )
   right = probe.run(probing, str(tmp_path / "right"))
   chosen = label_share.of_training(prepared, 0.25, probing.seed)
