@@ -14,6 +14,7 @@ All of them may learn from a share of the labels alone (`label_fraction`).
 """
 
 import csv
+import functools
 import io
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from vicreg_jax import files, mesh, plots
 from vicreg_jax.data import input_pipeline, label_share, mfcc
-from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.prepared import SPLITS, Prepared
 from vicreg_jax.jobs import clip_probes, representations, scores
 from vicreg_jax.model import classifiers, losses, metrics, optim, samplecnn
 from vicreg_jax.training import workdir as workdirs
@@ -63,6 +64,28 @@ class _Split(NamedTuple):
   y_MxD: np.ndarray
   clip_M: np.ndarray
   labels_NxK: np.ndarray
+
+
+class _Task(NamedTuple):
+  """What every encoder is probed on."""
+
+  config: Any
+  prepared: Prepared
+  everything: dict[str, np.ndarray]  # labels_NxK of each split
+  chosen: np.ndarray  # training clips whose labels are learned from
+  on_clips: list[str]  # heads that take a clip's vector
+
+  @property
+  def single(self) -> bool:
+    return self.prepared.label_kind == "single"
+
+  @property
+  def labels(self) -> dict[str, np.ndarray]:
+    return self.known(self.everything)
+
+  def known(self, of_split) -> dict[str, np.ndarray]:
+    """What there is of each split, of the training clips the chosen ones."""
+    return of_split | {"train": of_split["train"][self.chosen]}
 
 
 def run(config, workdir: str, checkpoint: str | None = None) -> dict:
@@ -111,84 +134,113 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       seed=config.seed,
       batch_size=config.probe.encode_batch_size,
     )
-  everything = {
-    s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS
-  }
-  chosen = label_share.of_training(
-    prepared, config.probe.label_fraction, config.seed
-  )
-  labels = _known(everything, chosen)
-  single = prepared.label_kind == "single"
-  on_clips = [h for h in classifiers.NAMES if h in config.probe.heads]
-  found, vectors = {}, {}
+  task = _task(config, prepared)
+  found, fits, vectors = {}, {}, {}
   for prefix, frozen in frozen_encoders.items():
-    segments = {
-      split: representations.segments(
-        frozen, prepared, split, batch_size=config.probe.encode_batch_size
-      )
-      for split in (SPLITS if on_clips else ("valid", "test"))
-    }
-    of_heads, fits = _scores(
-      config, frozen, prepared, labels, segments, prefix, chosen
+    segments = _segments(task, frozen)
+    of_heads, fits[prefix] = _scores(
+      config, frozen, prepared, task.labels, segments, prefix, task.chosen
     )
     found |= {prefix + head: scored for head, scored in of_heads.items()}
-    if frozen is encoder:
-      best_first = sorted(fits, key=lambda head: fits[head].best_loss)
-      heads = Heads(
-        labels=tuple(prepared.labels),
-        single=single,
-        encoder=encoder.fingerprint(),
-        step=encoder.step,
-        params={head: fits[head].best_params for head in best_first},
-      )
-    if on_clips:
-      vectors[prefix] = {
-        split: metrics.mean_over_clip(*of_split, len(everything[split]))
-        for split, of_split in segments.items()
-      }
-      y = _known(vectors[prefix], chosen)
-      found |= _on_clips(on_clips, y, labels, single, prefix)
-  if on_clips and config.probe.mfcc:
-    vectors["mfcc_"] = {
-      split: mfcc.of_split(prepared, split) for split in SPLITS
-    }
-    y = _known(vectors["mfcc_"], chosen)
-    found |= _on_clips(on_clips, y, labels, single, "mfcc_")
+    if task.on_clips:
+      vectors[prefix] = _vectors(task, segments)
+      found |= _on_clips(task, vectors[prefix], prefix)
+  if task.on_clips and config.probe.mfcc:
+    vectors["mfcc_"] = {s: mfcc.of_split(prepared, s) for s in SPLITS}
+    found |= _on_clips(task, vectors["mfcc_"], "mfcc_")
+  results = _results(task, found, vectors)
+  results = scores.plain(results | {"step": encoder.step, "of": made_of})
+  if mesh.is_first_host():
+    if fits[""]:
+      heads_lib.save(_heads(encoder, prepared, fits[""]), workdir)
+    tags = {name: scored.tags for name, scored in found.items()}
+    scores.write(workdir, results, prepared.labels, tags)
+  return results
+
+
+def _task(config, prepared) -> _Task:
+  return _Task(
+    config,
+    prepared,
+    {s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS},
+    label_share.of_training(prepared, config.probe.label_fraction, config.seed),
+    [head for head in classifiers.NAMES if head in config.probe.heads],
+  )
+
+
+def _segments(task, encoder) -> dict:
+  """Representations of all segments that the heads need, by split."""
+  batch_size = task.config.probe.encode_batch_size
+  return {
+    split: representations.segments(
+      encoder, task.prepared, split, batch_size=batch_size
+    )
+    for split in (SPLITS if task.on_clips else ("valid", "test"))
+  }
+
+
+def _vectors(task, segments) -> dict[str, np.ndarray]:
+  """Means over each clip's segments, by split."""
+  return {
+    split: metrics.mean_over_clip(*of_split, len(task.everything[split]))
+    for split, of_split in segments.items()
+  }
+
+
+def _on_clips(task, vectors, prefix) -> dict:
+  """{name: scores} of the heads that take a clip's vector."""
+  y, labels = task.known(vectors), task.labels
+  return {
+    prefix + head: clip_probes.score(head, y, labels, single=task.single)
+    for head in task.on_clips
+  }
+
+
+def _heads(encoder, prepared, fits) -> Heads:
+  """Trained heads, the best first, to be saved."""
+  best_first = sorted(fits, key=lambda head: fits[head].best_loss)
+  return Heads(
+    labels=tuple(prepared.labels),
+    single=prepared.label_kind == "single",
+    encoder=encoder.fingerprint(),
+    step=encoder.step,
+    params={head: fits[head].best_params for head in best_first},
+  )
+
+
+def _results(task, found, vectors) -> dict:
+  """All scores, with their intervals, and over random splits if asked for."""
+  p, seed = task.config.probe, task.config.seed
   results = {name: scored.results for name, scored in found.items()}
-  many = on_clips and config.probe.splits > 1
+  many = task.on_clips and p.splits > 1
   tracks = {
-    split: input_pipeline.tracks(prepared, split)
+    split: input_pipeline.tracks(task.prepared, split)
     for split in (SPLITS if many else ("test",))
   }
   scores.add_intervals(
     results,
     found,
-    labels["test"],
+    task.labels["test"],
     tracks["test"],
-    seed=config.seed,
-    single=single,
+    seed=seed,
+    single=task.single,
   )
   if many:
     results["splits"] = clip_probes.over_splits(
       {prefix: _whole(y) for prefix, y in vectors.items()},
-      clip_probes.Clips(_whole(everything), _whole(tracks)),
-      on_clips,
-      count=config.probe.splits,
-      seed=config.seed,
-      single=single,
-      label_fraction=config.probe.label_fraction,
+      clip_probes.Clips(_whole(task.everything), _whole(tracks)),
+      task.on_clips,
+      count=p.splits,
+      seed=seed,
+      single=task.single,
+      label_fraction=p.label_fraction,
     )
-  if single:
+  if task.single:
+    labels = task.labels
     results["majority"] = scores.majority(labels["train"], labels["test"])
-  if config.probe.label_fraction < 1:
-    results["labelled"] = scores.labelled(chosen, everything["train"])
-  results |= {"step": encoder.step, "of": made_of}
-  results = scores.plain(results)
-  if mesh.is_first_host():
-    if heads.params:
-      heads_lib.save(heads, workdir)
-    tags = {name: scored.tags for name, scored in found.items()}
-    scores.write(workdir, results, prepared.labels, tags)
+  if p.label_fraction < 1:
+    whole_NxK = task.everything["train"]
+    results["labelled"] = scores.labelled(task.chosen, whole_NxK)
   return results
 
 
@@ -206,19 +258,6 @@ def _began_from(source: str, devices) -> encoders.Encoder:
 def _whole(of_split) -> np.ndarray:
   """What there is of each split, one after another."""
   return np.concatenate([of_split[split] for split in SPLITS])
-
-
-def _known(of_split, chosen) -> dict[str, np.ndarray]:
-  """What there is of each split, of the training clips the chosen ones."""
-  return of_split | {"train": of_split["train"][chosen]}
-
-
-def _on_clips(heads, y, labels, single, prefix) -> dict:
-  """{name: scores} of the heads that take a clip's vector."""
-  return {
-    prefix + head: clip_probes.score(head, y, labels, single=single)
-    for head in heads
-  }
 
 
 def figure(workdir: str) -> str | None:
@@ -303,7 +342,8 @@ def _train(
   }
   if not fits:
     return {}
-  active, cache = set(fits), {}
+  active = set(fits)
+  crops = _crops_of_epochs(config, encoder, prepared, chosen)
   valid_y = valid.labels_NxK[valid.clip_M]
   progress = tqdm(
     range(p.max_epochs),
@@ -312,21 +352,7 @@ def _train(
     disable=None,
   )
   for epoch in progress:
-    drawn = epoch % p.distinct_crops if p.distinct_crops else epoch
-    if drawn not in cache:
-      y_NxD = representations.crops(
-        encoder,
-        prepared,
-        "train",
-        seed=config.seed,
-        epoch=drawn,
-        batch_size=p.encode_batch_size,
-        chosen=chosen,
-      )
-      if p.distinct_crops:
-        cache[drawn] = y_NxD
-    else:
-      y_NxD = cache[drawn]
+    y_NxD = crops(epoch)
     order_SxB, mask_SxB = _order(config.seed, epoch, N, p.batch_size)
     for head in sorted(active):
       fit = fits[head]
@@ -353,6 +379,27 @@ def _train(
       break
   progress.close()
   return fits
+
+
+def _crops_of_epochs(config, encoder, prepared, chosen):
+  """A function that gives an epoch's crops `y_NxD` of the training clips."""
+  p = config.probe
+
+  def crops(epoch):
+    return representations.crops(
+      encoder,
+      prepared,
+      "train",
+      seed=config.seed,
+      epoch=epoch,
+      batch_size=p.encode_batch_size,
+      chosen=chosen,
+    )
+
+  if not p.distinct_crops:
+    return crops
+  kept = functools.cache(crops)
+  return lambda epoch: kept(epoch % p.distinct_crops)
 
 
 def _start(module, head, seed, size, tx, plateau) -> _Fit:
