@@ -43,7 +43,7 @@ def get_config():
   c.checkpoint.every_epochs = {epochs}
   c.checkpoint.keep = 2
   c.probe_after = True
-  c.probe.untrained = False
+  c.probe.untrained, c.probe.heads = False, ("linear",)
   c.probe.max_epochs = {probe_epochs}
   return c
 """

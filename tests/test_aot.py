@@ -19,6 +19,8 @@ from vicreg_jax import aot
 from vicreg_jax import config as configs
 from vicreg_jax.benchmarks import compiler
 
+pytestmark = pytest.mark.slow
+
 # Of conftest.py. Libtpu does not know all that jaxlib does, and says so.
 OURS = "JAX_PLATFORMS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -251,7 +253,6 @@ def test_errors_name_flag_and_remedy():
       aot._clips(changed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, clips_a_step, seconds",
   [("vicreg_fma", 768, 0.070), ("clmr_fma", 256, 0.019)],

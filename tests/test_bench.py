@@ -55,6 +55,7 @@ def test_turns_spreads_and_ratios():
   assert timing.speedup(ours, peer) == {"median": 3.0, "q1": 2.5, "q3": 3.5}
 
 
+@pytest.mark.slow
 def test_decode(music, capsys, monkeypatch):
   load = audio.load
 
@@ -86,6 +87,7 @@ def test_decode(music, capsys, monkeypatch):
     assert median(threads["speedup_of_ours"]) < 1 / 1.2
 
 
+@pytest.mark.slow
 def test_prepare(music, capsys):
   result = results_of(capsys, "prepare", f"--path={music}", "--repeats=1")
   result = result["prepare"]
@@ -108,6 +110,7 @@ def tiny(base):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [configs.base_pretrain, configs.base_clmr])
 def test_trainers_do_the_same_steps(base):
   pytest.importorskip("torch")
@@ -139,6 +142,7 @@ def test_step_leaves_out_what_fails(monkeypatch):
   assert "no C++ compiler" in report.notes[0]
 
 
+@pytest.mark.slow
 def test_augment_has_figures_of_every_op(capsys):
   args = ("--views=4", "--crop=2187", "--repeats=2")
   results = results_of(capsys, "augment", *args)
@@ -173,6 +177,7 @@ def test_sox_gets_the_same_draws(tmp_path):
     assert error < 1e-4, row
 
 
+@pytest.mark.slow
 def test_pipeline(tmp_path):
   config = pipeline._config(str(tmp_path), 8, 4, 4)
   config.data.clip_seconds = 0.2
@@ -225,6 +230,7 @@ def test_each_thread_has_its_own_seconds():
     assert found[name] == pytest.approx(seconds, abs=0.05)
 
 
+@pytest.mark.slow
 def test_pipeline_views_are_those_of_its_ops(tmp_path):
   """`ops` augments the crops that the pipeline does, by the same seeds."""
   from vicreg_jax.data import input_pipeline

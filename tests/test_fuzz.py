@@ -1000,6 +1000,7 @@ def worker():
     worker.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_input_ends_well(worker, name, record_property):
   if name == "ffmpeg" and not shutil.which("ffmpeg"):

@@ -77,7 +77,7 @@ def get_config():
   c.checkpoint.every_epochs = 1.0
   c.checkpoint.keep = 9
   c.probe_after = True
-  c.probe.max_epochs = 2
+  c.probe.max_epochs, c.probe.heads = 2, ("linear",)
   return c
 """
 
@@ -259,7 +259,7 @@ def test_what_is_written_once_is_written_by_the_first_host(runs):
   assert [line.replace("/two/", "/one/") for line in first] == runs[
     "stdout"
   ].splitlines()
-  assert any("untrained mlp" in line for line in first) and not second
+  assert any("untrained linear" in line for line in first) and not second
   assert not list(runs["workdir"].rglob("*.tmp"))
 
 

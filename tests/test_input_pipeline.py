@@ -431,6 +431,7 @@ for i, end in enumerate(ends):
 """
 
 
+@pytest.mark.slow
 def test_a_process_may_end_while_a_stream_is_open(data_dir, prepared, tmp_path):
   codes = {"": 0, "sys.exit(3)": 3, "1 / 0": 1, "del views": 0}
   done = subprocess.run(

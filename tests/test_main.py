@@ -99,6 +99,7 @@ def test_recipes_of_the_thesis():
   assert (labels.model.dropout, rate(0), rate(9999)) == (0.5, 3e-4, 3e-4)
 
 
+@pytest.mark.slow
 def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
   done = warm.run_command(
     tmp_path,

@@ -999,6 +999,7 @@ def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
 # --- Apache Beam ---
 
 
+@pytest.mark.slow
 def test_beam_gives_the_same(tmp_path):
   pytest.importorskip("apache_beam")
   root = mtat_archives(tmp_path / "official")

@@ -232,6 +232,7 @@ def on_eight_devices(data_dir, other, workdir):
     pretrain.run(config, f"{workdir}/other")
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
   """The loss and BatchNorm are over the global batch, whoever holds it."""
   process = warm.Process(

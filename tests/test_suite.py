@@ -587,7 +587,7 @@ def test_a_suite_at_smoke_scale(tmp_path):
   command = [
     *(sys.executable, "-m", "vicreg_jax.suite"),
     *("--suite=configs/suites/projector.py", "--scale=smoke"),
-    "--only=0,3",  # each method with its own projector
+    "--only=0",
     f"--workdir={tmp_path}",
     f"--config.data.dir={tmp_path}/data",
     # Smaller still.
@@ -596,7 +596,7 @@ def test_a_suite_at_smoke_scale(tmp_path):
   ]
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  check_smoke(tmp_path, 2)
+  check_smoke(tmp_path, 1)
   again = subprocess.run(command, capture_output=True, text=True)
-  assert again.stderr.count("was finished before") == 4
+  assert again.stderr.count("was finished before") == 2
   assert again.stdout == done.stdout

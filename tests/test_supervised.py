@@ -382,6 +382,7 @@ def elsewhere(data_dir, out):
   np.savez(out, x=x, labels=labels, losses=losses)
 
 
+@pytest.mark.slow
 def test_one_core_and_eight_devices_make_no_difference(
   labelled, data_dir, tmp_path
 ):
