@@ -20,11 +20,8 @@ from vicreg_jax import files, mesh, plots
 from vicreg_jax.model import bootstrap, metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
-OTHERS = (
-  "start",
-  "untrained",
-  "mfcc",
-)  # what the trained encoder is compared with
+# What the trained encoder is compared with.
+OTHERS = ("start", "untrained", "mfcc")
 
 
 class Scores(NamedTuple):
@@ -264,7 +261,7 @@ def _grid(results, rows, columns, cell, width) -> str:
     cells = (cell(results[name], key) for key in columns)
     lines.append(
       name.replace("_", " ").ljust(first)
-      + "".join(f"{text:>{width}}" for text in cells)
+      + "".join(f" {text:>{width - 1}}" for text in cells)
     )
   return "\n".join(lines)
 
