@@ -253,6 +253,7 @@ def test_a_full_disk_loses_nothing(encoder, music, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No space left") as error:
       run(encoder, music, out)
   assert "\n" not in str(error.value) and not out.exists()
+  assert "another directory (--output)" in str(error.value)
   assert run(encoder, music, out).known >= 3
 
 
@@ -312,12 +313,47 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     corpus.expand(["none"])
 
 
-def test_the_command(small_run, music, tmp_path, capsys):
-  def call(*flags):
-    with pytest.raises(SystemExit) as end:
-      command.main(["embed", *flags])
-    return end.value.code
+def call(*flags):
+  """The exit code of `embed`, or its error."""
+  with pytest.raises(SystemExit) as end:
+    command.main(["embed", *map(str, flags)])
+  return end.value.code
 
+
+def test_beam_gives_the_rows_of_a_plain_embed(
+  small_run, music, tmp_path, capsys
+):
+  pytest.importorskip("apache_beam")
+  assert call(small_run, music, f"--output={tmp_path / 'plain'}") == 3
+  plain = capsys.readouterr().out.splitlines()[1:]
+  out = tmp_path / "out.parquet"
+  flags = (small_run, music, f"--output={out}", "--shards=2")
+  beam = "--beam=runner=DirectRunner"
+  assert call(*flags, beam) == 3
+  assert capsys.readouterr().out.splitlines()[-len(plain) :] == plain
+  tables = [tmp_path / f"out-0000{i}-of-00002.parquet" for i in range(2)]
+  shares = [rows(table) for table in tables]
+  assert min(map(len, shares)) > 0
+  assert sum(map(len, shares)) == 7
+  assert shares[0] | shares[1] == rows(tmp_path / "plain")
+  assert sum(len(listed(table)) for table in tables) == 10
+  # What is there is not embedded again; a share's error is the command's.
+  before = [table.stat().st_mtime_ns for table in tables]
+  assert call(*flags, beam) == 3
+  assert before == [table.stat().st_mtime_ns for table in tables]
+  error = call(*flags, beam, "--pooling=none")
+  assert error.startswith(f"error: {beam}: {tmp_path / 'out-0000'}")
+  assert "pooling mean -> none" in error and "\n" not in error
+
+
+def test_beam_that_is_not_installed(small_run, music, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.setitem(sys.modules, "apache_beam.options", None)
+  flags = (small_run, music, f"--output={tmp_path / 'out'}", "--beam=x=y")
+  assert "--beam='x=y' needs Apache Beam: pip install" in call(*flags)
+
+
+def test_the_command(small_run, music, tmp_path, capsys):
   out = str(tmp_path / "out.parquet")
   assert call(small_run, str(music), f"--output={out}") == 3
   said = capsys.readouterr().out

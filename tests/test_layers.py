@@ -18,8 +18,8 @@ import vicreg_jax
 # Room: its modules, from the ground up. The doors are those that people start.
 ROOMS = {
   "ground": "files mesh plots cli checks",
-  "data": "audio views threads seeds augment prepared datasets records crops"
-  " input_pipeline label_share mfcc",
+  "data": "beam_options audio views threads seeds augment prepared datasets"
+  " records crops input_pipeline label_share mfcc",
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir best steps writer checkpoint loop",

@@ -25,6 +25,13 @@ def _shard(text):
   return index, count
 
 
+def _count(text):
+  count = int(text)
+  if count < 1:
+    raise ValueError
+  return count
+
+
 def parser() -> argparse.ArgumentParser:
   """Of all verbs."""
   top = argparse.ArgumentParser(
@@ -52,7 +59,16 @@ def parser() -> argparse.ArgumentParser:
     default="parquet",
     help="a table, or arrays made from one",
   )
-  embed.add_argument("--shard", type=_shard, help="I/N: this machine's share")
+  several = embed.add_mutually_exclusive_group()
+  several.add_argument("--shard", type=_shard, help="I/N: this machine's share")
+  several.add_argument(
+    "--beam",
+    metavar="OPTIONS",
+    default="",
+    help="runner=FlinkRunner,...: all shares, on Apache Beam; the workers see"
+    " model, files and output under the same paths",
+  )
+  embed.add_argument("--shards", type=_count, default=8, help="N of --beam")
   embed.add_argument("--overwrite", action="store_true", help="begin anew")
   embed.set_defaults(run="embed")
   tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")

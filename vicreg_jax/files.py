@@ -84,14 +84,17 @@ def write(path, content: bytes):
 
 
 @contextlib.contextmanager
-def explained(path):
-  """Raises ValueError, which names the remedy, if `path` cannot be written."""
+def explained(path, flag="--workdir"):
+  """Raises ValueError, which names the remedy, if `path` cannot be written.
+
+  `flag`: by which the user has named the place.
+  """
   try:
     yield
   except OSError as e:
     raise ValueError(
       f"cannot write {path}: {e.strerror or e}. Free disk space there, or use"
-      " another directory (--workdir); the same command then continues"
+      f" another directory ({flag}); the same command then continues"
     ) from e
 
 

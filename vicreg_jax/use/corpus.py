@@ -43,6 +43,7 @@ from vicreg_jax.use import encoder as encoders
 FORMATS = ("parquet", "npz", "npy")
 POOLINGS = ("mean", "none")
 _KEY = b"vicreg_jax"  # of what a table says of itself
+_DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # Files decoded at a time, and segments that each keeps ahead of the encoder.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
 # A part is written when it has so many rows, or after so many seconds.
@@ -153,14 +154,14 @@ def embed(
   ):
     if value not in known:
       raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
-  table = output if format == "parquet" else f"{output}.parquet"
+  table = _table(output, format)
   about = {
     "encoder": encoder.fingerprint(),
     "size": encoder.size,
     "hop": encoders.hop_samples(hop_seconds, encoder.crop, encoder.sample_rate),
     "pooling": pooling,
   }
-  with files.explained(output):
+  with files.explained(output, "--output"):
     store = _Store(table, about, encoder.size, overwrite)
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"])
@@ -186,15 +187,31 @@ def embed(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
-  left_out = collections.Counter(
-    store.known[_text(p)].reason for p in paths if store.known[_text(p)].reason
-  )
-  return Summary(len(todo), known, dict(left_out))
+  return Summary(len(todo), known, left_out(paths, output, format))
+
+
+def left_out(
+  paths: Iterable[str], output: str, format: str = "parquet"
+) -> dict[str, int]:
+  """How many files a table of `embed` has no rows of, by their reasons."""
+  listed = _read_list(_list(_table(output, format)))
+  reasons = {file.path: file.reason for file in listed}
+  found = [reasons.get(_text(path), "not embedded") for path in paths]
+  return dict(collections.Counter(filter(None, found)))
+
+
+def _table(output, format):
+  return output if format == "parquet" else f"{output}.parquet"
+
+
+def _list(table):
+  return f"{table}.files.csv"
 
 
 def _convert(table, output, format):
   columns = pq.read_table(table)
-  y_NxD = np.stack(columns["embedding"].to_numpy())
+  y_NxD = columns["embedding"].combine_chunks().flatten().to_numpy()
+  y_NxD = y_NxD.reshape(-1, columns["embedding"].type.list_size)
   content = io.BytesIO()
   if format == "npy":
     np.save(content, y_NxD)
@@ -351,7 +368,7 @@ class _Store:
 
   def __init__(self, table, about, size, overwrite):
     self._table, self._about = table, about
-    self._list = f"{table}.files.csv"
+    self._list = _list(table)
     self._parts = f"{table}.parts"
     self._schema = pa.schema(
       [
@@ -367,17 +384,22 @@ class _Store:
           os.unlink(path)
       shutil.rmtree(self._parts, ignore_errors=True)
     os.makedirs(self._parts, exist_ok=True)
-    merged = self._open_table()
-    self.known = {f.path: f for f in _read_list(self._list)}
-    self._pending = []
+    merged, self.known, self._pending = set(), {}, []
+    if os.path.exists(table):  # else its list says nothing
+      merged = set(self._check_about(table).get("parts", ()))
+      self.known = {f.path: f for f in _read_list(self._list)}
     for path in sorted(glob.glob(f"{glob.escape(self._parts)}/*.csv")):
       name = os.path.basename(path).removesuffix(".csv")
+      part = f"{self._parts}/{name}.parquet"
+      if name not in merged and not os.path.exists(part):
+        os.unlink(path)  # somebody has deleted the part, which was damaged
+        continue
       self.known |= {f.path: f for f in _read_list(path)}
       if name in merged:
         _write_list(self._list, self.known.values())
         self._remove(name)
       else:
-        self._check_about(f"{self._parts}/{name}.parquet")
+        self._check_about(part)
         self._pending.append(name)
     for path in glob.glob(f"{glob.escape(self._parts)}/*.parquet"):
       if os.path.basename(path).removesuffix(".parquet") not in self._pending:
@@ -385,21 +407,12 @@ class _Store:
     self._new, self._batch, self._rows = [], [], 0
     self._since = time.monotonic()
 
-  def _open_table(self) -> set[str]:
-    """The parts that the table is made of; checks whose it is."""
-    if not os.path.exists(self._table):
-      return set()
-    return set(self._check_about(self._table).get("parts", ()))
-
   def _check_about(self, path) -> dict:
     try:
       schema = pq.read_schema(path)
-      said = json.loads((schema.metadata or {})[_KEY])
-    except (pa.ArrowInvalid, KeyError, ValueError) as e:
-      raise ValueError(
-        f"{path} is no table of this command's ({' '.join(str(e).split())}):"
-        " give another --output, or --overwrite"
-      ) from e
+      said = dict(json.loads((schema.metadata or {})[_KEY]))
+    except _DAMAGE as e:
+      self._explain(path, e)
     other = [
       f"{key} {said.get(key)} -> {value}"
       for key, value in self._about.items()
@@ -411,6 +424,18 @@ class _Store:
         " --output, or --overwrite"
       )
     return said
+
+  def _explain(self, path, error):
+    """Raises what is said of a table or a part that cannot be read."""
+    if isinstance(error, OSError) and error.errno:  # the disk's own
+      raise error
+    remedy = "give another --output, or --overwrite"
+    if path != self._table:
+      remedy = "delete it, and its files are embedded again"
+    text = " ".join(str(error).split())[:300]
+    raise ValueError(
+      f"{path} is no table of this command's, or damaged ({text}): {remedy}"
+    ) from error
 
   def wanted(self, paths) -> tuple[list[str], int]:
     """The files to embed, and how many are known."""
@@ -500,15 +525,22 @@ class _Store:
     schema = self._said(parts=self._pending)
     with pq.ParquetWriter(partial, schema) as writer:
       for i, (path, _) in enumerate(sources):
-        replaced = set().union(*later[i + 1 :])
-        table = pq.ParquetFile(path)
-        for group in range(table.num_row_groups):
-          rows = table.read_row_group(group).cast(schema)
-          if replaced:
-            keep = [name not in replaced for name in rows["path"].to_pylist()]
-            rows = rows.filter(pa.array(keep, pa.bool_()))
-          if len(rows):
-            writer.write_table(rows)
+        for rows in self._kept(path, set().union(*later[i + 1 :])):
+          writer.write_table(rows.cast(schema))
+
+  def _kept(self, path, replaced) -> Iterator[pa.Table]:
+    """Rows of a table or a part, but those of files that are replaced."""
+    try:
+      table = pq.ParquetFile(path)
+      for group in range(table.num_row_groups):
+        rows = table.read_row_group(group).cast(self._schema)
+        if replaced:
+          keep = [name not in replaced for name in rows["path"].to_pylist()]
+          rows = rows.filter(pa.array(keep, pa.bool_()))
+        if len(rows):
+          yield rows
+    except _DAMAGE as e:
+      self._explain(path, e)
 
   def _remove(self, name):
     for suffix in (".parquet", ".csv"):
@@ -540,7 +572,7 @@ def _read_list(path) -> list[File]:
         )
         for row in csv.DictReader(f)
       ]
-  except (KeyError, TypeError, ValueError) as e:
+  except (csv.Error, KeyError, TypeError, ValueError) as e:
     raise ValueError(
       f"{path} is damaged ({e}): put a copy in its place, or begin anew with"
       " --overwrite"

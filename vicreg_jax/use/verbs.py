@@ -1,10 +1,13 @@
 """What the verbs of `python -m vicreg_jax` do; each returns an exit code."""
 
+import collections
+import functools
 import json
 import os
 import sys
 
 from vicreg_jax import cli, files
+from vicreg_jax.data import beam_options
 from vicreg_jax.data.audio import AudioError
 from vicreg_jax.use import adopt, corpus
 from vicreg_jax.use import encoder as encoders
@@ -14,13 +17,19 @@ EXIT_LEFT_OUT = 3  # complete, but for files that were left out
 
 
 def embed(args) -> int:
-  """Files to vectors, as one table."""
-  paths, output = corpus.expand(args.paths), args.output
-  if args.shard:
-    index, count = args.shard
-    paths = corpus.share(paths, index, count)
-    stem, suffix = os.path.splitext(output)
-    output = f"{stem}-{index:05}-of-{count:05}{suffix}"
+  """Files to vectors, as one table, or as one for each share of them."""
+  if args.beam:
+    left_out = _on_beam(args)
+  else:
+    left_out = _embed(args, args.shard)
+  for reason, count in sorted(left_out.items()):
+    print(f"left out: {count} {reason}")
+  return EXIT_LEFT_OUT if left_out else 0
+
+
+def _embed(args, shard) -> dict[str, int]:
+  """One table; returns how many files were left out, by their reasons."""
+  paths, output = _share(args, shard)
   summary = corpus.embed(
     encoders.load(args.model),
     paths,
@@ -31,9 +40,46 @@ def embed(args) -> int:
     overwrite=args.overwrite,
   )
   print(f"{output}: {summary.embedded} files embedded, {summary.known} known")
-  for reason, count in sorted(summary.left_out.items()):
-    print(f"left out: {count} {reason}")
-  return EXIT_LEFT_OUT if summary.left_out else 0
+  return summary.left_out
+
+
+def _share(args, shard) -> tuple[list[str], str]:
+  """Files and table of a shard, (index, count); of all where it is None."""
+  paths = corpus.expand(args.paths)
+  if not shard:
+    return paths, args.output
+  index, count = shard
+  stem, suffix = os.path.splitext(args.output)
+  output = f"{stem}-{index:05}-of-{count:05}{suffix}"
+  return corpus.share(paths, index, count), output
+
+
+def _on_beam(args) -> dict[str, int]:
+  """`_embed` of each share, on Apache Beam.
+
+  The unit of work is a share, not a file: what a worker that died has done is
+  kept, and a second call goes on, as it does without Beam.
+  """
+  options = beam_options.parse(args.beam, "--beam")
+  import apache_beam as beam
+
+  shards = [(index, args.shards) for index in range(args.shards)]
+  try:
+    with beam.Pipeline(options=options) as pipeline:
+      _ = (
+        pipeline
+        | beam.Create(shards)
+        | beam.Reshuffle()  # else they are one worker's
+        | "embed" >> beam.Map(functools.partial(_embed, args))
+      )
+  except Exception as e:  # a worker's, with its traceback in the text
+    raise ValueError(f"--beam={args.beam}: {cli.line(e)}") from e
+  left_out = collections.Counter()
+  for shard in shards:
+    paths, output = _share(args, shard)
+    left_out.update(corpus.left_out(paths, output, args.format))
+  print(f"{args.shards} tables, {output} the last of them")
+  return left_out
 
 
 def tag(args) -> int:

@@ -57,7 +57,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from vicreg_jax.data import audio
+from vicreg_jax.data import audio, beam_options
 from vicreg_jax.data.prepared import (
   Prepared,
   explain_damage,
@@ -173,7 +173,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     config = tfds.download.DownloadConfig()
     if self._beam:
-      config.beam_options = _beam_options(self._beam)
+      config.beam_options = beam_options.parse(self._beam, "data.beam")
     try:
       with self._progress:
         self.download_and_prepare(download_config=config)
@@ -465,16 +465,3 @@ def _decode(split, crop, clip):
     "samples": audio.to_int16(samples).astype("<i2").tobytes(),
     "labels": labels,
   }
-
-
-def _beam_options(text):
-  """Beam's options from "runner=DirectRunner,key=value", as TFDS writes it."""
-  try:
-    from apache_beam.options import pipeline_options
-  except ImportError:
-    raise ValueError(
-      f"data.beam={text!r} needs Apache Beam: pip install 'vicreg_jax[beam]'"
-    ) from None
-  return pipeline_options.PipelineOptions(
-    flags=[f"--{option}" for option in text.split(",")]
-  )
