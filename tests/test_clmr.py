@@ -338,6 +338,7 @@ def test_other_states(tmp_path, encoder):
     ({"layer1.conv.weight": torch.ones(3)}, "layer1.conv.weight [3]", "0.0"),
     ({"0.weight": torch.ones(50, 9)}, "['any', 512]", "[50, 9]"),
     ({"0.weight": torch.ones(50, 512)}, "0.bias", "missing"),
+    ({"0.weight": torch.ones(1).expand(1 << 20, 512)}, "67,108,864 bytes"),
     ({"fc.weight": torch.ones(50, 512)}, "fc.bias", "missing"),
     ({"a": 1, "b": [2]}, "no tensors", "dict of a, b"),
     ([1, 2], "no tensors", "list"),

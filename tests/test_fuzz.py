@@ -14,11 +14,14 @@ import collections
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
 import pathlib
+import pickle
 import random
+import re
 import resource
 import selectors
 import shutil
@@ -824,6 +827,326 @@ class Config(Checkpoint):
     path.write_text(json.dumps(tree))
 
 
+def small_encoder(tmp):
+  """The encoder of a small run, and its workdir."""
+  global encoders, jax
+  import jax
+
+  from vicreg_jax.use import encoder as encoders
+
+  archive = ROOT / "tests" / "fixtures" / "workdir_65d3f10.tar.gz"
+  with tarfile.open(archive) as f:
+    f.extractall(tmp, filter="data")
+  return encoders.load(str(tmp / "run"))
+
+
+class Export(Config):
+  """Folders that `export` has written, with heads, whose files are damaged."""
+
+  def __init__(self, tmp):
+    from vicreg_jax.use import export, heads
+
+    encoder, draw = small_encoder(tmp), np.random.default_rng(0).normal
+    self.want = jax.tree.leaves(encoder.variables)
+    self.y_SxD = draw(size=(2, encoder.size))
+    dense = {"kernel": draw(size=(encoder.size, 3)), "bias": draw(size=3)}
+    made = heads.Heads(
+      ("a", "b", "c"),
+      True,
+      encoder.fingerprint(),
+      3,
+      {"linear": {"out": dense}},
+    )
+    self.run, self.files = tmp / "exports", []
+    for format in export.WEIGHTS:
+      card = export.make_card(
+        encoder.config.to_dict(), name="a", licence="MIT", tags=made.labels
+      )
+      path = self.run / format
+      names = export.write(encoder.variables, card, str(path), format, made)
+      self.files += [path / name for name in sorted(names)]
+      self.load(path)
+
+  def load(self, path):
+    encoder = encoders.load(str(path))
+    for got, want in zip(
+      jax.tree.leaves(encoder.variables), self.want, strict=True
+    ):
+      assert got.shape == want.shape
+    if heads := encoder.heads:
+      for head in ("", *heads.params):
+        shares = heads.probabilities(self.y_SxD, head)
+        assert shares.shape == (len(heads.labels),)
+        assert np.isfinite(shares).all()
+    return encoder
+
+  def case(self, rng):
+    path = rng.choice(self.files)
+    content, card = path.read_bytes(), path.parent / "model.json"
+    about = card.read_bytes()
+    damage = super().damage if path.suffix == ".json" else self.damage_bytes
+    damage(rng, path, content)
+    passes = path.stem == "encoder" and path.is_file() and rng.random() < 0.5
+    if passes:  # even where the sum is right
+      digest = hashlib.sha256(path.read_bytes()).hexdigest()
+      card.write_text(json.dumps(json.loads(about) | {"sha256": digest}))
+
+    def run():
+      try:
+        self.load(path.parent)
+      finally:
+        clear_path(path)
+        card.write_bytes(about)
+        path.write_bytes(content)
+
+    return Case(run, str(path.parent), about=str(path.relative_to(self.run)))
+
+  def damage_bytes(self, rng, path, content):
+    Checkpoint.damage(self, rng, path, content)
+
+
+def literal(value):
+  """A value within a pickle."""
+  return pickle.dumps(value, 2)[2:-1]
+
+
+class Clmr:
+  """CLMR's weights in their layouts, whose pickles or ZIPs are damaged.
+
+  Each tensor is one number, repeated by strides of 0, so files are small.
+  """
+
+  def __init__(self, tmp):
+    global clmr, jax
+    import jax
+
+    from vicreg_jax.use import clmr
+
+    self.tmp, self.flag = tmp, tmp / "flag"
+    channels, before = (128,) * 3 + (256,) * 6 + (512,) * 2, 1
+    encoder = {}
+    for i, c in enumerate(channels):
+      encoder[f"sequential.{i}.0.weight"] = (c, before, 3)
+      names = ("0.bias", "1.weight", "1.bias", "1.running_mean")
+      for name in (*names, "1.running_var"):
+        encoder[f"sequential.{i}.{name}"] = (c,)
+      before = c
+    model = {f"encoder.{name}": shape for name, shape in encoder.items()}
+    projector = {
+      "projector.0.weight": (512, 512),
+      "projector.2.weight": (64, 512),
+    }
+    whole = {f"model.{n}": s for n, s in (model | projector).items()}
+    head = {"0.weight": (50, 512), "0.bias": (50,)}
+    tuned = model | {f"model.{name}": shape for name, shape in head.items()}
+    first = {
+      re.sub(r"sequential\.(\d+)", self.layer_of_release_1, name): shape
+      for name, shape in model.items()
+    }
+    self.pickles = [
+      self.dict(encoder),
+      self.dict(first),
+      self.dict(head),
+      self.lightning(model | whole),
+      self.lightning(tuned),
+    ]
+    for content in self.pickles:
+      path = tmp / "whole.pt"
+      path.write_bytes(self.zip(content))
+      self.check(path)
+
+  def layer_of_release_1(self, match):
+    return f"conv{int(match[1]) + 1}"
+
+  def dict(self, shapes):
+    items = b"".join(literal(n) + self.tensor(s) for n, s in shapes.items())
+    return b"}(" + items + b"u"
+
+  def tensor(self, shape):
+    storage = b"(" + literal("storage") + b"ctorch\nFloatStorage\n"
+    storage += literal("0") + literal("cpu") + literal(1) + b"tQ"
+    strides = (0,) * len(shape)
+    rest = b"".join(map(literal, (0, shape, strides, False)))
+    rest += b"ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
+
+  def lightning(self, shapes):
+    payload = b"cos\nsystem\n(" + literal(f"touch {self.flag}") + b"tR"
+    items = literal("pytorch-lightning_version") + literal("1.2.0")
+    items += literal("callbacks") + payload
+    items += literal("state_dict") + self.dict(shapes)
+    return b"}(" + items + b"u"
+
+  def zip(self, content, compression=zipfile.ZIP_STORED, **more):
+    file = io.BytesIO()
+    files = {"a/data.pkl": b"\x80\2" + content + b"."}
+    files |= {"a/byteorder": b"little", "a/data/0": struct.pack("<f", 0.5)}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+      for name, data in (files | more).items():
+        archive.writestr(name, data)
+    return file.getvalue()
+
+  def check(self, path):
+    try:
+      found = clmr.read(str(path))
+    finally:
+      assert not self.flag.exists()
+    assert found.encoder or found.head
+    for array in jax.tree.leaves((found.encoder, found.head, found.projector)):
+      assert array.dtype == np.float32
+
+  def case(self, rng):
+    content = rng.choice(self.pickles)
+    kind = rng.randrange(6)
+    if kind == 0:
+      content = mutate(rng, content)
+    more = {}
+    if kind == 1:
+      name = rng.choice(("data.pkl", "data/0", "byteorder"))
+      size = rng.choice((0, 1, 3, 1 << 20, 1 << 25))
+      more = {f"a/{name}": bytes([rng.choice((0, 40, 93))]) * size}
+    if kind == 2:  # numbers of shapes, strides and offsets
+      at = rng.choice([m.start() for m in re.finditer(b"K", content)])
+      odd = struct.pack("<i", rng.choice((-1, 0, 1, 1 << 24, 1 << 30)))
+      content = content[:at] + b"J" + odd + content[at + 2 :]
+    whole = self.zip(content, rng.choice((0, zipfile.ZIP_DEFLATED)), **more)
+    if kind == 3:
+      whole = mutate(rng, whole)
+    name = rng.choice(("a.pt", "a.pt", "a.ckpt", "a.zip"))
+    if rng.random() < 0.05:
+      name = "a.onnx"
+    if kind == 4 or name == "a.zip":
+      odd = rng.choice((("b.pt", "c.pt"), (), ("a.zip",)))
+      file = io.BytesIO()
+      with zipfile.ZipFile(file, "w") as archive:
+        for inner in odd if kind == 4 else ("b.pt",):
+          archive.writestr(inner, whole)
+      whole = file.getvalue()
+    path = self.tmp / name
+    path.write_bytes(whole)
+    return Case(lambda: self.check(path), str(path))
+
+
+class Table:
+  """Tables of `embed` that are damaged, a full disk, a place not to write to.
+
+  After an error the table is as it was, and what its text advises helps.
+  """
+
+  def __init__(self, tmp):
+    global corpus, pa, pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vicreg_jax.use import corpus
+
+    self.encoder, self.tmp = small_encoder(tmp), tmp
+    self.paths = []
+    for i in range(4):
+      noise = 0.1 * np.random.default_rng(i).normal(size=300 + 250 * i)
+      self.paths.append(str(tmp / f"{i}.wav"))
+      soundfile.write(self.paths[-1], noise, RATE)
+    (tmp / "torn.wav").write_bytes(b"RIFF")
+    self.paths.append(str(tmp / "torn.wav"))
+    self.trees = {"new": clear(tmp / "new")}
+    self.trees |= {n: clear(tmp / n) for n in ("table", "parts", "both")}
+    self.embed(self.trees["table"], self.paths[:3])
+    self.embed(self.trees["both"], self.paths[:2])
+    for name in ("parts", "both"):
+      self.interrupt(self.trees[name])
+    self.want = self.embed(clear(tmp / "whole"))
+    # Of another encoder, whose representations have another size.
+    column = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
+    about = b'{"encoder": "x", "size": 2, "hop": 243, "pooling": "mean"}'
+    other = pa.table({"path": ["a"], "embedding": column})
+    pq.write_table(
+      other.replace_schema_metadata({"vicreg_jax": about}), tmp / "other"
+    )
+    self.other = (tmp / "other").read_bytes()
+
+  def embed(self, root, paths=None, **options):
+    """The rows of the table that it becomes."""
+    out = str(root / "out")
+    corpus.embed(self.encoder, paths or self.paths, out, **options)
+    assert sorted(os.listdir(root)) == ["out", "out.files.csv"]
+    return sorted(map(repr, pq.read_table(out).to_pylist()))
+
+  def interrupt(self, root):
+    """Two parts are done."""
+    add, rows = corpus._Store.add, corpus._PART_ROWS
+
+    def ends(store, file, made):
+      add(store, file, made)
+      if len(store._pending) == 2:
+        raise InterruptedError
+
+    corpus._Store.add, corpus._PART_ROWS = ends, 1
+    with contextlib.suppress(ValueError):
+      self.embed(root)
+    corpus._Store.add, corpus._PART_ROWS = add, rows
+    assert len(list((root / "out.parts").iterdir())) == 4
+
+  def case(self, rng):
+    root = clear(self.tmp / "root")
+    state = rng.choice([*self.trees])
+    shutil.copytree(self.trees[state], root, dirs_exist_ok=True)
+    kind = rng.choice(("damage", "damage", "full", "read-only"))
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    silent = False  # Parquet has no checksums
+    if kind == "damage" and files:
+      path = rng.choice(files)
+      state += f" {path.name}"
+      content = path.read_bytes()
+      path.unlink()
+      odd = rng.randrange(8)
+      if odd == 0:
+        path.mkdir()
+      elif odd == 1 and path.suffix != ".csv":
+        path.write_bytes(self.other)
+      elif odd > 2:
+        path.write_bytes(mutate(rng, content))
+        silent = path.suffix != ".csv"
+    size = rng.choice((0, 1, 100, 900, 2000, 4000))
+    rows = rng.choice((1, 2, 100))
+    before = {p: p.read_bytes() for p in root.glob("out") if p.is_file()}
+
+    def run():
+      user, limits = os.geteuid(), resource.getrlimit(resource.RLIMIT_FSIZE)
+      corpus._PART_ROWS = rows
+      try:
+        if kind == "read-only":
+          subprocess.run(["chmod", "-R", "a-w", root], check=True)
+          if user == 0:  # whom no disk refuses anything
+            os.seteuid(NOBODY)
+        if kind == "full":
+          resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        assert self.embed(root) == self.want or silent
+      except ValueError as error:
+        for path, content in before.items():
+          assert path.read_bytes() == content
+        self.check_remedy(root, str(error), kind)
+        raise
+      finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if kind == "read-only":
+          os.seteuid(user)
+          subprocess.run(["chmod", "-R", "u+w", root], check=True)
+        if kind != "damage":
+          assert self.embed(root) == self.want
+
+    return Case(run, str(root), about=f"{kind} {state}")
+
+  def check_remedy(self, root, text, kind):
+    """What the text advises helps."""
+    if kind == "damage" and "Is a directory" not in text:
+      assert "Free disk space" not in text, text
+    if "--overwrite" in text:
+      assert self.embed(root, overwrite=True) == self.want
+    if "delete it" in text:
+      clear_path(pathlib.Path(text.partition(" is no ")[0]))
+      assert self.embed(root) == self.want
+
+
 # name: (target, inputs in CI)
 TARGETS = {
   "audio": (Audio, 800),
@@ -840,6 +1163,9 @@ TARGETS = {
   "flags": (Flags, 300),
   "config": (Config, 60),
   "checkpoint": (Checkpoint, 80),
+  "export": (Export, 120),
+  "clmr": (Clmr, 80),
+  "table": (Table, 120),
 }
 
 

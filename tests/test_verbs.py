@@ -123,7 +123,8 @@ def test_tags_of_files(small_run, music, tmp_path, capsys):
 
 
 def test_heads_of_other_weights_do_not_count(small_run, tmp_path):
-  heads = heads_lib.Heads(("a",), False, "0" * 64, 3, {})
+  params = {"linear": {"out": {"kernel": np.ones((16, 1))}}}
+  heads = heads_lib.Heads(("a",), False, "0" * 64, 3, params)
   heads_lib.save(heads, str(tmp_path))
   for path in ("config.json", "checkpoints"):
     (tmp_path / path).symlink_to(f"{small_run}/{path}")
@@ -140,6 +141,9 @@ def test_heads_have_a_name_for_each_output(small_run, tmp_path):
   about["labels"].pop()
   (run / "heads.json").write_text(json.dumps(about))
   with pytest.raises(ValueError, match="linear has 3 outputs for 2 labels"):
+    vicreg_jax.load(run)
+  (run / "heads.json").write_text(json.dumps(about | {"params": []}))
+  with pytest.raises(ValueError, match="names no heads"):
     vicreg_jax.load(run)
 
 

@@ -8,7 +8,9 @@ tensors only those that are wanted are read, after their shapes were looked at.
 """
 
 import collections
+import functools
 import io
+import math
 import pickle
 import pickletools
 import re
@@ -135,11 +137,7 @@ def variables(state: Mapping[str, Any], encoder: samplecnn.SampleCNN) -> dict:
   Raises:
     ValueError: an array is missing or too many, or has another shape or type.
   """
-  like = jax.eval_shape(
-    lambda: encoder.init(
-      jax.random.key(0), jnp.zeros((1, samplecnn.crop_for(encoder.blocks)))
-    )
-  )
+  like = _shapes(encoder)
   places = {name: rest for name, *rest in _places(encoder.blocks)}
   found = {
     name
@@ -160,6 +158,13 @@ def variables(state: Mapping[str, Any], encoder: samplecnn.SampleCNN) -> dict:
     array = np.ascontiguousarray(array.transpose(np.argsort(axes)))
     out[collection].setdefault(module, {})[leaf] = array
   return out
+
+
+@functools.cache
+def _shapes(encoder: samplecnn.SampleCNN) -> dict:
+  """Shapes of an encoder's variables; they take half a second."""
+  x_BxT = jnp.zeros((1, samplecnn.crop_for(encoder.blocks)))
+  return jax.eval_shape(lambda: encoder.init(jax.random.key(0), x_BxT))
 
 
 def import_onnx():
@@ -351,7 +356,12 @@ class _Tensor(NamedTuple):
     if f"{self.root}byteorder" in self.archive.namelist():
       big = _member(self.archive, f"{self.root}byteorder", "pickle") == b"big"
       order = ">" if big else "<"
-    x = np.frombuffer(content, f"{order}f4")
+    x = np.frombuffer(content, f"{order}f4", len(content) // 4)
+    if 4 * math.prod(self.shape) > _LARGEST["storage"]:  # by strides of 0
+      raise ValueError(
+        f"expected tensors of at most {_LARGEST['storage']:,} bytes, found one"
+        f" of shape {list(self.shape)}"
+      )
     last = self.offset + sum(
       (n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)
     )

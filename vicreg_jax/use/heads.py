@@ -99,6 +99,8 @@ def load(workdir: str) -> Heads | None:
       step=about["step"],
       params={name: params[name] for name in about["params"]},
     )
+    if not heads.params:
+      raise ValueError("it names no heads")
     for name, head in heads.params.items():
       outputs = head["out"]["kernel"].shape[1]
       if outputs != len(heads.labels):
