@@ -237,6 +237,38 @@ def test_a_file_that_is_no_table_is_refused(encoder, music, tmp_path):
   assert out.read_bytes() == b"something of somebody's"
 
 
+def test_a_table_that_was_deleted_is_made_anew(encoder, music, tmp_path):
+  out = tmp_path / "out.parquet"
+  run(encoder, music, out)
+  before = rows(out)
+  out.unlink()  # and not its list
+  assert run(encoder, music, out).known == 0
+  assert rows(out) == before
+
+
+def test_a_damaged_part_is_named_and_can_be_deleted(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out.parquet"
+  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  with monkeypatch.context() as patch:
+    patch.setattr(corpus._Store, "finish", lambda store: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(encoder, music, out)
+  part = sorted((tmp_path / "out.parquet.parts").glob("*.parquet"))[2]
+  content = part.read_bytes()
+  for damaged in (content[:-9], content[:4] + bytes(99) + content[103:]):
+    part.write_bytes(damaged)
+    with pytest.raises(ValueError, match="delete it") as error:
+      run(encoder, music, out)
+    assert str(part) in str(error.value) and "\n" not in str(error.value)
+    assert not out.exists()
+  part.unlink()
+  assert run(encoder, music, out).embedded == 1
+  run(encoder, music, tmp_path / "whole")
+  assert rows(out) == rows(tmp_path / "whole")
+
+
 def test_a_full_disk_loses_nothing(encoder, music, tmp_path, monkeypatch):
   out = tmp_path / "out.parquet"
   monkeypatch.setattr(corpus, "_PART_ROWS", 1)
@@ -274,6 +306,10 @@ def test_arrays_for_numpy(encoder, music, tmp_path):
   np.testing.assert_array_equal(
     np.load(tmp_path / "out.npy"), arrays["embedding"]
   )
+  for name in ("a", "b"):
+    shutil.rmtree(music / name)
+  run(encoder, music, tmp_path / "none.npy", format="npy")
+  assert np.load(tmp_path / "none.npy").shape == (0, 16)
 
 
 def test_an_error_in_a_thread_ends_the_run(
@@ -320,6 +356,7 @@ def call(*flags):
   return end.value.code
 
 
+@pytest.mark.slow
 def test_beam_gives_the_rows_of_a_plain_embed(
   small_run, music, tmp_path, capsys
 ):
