@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
+import vicreg_jax
 from vicreg_jax import bench
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import augment, pipeline, step, timing, tpu
+from vicreg_jax.benchmarks import augment, embed, pipeline, step, timing, tpu
 from vicreg_jax.data import audio, seeds, views
 from vicreg_jax.data import augment as augment_ops
 
@@ -150,6 +151,39 @@ def test_augment_has_figures_of_every_op(capsys):
     assert median(results[f"{name}: vicreg_jax"]["cpu_ms_per_view"]) > 0
   assert ("chain: sox" in results) == bool(shutil.which("sox"))
   assert "noise: sox" not in results
+
+
+@pytest.mark.slow
+def test_embed(music, capsys, monkeypatch, tmp_path):
+  """Its peer embeds the same, and its commands run."""
+  pytest.importorskip("onnx")
+  pytest.importorskip("onnxruntime")
+  commands, run_command = [], embed._command
+
+  def command(directory, *arguments):
+    commands.append(arguments)
+    return float(len(commands)), 100.0
+
+  monkeypatch.setattr(embed, "_command", command)
+  flags = (f"--path={music}", "--clips=2", "--repeats=1", "--short=3")
+  results = results_of(capsys, "embed", *flags)
+  ours = median(results["embed"]["clips_per_s"])
+  for name in ("encoder alone", "onnxruntime"):
+    assert median(results[name]["speedup_of_ours"]) == pytest.approx(
+      ours / median(results[name]["clips_per_s"])
+    )
+  assert median(results["first embedding"]["s"]) == 2.0  # the first compiles
+  assert results["short files"]["files_per_s"] == 3 / 3
+  path, table = str(music / "0.mp3"), tmp_path / "table"
+  for code, *_ in commands[1:]:
+    more = [f"--output={table}"] * (code == commands[2][0])
+    seconds, peak = run_command(str(tmp_path), code, path, *more)
+    assert seconds > 0.5 and 200 < peak < 2000
+  assert table.exists()
+  encoder = vicreg_jax.load("starter")
+  peer = embed.onnxruntime_embed(encoder, str(tmp_path))
+  want_D = encoder.embed(path)
+  np.testing.assert_allclose(peer(path), want_D, atol=0.02 * want_D.std())
 
 
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")

@@ -7,7 +7,7 @@ prepare   a folder data set, end to end
 augment   CPU time of each augmentation, against sox and others
 pipeline  the tf.data pipeline: cores, overhead, waiting, memory
 step      the train step, against PyTorch
-embed     the `embed` job on a folder of MP3 files
+embed     the verb `embed`, against onnxruntime; its start and memory
 startup   from the command to the first step; memory of training
 tpu       hours on a TPU v3-8, by the compiler's estimate
 

@@ -1,63 +1,160 @@
-"""The `embed` job on a folder of MP3 files: decode included, and apart.
+"""The verb `embed` with the starter encoder: its rate, its start, its memory.
 
-An untrained encoder of the thesis's size, float32, on this machine. Each run
-is a job from its start: `folder` decodes, writes the records and embeds;
-`prepared` finds the records of the run before. Both compile the encoder.
+`embed` makes a table of the files. `onnxruntime` has the same weights in a loop
+as one would write it: `librosa.load`, then the file's segments in batches.
+`encoder alone` has all segments in memory. `first embedding` is the time from a
+command to what it prints of one file, with a full compilation cache;
+`short files` is a command that embeds many short ones.
 """
 
+import functools
 import os
+import pathlib
+import subprocess
+import sys
 import tempfile
+import time
 
-from vicreg_jax import config as configs
+import librosa
+import numpy as np
+import soundfile
+
 from vicreg_jax.benchmarks import music, timing
-from vicreg_jax.data import datasets
-from vicreg_jax.jobs import embed, pretrain
+from vicreg_jax.data import audio
+from vicreg_jax.use import corpus, export
+from vicreg_jax.use import encoder as encoders
+
+OURS = "embed"
+_SHORT_SECONDS = 3.0
+# What commands run, with their arguments.
+_FIRST = """
+import sys, vicreg_jax
+print(vicreg_jax.load("starter").embed(sys.argv[1]))
+"""
+_VERB = """
+import sys
+from vicreg_jax import __main__ as command
+try:
+  command.main(["embed", "starter", *sys.argv[1:]])
+except SystemExit as end:
+  assert not end.code
+"""
+_PEAK = """
+from vicreg_jax.benchmarks import timing
+print(timing.peak_mib())
+"""
 
 
 def add_arguments(parser):
   """The benchmark's own flags."""
   music.add_arguments(parser)
-  parser.add_argument("--width", type=float, default=1.0, help="of the encoder")
+  parser.add_argument("--short", type=int, default=2000, help="short files")
 
 
 def run(args) -> timing.Report:
-  """Embeds the folder twice in each round."""
-  with music.files(args) as paths, tempfile.TemporaryDirectory() as temporary:
-    music.link(paths, f"{temporary}/music")
-    checkpoint = f"{temporary}/run"
-    _untrained(checkpoint, temporary, args.width)
-    folder, prepared = [], []
-    clips = 0
-    for i in range(args.repeats):
-      config = configs.base_embed()
-      config.checkpoint = checkpoint
-      config.data.update(
-        name="folder", path=f"{temporary}/music", dir=f"{temporary}/{i}"
-      )
-      workdir = os.path.join(temporary, "out")
-      folder.append(timing.clock(embed.run, config, workdir))
-      prepared.append(timing.clock(embed.run, config, workdir))
-      data = config.data.to_dict() | {
-        "crop": configs.base_pretrain().data.crop,
-        "sample_rate": music.RATE,
-      }
-      found = datasets.prepare(type(config.data)(data))
-      clips = sum(found.num_clips.values())
-  decode = [a.wall - b.wall for a, b in zip(folder, prepared)]
-  results = {
-    "folder": timing.per_second(folder, clips, "clips"),
-    "prepared": timing.per_second(prepared, clips, "clips"),
-    "decode and write": {"s": timing.spread(decode)},
+  """The peers in turns; then commands, each a process of its own."""
+  with music.files(args) as paths, tempfile.TemporaryDirectory() as directory:
+    report = compare(paths, args.repeats, directory)
+    _command(directory, _FIRST, paths[0])  # compiles
+    started = [
+      _command(directory, _FIRST, paths[0]) for _ in range(args.repeats)
+    ]
+    many = _short_files(paths[0], args.short, directory)
+    seconds, peak = _command(directory, _VERB, many, f"--output={many}.parquet")
+  report.results["first embedding"] = {
+    "s": timing.spread([s for s, _ in started]),
+    "peak_mib": timing.spread([mib for _, mib in started]),
   }
-  results["folder"]["clips"] = clips
-  return timing.Report(results, [])
+  report.results["short files"] = {
+    "files": args.short,
+    "files_per_s": args.short / seconds,
+    "peak_mib": peak,
+  }
+  return report
 
 
-def _untrained(workdir, directory, width):
-  """A checkpoint of an encoder after one step of a tiny projector."""
-  config = configs.base_clmr()
-  config.data.update(name="synthetic", dir=f"{directory}/data")
-  config.data.update(sizes=(2, 0, 0), clip_seconds=3.0)
-  config.update(batch_size=2, steps=1, dtype="float32", eval_every_epochs=0.0)
-  config.model.width = width
-  pretrain.run(config, workdir)
+def compare(paths, repeats, directory) -> timing.Report:
+  """Rates, and how many times as fast `embed` is (`speedup_of_ours`)."""
+  encoder = encoders.load(encoders.STARTER)
+  crops_SxT = np.concatenate([_segments(encoder, path) for path in paths])
+  runs = {
+    OURS: functools.partial(
+      corpus.embed, encoder, paths, f"{directory}/table", overwrite=True
+    ),
+    "encoder alone": functools.partial(_embed_crops, encoder, crops_SxT),
+  }
+  notes = []
+  try:
+    peer = onnxruntime_embed(encoder, directory)
+    runs["onnxruntime"] = lambda: [peer(path) for path in paths]
+  except (ImportError, ValueError) as e:
+    notes.append(f"onnxruntime is left out: {e}")
+  for run_files in runs.values():  # compiles
+    run_files()
+  times, results = timing.take_turns(runs, repeats), {}
+  for name, taken in times.items():
+    results[name] = timing.per_second(taken, len(paths), "clips")
+    if name != OURS:
+      results[name]["speedup_of_ours"] = timing.speedup(
+        [t.wall for t in times[OURS]], [t.wall for t in taken]
+      )
+  return timing.Report(results, notes)
+
+
+def onnxruntime_embed(encoder, directory):
+  """A function from a path to its embedding [D], by onnxruntime.
+
+  Raises ImportError or ValueError if a package for that is missing.
+  """
+  import onnxruntime
+
+  card = export.make_card(encoder.config.to_dict(), name="a", licence="")
+  export.write(encoder.variables, card, f"{directory}/onnx", "onnx")
+  session = onnxruntime.InferenceSession(
+    f"{directory}/onnx/{export.WEIGHTS['onnx']}"
+  )
+
+  def embed(path):
+    batches = encoders.batched(_segments(encoder, path), encoders.BATCH)
+    y = [session.run(None, {"audio": x_BxT})[0] for x_BxT in batches]
+    return np.concatenate(y).mean(0)
+
+  return embed
+
+
+def _segments(encoder, path):
+  """Consecutive segments [S, crop] of a file."""
+  x_T, _ = librosa.load(path, sr=encoder.sample_rate)
+  count = len(x_T) // encoder.crop
+  return x_T[: count * encoder.crop].reshape(count, -1)
+
+
+def _embed_crops(encoder, crops_SxT):
+  for _ in encoder(encoders.batched(crops_SxT, encoders.BATCH)):
+    pass
+
+
+def _short_files(path, count, directory):
+  x_T = audio.load(path, music.RATE)[: int(_SHORT_SECONDS * music.RATE)]
+  short = pathlib.Path(directory, "short.wav")
+  soundfile.write(short, x_T, music.RATE)
+  music.link([short], f"{directory}/short", count)
+  return f"{directory}/short"
+
+
+def _command(directory, code, *arguments) -> tuple[float, float]:
+  """Seconds until a process of this code prints, and its peak MiB."""
+  start = time.perf_counter()
+  with subprocess.Popen(
+    [sys.executable, "-u", "-c", code + _PEAK, *arguments],
+    env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{directory}/xla"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as process:
+    process.stdout.readline()
+    seconds = time.perf_counter() - start
+    rest = process.stdout.read().split()
+  if process.returncode:
+    raise ValueError(f"this code failed with {arguments}: {code}")
+  return seconds, float(rest[-1])
