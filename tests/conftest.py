@@ -37,20 +37,25 @@ SIZES = (24, 9, 10)
 
 # Modules that take longest begin first, so that the workers end together.
 LONGEST = (
+  # Of those that are marked slow.
   "test_hosts",
-  "test_pretrain",
-  "test_suite",
-  "test_fuzz",
   "test_aot",
-  "test_soak",
-  "test_sharding",
   "test_main",
+  "test_bench",
+  "test_fuzz",
+  "test_soak",
+  "test_suite",
+  # Of the others.
+  "test_pretrain",
   "test_input_pipeline",
-  "test_steps",
-  "test_bucket",
-  "test_official",
-  "test_augment",
+  "test_probe",
   "test_supervised",
+  "test_official",
+  "test_steps",
+  "test_augment",
+  "test_models",
+  "test_bucket",
+  "test_launch",
 )
 
 
