@@ -4,7 +4,7 @@
 as one would write it: `librosa.load`, then the file's segments in batches.
 `encoder alone` has all segments in memory. `first embedding` is the time from a
 command to what it prints of one file, with a full compilation cache;
-`short files` is a command that embeds many short ones.
+`short files` is a command that embeds many of half a second.
 """
 
 import functools
@@ -25,7 +25,7 @@ from vicreg_jax.use import corpus, export
 from vicreg_jax.use import encoder as encoders
 
 OURS = "embed"
-_SHORT_SECONDS = 3.0
+_SHORT_SECONDS = 0.5
 # What commands run, with their arguments.
 _FIRST = """
 import sys, vicreg_jax
