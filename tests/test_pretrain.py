@@ -78,7 +78,7 @@ def test_a_run_leaves_what_it_should(unbroken):
 
 
 def test_training_lowers_the_loss(small, tmp_path):
-  small.steps = 150
+  small.steps = 60
   small.loss.name = "nt_xent"
   small.loss.temperature = 0.1
   small.eval_every_epochs = 0.0
@@ -88,7 +88,7 @@ def test_training_lowers_the_loss(small, tmp_path):
   small.optim.warmup_epochs = 1.0
   pretrain.run(small, str(tmp_path))
   losses = [r["train/loss"] for r in lines_of(tmp_path)]
-  assert np.mean(losses[-20:]) < 0.97 * np.mean(losses[:5])
+  assert np.mean(losses[-10:]) < 0.97 * np.mean(losses[:5])
 
 
 def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):

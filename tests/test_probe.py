@@ -42,6 +42,14 @@ def trained(data_dir, tmp_path_factory):
   return workdir
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_strengths():
+  """Of regression; test_classifiers.py has all."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(classifiers, "STRENGTHS", classifiers.STRENGTHS[1:5:2])
+    yield
+
+
 @pytest.fixture
 def probing(data_dir, trained):
   return probe_of(trained, data_dir)

@@ -253,7 +253,7 @@ def table(results: dict) -> str:
 
 def _grid(results, rows, columns, cell, width) -> str:
   """Rows of cells, right-aligned; cell(results of a row, key) is text."""
-  first = max(map(len, rows), default=0) + 2
+  first = max(map(len, rows), default=0) + 1
   lines = [
     "".ljust(first) + "".join(f"{title:>{width}}" for title in columns.values())
   ]
