@@ -114,6 +114,7 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     "--config.model.blocks=4",
     "--config.model.width=0.0625",
     "--config.probe.max_epochs=2",
+    '--config.probe.heads=("linear","mlp")',
   )
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / "probe.json").read_text())

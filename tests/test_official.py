@@ -17,11 +17,10 @@ import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
 import threading
+import time
 import tracemalloc
 import zipfile
 
@@ -29,6 +28,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
+import warm
 from conftest import shrink
 from etils.epath import backend, gpath, register
 
@@ -959,35 +959,32 @@ def test_prepare_train_and_probe(name, archive, tmp_path, capsys):
   assert ("accuracy" in results["linear"]) == (name != "magnatagatune")
 
 
-_HANGS = """
-import pathlib, sys, time
-from test_official import audio, data, datasets
-load, calls = audio.load, []
-def hang(*args):
-  calls.append(args)
-  if len(calls) > 12:
-    print("decoding", flush=True)
-    time.sleep(100)
-  return load(*args)
-audio.load = hang
-root, tmp_path = map(pathlib.Path, sys.argv[1:])
-datasets.prepare(data("gtzan", root, tmp_path))
-"""
+def prepare_and_hang(root, tmp_path):
+  """Prepares GTZAN; after some clips decoding says so, and never ends."""
+  load, calls = audio.load, []
+
+  def hang(*args):
+    calls.append(args)
+    if len(calls) > 12:
+      print("decoding", flush=True)
+      time.sleep(warm.PATIENCE)
+    return load(*args)
+
+  audio.load = hang
+  datasets.prepare(data("gtzan", root, tmp_path))
 
 
 def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
   root = gtzan_archive(tmp_path / "official")
-  tests = pathlib.Path(__file__).parent
-  with subprocess.Popen(
-    [sys.executable, "-c", _HANGS, str(root), str(tmp_path)],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    cwd=tests,
-    env=os.environ | {"PYTHONPATH": str(tests.parent)},
-  ) as process:
-    line = process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-  assert line.startswith(b"decoding")  # two threads may say so at once
+  out = tmp_path / "out"
+  process = warm.Process(
+    prepare_and_hang, root, tmp_path, out=out, err=tmp_path / "err"
+  )
+  while "decoding" not in (out.read_text() if out.exists() else ""):
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.kill()
+  process.wait()
   left = list((tmp_path / "prepared").rglob("*incomplete*"))
   assert left
   assert "none is prepared" in error_of(data("gtzan", "", tmp_path))
