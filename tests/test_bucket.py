@@ -108,6 +108,7 @@ def lines_of(workdir):
   return [{k: v for k, v in r.items() if k != timing} for r in rows]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_equals_one_on_a_disk(
   bucket, small, data_dir, tmp_path, monkeypatch, capsys
 ):

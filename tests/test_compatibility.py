@@ -67,6 +67,7 @@ def test_the_encoder_is_the_one_that_was_saved(old):
   assert np.std(y_BxD) > 0
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_as_if_it_had_not_been_stopped(old):
   config, root = old
 

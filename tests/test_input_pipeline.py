@@ -103,6 +103,7 @@ def on_one_core(data_dir, out):
   np.save(out, list(itertools.islice(views, 8)))
 
 
+@pytest.mark.slow
 def test_the_views_do_not_depend_on_cores_or_on_where_they_begin(
   small, data_dir, prepared, tmp_path
 ):

@@ -925,8 +925,8 @@ def test_annotations_that_are_no_table(tmp_path, content, message):
 @pytest.mark.parametrize(
   "name, archive",
   [
-    ("fma", fma_archives),
-    ("gtzan", gtzan_archive),
+    pytest.param("fma", fma_archives, marks=pytest.mark.slow),
+    pytest.param("gtzan", gtzan_archive, marks=pytest.mark.slow),
     ("magnatagatune", mtat_archives),
   ],
 )

@@ -513,6 +513,7 @@ def test_marked_epochs_are_saved_and_stay(small, tmp_path):
     pretrain.run(small, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_shorter_run_leaves_what_a_longer_one_keeps(small, tmp_path):
   """A constant rate: the run of three epochs is a part of that of five."""
   small.optim.schedule = "constant"

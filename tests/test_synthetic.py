@@ -56,6 +56,7 @@ def test_bits_repeat_in_any_order_and_differ_by_seed_and_index():
   assert len(set(first)) == len(pieces)
 
 
+@pytest.mark.slow
 def test_bits_are_the_same_on_older_processors():
   code = """
 import hashlib
