@@ -84,6 +84,23 @@ def test_every_file_has_its_mean_and_bad_ones_their_reason(
   assert not os.path.exists(tmp_path / "out.parquet.parts")
 
 
+def test_damaged_files_say_what_is_lost(encoder, tmp_path):
+  path = tmp_path / "cut.flac"
+  x = np.random.default_rng(0).normal(size=40 * 4096) * 0.1
+  soundfile.write(path, x, RATE)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+  out = tmp_path / "out"
+  assert run(encoder, path, out, pooling="none").left_out == {}
+  row = listed(out)[str(path)]
+  share = 1 - int(row["rows"]) * CROP / len(x)
+  assert 0.45 < share < 0.55
+  prefix, suffix = "damaged, ", "% lost"
+  said = row["reason"].removeprefix(prefix).removesuffix(suffix)
+  assert float(said) / 100 == pytest.approx(share, abs=0.003)
+  assert run(encoder, path, out, pooling="none").embedded == 0
+
+
 def test_segments_have_their_times(encoder, music, tmp_path):
   hop = 100 / RATE
   run(encoder, music, tmp_path / "out", pooling="none", hop_seconds=hop)

@@ -142,10 +142,11 @@ def test_metadata_and_report(prepared):
     ]
   with open(pathlib.Path(data.path) / "clips.csv", newline="") as f:
     rows = list(csv.reader(f))
-  assert rows[0] == ["id", "split", "seconds", "dbfs"] and len(rows) == 27
+  assert rows[0] == ["id", "split", "seconds", "dbfs", "note"]
+  assert len(rows) == 27 and data.noted == {}
   # A sine of amplitude 0.5; and the mean of one and silence.
   by_id = {row[0]: row[1:] for row in rows[1:]}
-  assert by_id["jazz/j0.flac"][1:] == ["0.300", "-9.03"]
+  assert by_id["jazz/j0.flac"][1:] == ["0.300", "-9.03", ""]
   assert float(by_id["folk/stereo48k.wav"][2]) == pytest.approx(-15.1, abs=0.1)
   assert sum(map(np.array, data.label_counts.values())).tolist() == [5, 11, 10]
   assert pathlib.Path(data.path).parts[-3:-1][0] == "folder"
@@ -155,6 +156,39 @@ def test_metadata_and_report(prepared):
   assert [line.split()[:2] for line in summary.splitlines()[1:4]] == [
     ["train", "19"], ["valid", "2"], ["test", "5"],
   ]  # fmt: skip
+
+
+def test_clips_that_are_odd_are_noted(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["plain.wav", "touches.wav"])
+  soundfile.write(root / "silent.wav", np.zeros(2400), RATE)
+  for name, sound in (
+    ("loud", 4 * tone(0)),
+    ("integers", 30_000 * tone(0)),
+    ("touches", 2.0001 * tone(1)),
+  ):
+    soundfile.write(root / f"{name}.wav", sound, RATE, "FLOAT")
+  soundfile.write(root / "cut.flac", tone(0, 40 * 4096), RATE)
+  content = (root / "cut.flac").read_bytes()
+  (root / "cut.flac").write_bytes(content[: len(content) // 2])
+  (root / "old.ra").write_bytes(b"RealAudio")
+  data = datasets.prepare(config(root, tmp_path))
+  assert sum(data.num_clips.values()) == 5
+  assert data.noted == {"clipped": 1, "damaged": 1, "digital silence": 1}
+  assert data.skipped == {"over full scale": 1, "unread suffix .ra": 1}
+  with open(pathlib.Path(data.path) / "clips.csv", newline="") as f:
+    by_id = {row["id"]: row for row in csv.DictReader(f)}
+  # A sine of amplitude 2, 40 samples a period: 26 of these are above 1.
+  assert by_id["loud.wav"]["note"] == "clipped, 65.0% of its samples"
+  assert by_id["silent.wav"]["note"] == "digital silence"
+  assert by_id["silent.wav"]["dbfs"] == "-120.00"
+  assert by_id["plain.wav"]["note"] == by_id["touches.wav"]["note"] == ""
+  cut = by_id["cut.flac"]
+  share = 1 - float(cut["seconds"]) * RATE / (40 * 4096)
+  assert 0.4 < share < 0.6
+  assert cut["note"] == f"damaged, {share:.1%} lost"
+  summary = data.summary()
+  assert "1 clipped, 1 damaged, 1 digital silence" in summary
 
 
 def test_opening_again_decodes_nothing(prepared, monkeypatch):

@@ -35,6 +35,7 @@ class Prepared:
   seconds: Mapping[str, float]
   shortest: int  # samples of the shortest clip
   skipped: Mapping[str, int]  # reason -> number of clips left out
+  noted: Mapping[str, int]  # what is said of clips that are there -> how many
   label_counts: Mapping[str, Sequence[int]]  # split -> clips of each label
   path: str
 
@@ -58,6 +59,7 @@ class Prepared:
       seconds={s: metadata["seconds"][s] for s in splits},
       shortest=metadata["shortest"],
       skipped=dict(metadata["skipped"]),
+      noted=dict(metadata.get("noted", {})),  # older data have none
       label_counts={s: metadata["label_counts"][s] for s in splits},
       path=os.fspath(path),
     )
@@ -117,15 +119,18 @@ class Prepared:
     if self.labels:
       names = self.labels[:8] + (("...",) if len(self.labels) > 8 else ())
       lines[-1] += f": {', '.join(names)}"
-    skipped = sum(self.skipped.values())
-    if skipped:
-      where = os.path.join(self.path, "skipped.csv")
-      lines.append(f"skipped {skipped:>8,}  {reasons(self.skipped)} ({where})")
+    for what, counts, file in (
+      ("noted", self.noted, "clips.csv"),
+      ("skipped", self.skipped, "skipped.csv"),
+    ):
+      if counts:
+        total, where = sum(counts.values()), os.path.join(self.path, file)
+        lines.append(f"{what:<8}{total:>8,}  {reasons(counts)} ({where})")
     return "\n".join(lines)
 
 
 def reasons(counts) -> str:
-  """How many clips were left out for which reason, the most frequent first."""
+  """How many clips have which reason or note, the most frequent first."""
   return ", ".join(
     f"{count:,} {reason}"
     for reason, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))

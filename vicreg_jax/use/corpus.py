@@ -51,7 +51,10 @@ _PART_ROWS, _PART_SECONDS = 20_000, 60.0
 
 
 class File(NamedTuple):
-  """What became of a file: `reason` says why it has no rows, or is ""."""
+  """What became of a file.
+
+  `reason` says why it has no rows, or what of it is lost, or is "".
+  """
 
   path: str
   bytes: int
@@ -195,7 +198,7 @@ def left_out(
 ) -> dict[str, int]:
   """How many files a table of `embed` has no rows of, by their reasons."""
   listed = _read_list(_list(_table(output, format)))
-  reasons = {file.path: file.reason for file in listed}
+  reasons = {file.path: "" if file.rows else file.reason for file in listed}
   found = [reasons.get(_text(path), "not embedded") for path in paths]
   return dict(collections.Counter(filter(None, found)))
 
@@ -288,12 +291,13 @@ class _Reader:
       stat = os.stat(path)
       file = file._replace(bytes=stat.st_size, modified=stat.st_mtime_ns)
       file = file._replace(sha256=_sha256(path))
-      for item in encoders.cut(
-        audio.blocks(path, self._rate), self._crop, self._hop
-      ):
-        self._put(queued, item)
-        rows += 1
-      file = file._replace(rows=rows)
+      with audio.damage() as notes:
+        for item in encoders.cut(
+          audio.blocks(path, self._rate), self._crop, self._hop
+        ):
+          self._put(queued, item)
+          rows += 1
+      file = file._replace(rows=rows, reason="; ".join(notes))
     except audio.AudioError as e:
       file = file._replace(reason=e.reason)
     except FileNotFoundError:

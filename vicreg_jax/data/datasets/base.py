@@ -27,7 +27,8 @@ that have to know of it:
         )
 
 `load()` gives float32 [T] at `data.sample_rate`, or raises `AudioError`, which
-skips the clip and reports it. It runs in a thread, so it must not share state,
+skips the clip and reports it; `audio.damage` collects what it says of a clip
+that stays. It runs in a thread, so it must not share state,
 or is pickled and runs elsewhere (`data.beam`). `identity` is anything JSON can
 write; with sample rate and crop it names the prepared directory, so it must
 hold everything the records depend on.
@@ -68,7 +69,7 @@ from vicreg_jax.data.threads import map_in_order
 
 TOO_SHORT = "too short"
 KNOWN_FAULT = "known fault"  # of the published data; never decoded
-CLIPS_CSV = "clips.csv"  # id, split, seconds and loudness of every clip
+CLIPS_CSV = "clips.csv"  # id, split, seconds, loudness and note of every clip
 _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
@@ -77,6 +78,8 @@ _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
 # a number, makes it a date or a track's number.
 _CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
 _SILENCE_DB = -120.0
+# Music that is made loud touches full scale; more than this share is a fault.
+_CLIPPED_SHARE = 0.01
 
 
 class Clip(NamedTuple):
@@ -105,7 +108,11 @@ class Source:
 
 
 class Report(NamedTuple):
-  """What became of a clip: `reason` says why it was left out, or is ""."""
+  """What became of a clip.
+
+  `reason` says why it was left out, or is ""; `note` what is odd about a clip
+  that was not: its kind, then a comma and how much.
+  """
 
   id: str
   split: str
@@ -113,6 +120,7 @@ class Report(NamedTuple):
   num_samples: int
   dbfs: float  # RMS over the clip, in dB of full scale
   labels: list[int]  # positions of the labels that it has
+  note: str
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -294,15 +302,18 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       seconds={s: n / self._sample_rate for s, n in samples.items()},
       shortest=min(report.num_samples for report in kept),
       skipped=dict(collections.Counter(skipped.values())),
+      noted=dict(
+        collections.Counter(r.note.split(",")[0] for r in kept if r.note)
+      ),
       label_counts=counts,
     )
     self._write_csv("skipped.csv", ["id", "reason"], skipped.items())
     self._write_csv(
       CLIPS_CSV,
-      ["id", "split", "seconds", "dbfs"],
+      ["id", "split", "seconds", "dbfs", "note"],
       [
         (r.id, r.split, f"{r.num_samples / self._sample_rate:.3f}",
-         f"{r.dbfs:.2f}")
+         f"{r.dbfs:.2f}", r.note)
         for r in kept
       ],
     )  # fmt: skip
@@ -448,9 +459,11 @@ def _decode(split, crop, clip):
     num_samples=0,
     dbfs=_SILENCE_DB,
     labels=np.flatnonzero(labels).tolist(),
+    note="",
   )
   try:
-    samples = clip.load()
+    with audio.damage() as notes:
+      samples = clip.load()
   except audio.AudioError as error:
     return report._replace(reason=error.reason), None
   report = report._replace(num_samples=len(samples))
@@ -459,9 +472,15 @@ def _decode(split, crop, clip):
   rms = np.sqrt(np.mean(np.square(samples, dtype=np.float32)))
   if rms > 0:
     report = report._replace(dbfs=max(20 * float(np.log10(rms)), _SILENCE_DB))
-  return report, {
+  else:
+    notes.append("digital silence")
+  pcm = audio.to_int16(samples)
+  clipped = np.count_nonzero(np.abs(pcm) == audio.INT16_SCALE) / len(pcm)
+  if clipped > _CLIPPED_SHARE:
+    notes.append(f"clipped, {clipped:.1%} of its samples")
+  return report._replace(note="; ".join(notes)), {
     "id": clip.id,
     "track": clip.track,
-    "samples": audio.to_int16(samples).astype("<i2").tobytes(),
+    "samples": pcm.astype("<i2").tobytes(),
     "labels": labels,
   }

@@ -160,7 +160,7 @@ def _root(path):
 
 
 def _list(root):
-  """The audio files below root, by id, and {id: reason} of broken links."""
+  """The audio files below root, by id, and {id: reason} of others."""
   files, skipped, others = [], {}, collections.Counter()
   seen, folders = set(), [str(root)]
   while folders:
@@ -181,10 +181,13 @@ def _list(root):
       suffix = os.path.splitext(entry.name)[1].lower()
       if os.path.isdir(entry.path):  # entry.is_dir() raises on some links
         folders.append(entry.path)
-      elif suffix not in audio.EXTENSIONS:
+        continue
+      id_ = _text(os.path.relpath(entry.path, root).replace(os.sep, "/"))
+      if suffix not in audio.EXTENSIONS:
         others[suffix or "without extension"] += 1
+        if suffix in audio.UNREAD:
+          skipped[id_] = f"unread suffix {suffix}"
       else:
-        id_ = _text(os.path.relpath(entry.path, root).replace(os.sep, "/"))
         try:
           status = entry.stat()
         except OSError:
