@@ -191,6 +191,26 @@ def test_clips_that_are_odd_are_noted(tmp_path):
   assert "1 clipped, 1 damaged, 1 digital silence" in summary
 
 
+def test_long_clips_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+  root = tmp_path / "m"
+  write_tree(root, [f"{i}.wav" for i in range(12)])
+  want = datasets.prepare(config(root, tmp_path))
+  load, whole = audio.load, []
+
+  def watched(*args):
+    samples = load(*args)
+    whole.append(threading.current_thread() is threading.main_thread())
+    return samples
+
+  monkeypatch.setattr(audio, "load", watched)
+  monkeypatch.setattr(base, "_AHEAD_SECONDS", 0.1)
+  got = datasets.prepare(config(root, tmp_path, dir=str(tmp_path / "again")))
+  assert whole == 12 * [True]
+  for split in want.num_clips:
+    for one, other in zip(read(got, split), read(want, split), strict=True):
+      assert one["id"] == other["id"] and one["samples"] == other["samples"]
+
+
 def test_opening_again_decodes_nothing(prepared, monkeypatch):
   data, root, _, tmp_path = prepared
   monkeypatch.setattr(audio, "load", lambda *a: pytest.fail("decoded again"))

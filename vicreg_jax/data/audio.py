@@ -15,18 +15,19 @@ import soundfile
 import soxr
 
 INT16_SCALE = 32767  # both signs; so that +1 fits
+TOO_LONG = "too long"
 
 # By these a folder's audio is known; what is in a file decides how it is read.
 EXTENSIONS = frozenset({
   ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".ape", ".au", ".caf", ".dsf",
   ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".mp4", ".mpc", ".oga",
-  ".ogg", ".opus", ".spx", ".tta", ".w64", ".wav", ".weba", ".webm", ".wma",
-  ".wv",
+  ".ogg", ".opus", ".snd", ".spx", ".tta", ".w64", ".wav", ".weba",
+  ".webm", ".wma", ".wv",
 })  # fmt: skip
 # Sound, or notes, of which nothing here makes samples.
 UNREAD = frozenset({
   ".amr", ".dff", ".dts", ".it", ".mid", ".midi", ".mod", ".ra", ".ram", ".s3m",
-  ".shn", ".snd", ".tak", ".voc", ".xm",
+  ".shn", ".tak", ".voc", ".xm",
 })  # fmt: skip
 
 # What lies outside cannot be music, and resampling it could fill the memory.
@@ -46,12 +47,12 @@ _DEMUXERS = (
   "aac,ac3,aiff,ape,asf,au,caf,dsf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64"
   ",wav,wv"
 )
-# Their durations are guesses from the first packets.
-_NO_DURATION = ("aac", "ac3", "mp3")
-# Durations are rounded to packets, of up to 2,048 samples.
-_ROUNDED_SECONDS = 0.06
+# By how many seconds a file may be shorter than it says. Most count what an
+# encoder adds; durations of the last three are guesses from the first packets.
+_SHORTER = {"flac": 1e-3, "aac": np.inf, "ac3": np.inf, "mp3": np.inf}
+_SHORTER_ELSE = 0.2
 
-_damage = contextvars.ContextVar("damage")
+_reading = contextvars.ContextVar("reading", default=(None, np.inf))
 
 
 class AudioError(ValueError):
@@ -68,17 +69,17 @@ class AudioError(ValueError):
 
 
 @contextlib.contextmanager
-def damage() -> Iterator[list[str]]:
-  """Collects a note of each file that this thread reads but for a lost part.
+def reading(most_seconds: float = np.inf) -> Iterator[list[str]]:
+  """Collects notes of what is lost of files that this thread reads.
 
-  Outside of it they are warnings.
+  Outside of it they are warnings. Files that are longer are "too long".
   """
   notes = []
-  token = _damage.set(notes)
+  token = _reading.set((notes, most_seconds))
   try:
     yield notes
   finally:
-    _damage.reset(token)
+    _reading.reset(token)
 
 
 def load(path, sample_rate: int = 22_050) -> np.ndarray:
@@ -87,7 +88,7 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   Channels are averaged; soxr resamples ("HQ"). Loud files may exceed 1 a
   little. What a file holds decides how it is read, not its name. It is decoded
   in blocks, so that what its header promises is never allocated. Of a damaged
-  file there is what can be decoded, and a note; see `damage`.
+  file there is what can be decoded, and a note; see `reading`.
 
   Raises `AudioError`, whose `reason` is "not found", "not a file", "not
   readable", "empty file", "not decodable", "absurd header", "too long", "no
@@ -145,7 +146,9 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
   32767 rather than 32768, so that +1 fits: the scale is the same for both
   signs, and inverting the polarity stays exact.
   """
-  return np.rint(np.clip(samples, -1, 1) * INT16_SCALE).astype(np.int16)
+  scaled = np.clip(samples, -1, 1)
+  scaled *= INT16_SCALE
+  return np.rint(scaled, out=scaled).astype(np.int16)
 
 
 def from_int16(samples: np.ndarray) -> np.ndarray:
@@ -156,14 +159,15 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 def _resampled(file, name, sample_rate):
   """The file block by block: float32 [T]."""
   stream, rate, seconds = None, None, 0.0
+  most_seconds = min(_MAX_SECONDS, _reading.get()[1])
   for new_rate, block_CxF in _frames(file, name):
     num_channels, num_frames = block_CxF.shape
     if new_rate not in SAMPLE_RATES or num_channels > _MAX_CHANNELS:
       what = f"{new_rate} Hz, {num_channels} channels"
       raise AudioError(name, "absurd header", what)
     seconds += num_frames / new_rate
-    if seconds > _MAX_SECONDS:
-      raise AudioError(name, "too long", f"over {_MAX_SECONDS // 3600} hours")
+    if seconds > most_seconds + 1e-6:  # of rounding
+      raise AudioError(name, TOO_LONG, f"over {most_seconds / 3600:g} hours")
     if new_rate != rate:
       if stream:
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -186,14 +190,16 @@ def _mean(block_CxF):
 
 
 def _frames(file, name):
-  """Pairs of a rate and samples [channels, frames]."""
-  size, done = file.seek(0, os.SEEK_END), 0
+  """Pairs of a rate and samples float32 [channels, frames].
+
+  libsndfile's; where these end before the file does, FFmpeg's from there on.
+  """
+  size, done, broken = file.seek(0, os.SEEK_END), 0, False
   if not size:
     raise AudioError(name, "empty file")
   file.seek(0)
-  # libsndfile gets the file itself: through Python's it needs the GIL.
-  in_memory = isinstance(file, io.BytesIO)
-  source = file if in_memory else file.fileno()
+  # libsndfile gets a file by its number: through Python's it needs the GIL.
+  source = file if isinstance(file, io.BytesIO) else file.fileno()
   try:
     with soundfile.SoundFile(source, closefd=False) as sound:
       rate = sound.samplerate
@@ -208,11 +214,30 @@ def _frames(file, name):
           break
       at_end = sound.format not in _STREAMS or file.tell() > size - _TAG_BYTES
       if done and at_end:
+        missing = sound.frames - done
+        if sound.format == "MP3" and missing > 2304 and _has_length(file):
+          _note_lost(name, missing / sound.frames)
         return
   except soundfile.SoundFileError:
-    pass
+    broken = True
   file.seek(0)
-  yield from _ffmpeg(file, name, done)
+  try:
+    yield from _ffmpeg(file, name, done)
+  except AudioError:
+    if broken or not done:
+      raise
+
+
+def _has_length(file):
+  """Whether an MP3 says how long it is; else libsndfile guesses."""
+  file.seek(0)
+  head = file.read(10)
+  start = 0
+  if head[:3] == b"ID3":
+    start = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
+  file.seek(start)
+  frame = file.read(64)
+  return b"Xing" in frame or b"Info" in frame
 
 
 def _ffmpeg(file, name, skip):
@@ -230,9 +255,13 @@ def _ffmpeg(file, name, skip):
     ) as container:
       if not container.streams.audio:
         raise AudioError(name, "not decodable", "no sound in it")
-      if container.duration and container.format.name not in _NO_DURATION:
+      stream = container.streams.audio[0]
+      if stream.duration:
+        expected = float(stream.duration * stream.time_base)
+      elif container.duration and len(container.streams) == 1:
         expected = container.duration / av.time_base
-      for packet in container.demux(container.streams.audio[0]):
+      shorter = _SHORTER.get(container.format.name, _SHORTER_ELSE)
+      for packet in container.demux(stream):
         try:
           frames = packet.decode()
         except av.FFmpegError:
@@ -248,24 +277,26 @@ def _ffmpeg(file, name, skip):
           skipped = min(skip, frame.samples)
           skip -= skipped
           if skipped < frame.samples:
-            yield rate, _floats(frame)[:, skipped:]
+            yield rate, _floats(frame, name)[:, skipped:]
   except (av.FFmpegError, OSError) as error:
     if not good:
       raise AudioError(name, "not decodable", error.strerror) from None
-    expected = max(expected, seconds)
   if failed and not good:
     raise AudioError(name, "not decodable", "no packet of it")
   lost = bad / max(good + bad, 1)
   seconds += skip / rate  # which libsndfile has read, and FFmpeg has not
-  if expected - seconds > _ROUNDED_SECONDS:
+  if expected - seconds > shorter:
     lost = max(lost, 1 - seconds / expected)
   if lost:
-    _note(name, f"damaged, {lost:.1%} lost")
+    _note_lost(name, lost)
 
 
-def _floats(frame):
+def _floats(frame, name):
   """The samples [channels, frames] as float32; integers are scaled to 1."""
-  x_CxF = frame.to_ndarray()
+  try:
+    x_CxF = frame.to_ndarray()
+  except ValueError as error:  # NumPy or PyAV has no such samples
+    raise AudioError(name, "not decodable", str(error)) from None
   if not frame.format.is_planar:
     x_CxF = x_CxF.reshape(frame.samples, -1).T
   if x_CxF.dtype.kind not in "iu":
@@ -275,8 +306,8 @@ def _floats(frame):
   return (x_CxF.astype(np.float32) - zero) / np.float32(half)
 
 
-def _note(name, text):
-  notes = _damage.get(None)
+def _note_lost(name, share):
+  text, notes = f"damaged, {share:.1%} lost", _reading.get()[0]
   if notes is None:
     warnings.warn(f"{name}: {text}", stacklevel=2)
   else:

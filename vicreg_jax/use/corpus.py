@@ -291,7 +291,7 @@ class _Reader:
       stat = os.stat(path)
       file = file._replace(bytes=stat.st_size, modified=stat.st_mtime_ns)
       file = file._replace(sha256=_sha256(path))
-      with audio.damage() as notes:
+      with audio.reading() as notes:
         for item in encoders.cut(
           audio.blocks(path, self._rate), self._crop, self._hop
         ):

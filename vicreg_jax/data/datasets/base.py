@@ -27,7 +27,7 @@ that have to know of it:
         )
 
 `load()` gives float32 [T] at `data.sample_rate`, or raises `AudioError`, which
-skips the clip and reports it; `audio.damage` collects what it says of a clip
+skips the clip and reports it; `audio.reading` collects what it says of a clip
 that stays. It runs in a thread, so it must not share state,
 or is pickled and runs elsewhere (`data.beam`). `identity` is anything JSON can
 write; with sample rate and crop it names the prepared directory, so it must
@@ -78,6 +78,7 @@ _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
 # a number, makes it a date or a track's number.
 _CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
 _SILENCE_DB = -120.0
+_AHEAD_SECONDS = 600.0  # of sound; longer clips are not decoded by threads
 # Music that is made loud touches full scale; more than this share is a fault.
 _CLIPPED_SHARE = 0.01
 
@@ -240,10 +241,13 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, split, clips):
     decode = functools.partial(_decode, split, self._crop)
+    ahead = functools.partial(decode, most_seconds=_AHEAD_SECONDS)
     # In threads, as libsndfile and soxr release the GIL.
-    for report, example in map_in_order(
-      decode, clips, os.cpu_count(), 2 * os.cpu_count()
-    ):
+    results = map_in_order(ahead, clips, os.cpu_count(), 2 * os.cpu_count())
+    for (report, example), clip in zip(results, clips):
+      if report.reason == audio.TOO_LONG:
+        # One at a time: hours take gigabytes.
+        report, example = decode(clip)
       self._progress.update()
       self._reports.append(report)
       if example:
@@ -303,7 +307,11 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       shortest=min(report.num_samples for report in kept),
       skipped=dict(collections.Counter(skipped.values())),
       noted=dict(
-        collections.Counter(r.note.split(",")[0] for r in kept if r.note)
+        collections.Counter(
+          note.split(",")[0]
+          for report in kept
+          for note in filter(None, report.note.split("; "))
+        )
       ),
       label_counts=counts,
     )
@@ -449,7 +457,7 @@ def _check_ids(source):
     )
 
 
-def _decode(split, crop, clip):
+def _decode(split, crop, clip, most_seconds=np.inf):
   """(report, example) of a clip; the example is None if it is left out."""
   labels = np.asarray(clip.labels, np.uint8)
   report = Report(
@@ -462,7 +470,7 @@ def _decode(split, crop, clip):
     note="",
   )
   try:
-    with audio.damage() as notes:
+    with audio.reading(most_seconds) as notes:
       samples = clip.load()
   except audio.AudioError as error:
     return report._replace(reason=error.reason), None
@@ -472,9 +480,9 @@ def _decode(split, crop, clip):
   rms = np.sqrt(np.mean(np.square(samples, dtype=np.float32)))
   if rms > 0:
     report = report._replace(dbfs=max(20 * float(np.log10(rms)), _SILENCE_DB))
-  else:
-    notes.append("digital silence")
   pcm = audio.to_int16(samples)
+  if not pcm.any():
+    notes.append("digital silence")
   clipped = np.count_nonzero(np.abs(pcm) == audio.INT16_SCALE) / len(pcm)
   if clipped > _CLIPPED_SHARE:
     notes.append(f"clipped, {clipped:.1%} of its samples")
