@@ -247,7 +247,7 @@ def supervised_step(
   state,
   batch,
   *,
-  frozen: int = 0,
+  frozen: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One optimizer step on labelled crops; scalars for the log.
 
@@ -257,33 +257,25 @@ def supervised_step(
     single: whether each clip has one label (`losses.label_loss`).
     state: what dropout draws is a function of its step and the seed.
     batch: the global batch of crops x_BxT, and labels_BxK.
-    frozen: so many first steps leave the encoder as it is, its statistics too:
-      it is in evaluation mode. `tx` is to leave its parameters.
+    frozen: the encoder is left as it is, its statistics too: it is in
+      evaluation mode. `tx` is to leave its parameters.
   """
   x_BxT, labels_BxK = batch
   head = make_head(config.model, labels_BxK.shape[-1])
   key = mesh.stream_key(config.seed, "dropout", state.step)
 
-  def encode(encoder_params, train):
-    return _apply(
+  def objective(params):
+    encoder_params = params["encoder"]
+    if frozen:
+      encoder_params = jax.lax.stop_gradient(encoder_params)
+    y_BxD, encoder_stats = _apply(
       make_encoder(config.model, config.dtype),
       encoder_params,
       state.batch_stats["encoder"],
       x_BxT,
-      train,
+      not frozen,
       views=1,
     )
-
-  def objective(params):
-    if frozen:
-      y_BxD, encoder_stats = jax.lax.cond(
-        state.step < frozen,
-        lambda p: encode(jax.lax.stop_gradient(p), False),
-        lambda p: encode(p, True),
-        params["encoder"],
-      )
-    else:
-      y_BxD, encoder_stats = encode(params["encoder"], True)
     logits_BxK = head.apply(
       {"params": params["head"]}, y_BxD, train=True, rngs={"dropout": key}
     )
@@ -343,9 +335,27 @@ def jit_train_step(config, tx, devices: Mesh) -> Callable:
 def jit_supervised_step(
   config, tx, single: bool, devices: Mesh, *, frozen: int = 0
 ) -> Callable:
-  """`supervised_step(state, batch)` compiled as `jit_train_step`."""
-  step = functools.partial(supervised_step, config, tx, single, frozen=frozen)
-  return _jit(step, devices, donate_argnums=0)
+  """`supervised_step(state, batch)` compiled as `jit_train_step`.
+
+  The encoder is frozen for so many first steps. These are another program: on
+  CPUs convolutions within a `lax.cond` take ten times as long.
+  """
+
+  def compiled(frozen):
+    step = functools.partial(supervised_step, config, tx, single, frozen=frozen)
+    return _jit(step, devices, donate_argnums=0)
+
+  whole, head_alone = compiled(False), compiled(True)
+  done = None
+
+  def step(state, batch):
+    nonlocal done
+    if done is None:  # later it would be waited for
+      done = int(state.step)
+    done += 1
+    return (head_alone if done <= frozen else whole)(state, batch)
+
+  return step if frozen else whole
 
 
 def jit_eval_step(config, devices: Mesh) -> Callable:
