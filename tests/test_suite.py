@@ -397,7 +397,9 @@ def test_repetitions_are_averaged(tmp_path):
 def test_means_over_random_splits_are_a_head(tmp_path):
   (tmp_path / "run").mkdir()
   auc = {"roc_auc": {"mean": 60.0, "deviation": 3.0}}
-  found = {"knn": {"roc_auc": 50.0}, "splits": {"count": 10, "mfcc_knn": auc}}
+  of_mfcc = auc | {"over_untrained": auc}
+  splits = {"count": 10, "mfcc_knn": of_mfcc}
+  found = {"knn": {"roc_auc": 50.0}, "splits": splits}
   (tmp_path / "run/probe.json").write_text(json.dumps(found))
   run = plan.Job("folder", "run", {}, 1.0)
   heads = {"knn": "knn", "splits/knn": "splits/mfcc_knn"}

@@ -68,7 +68,7 @@ def _scores(point, metrics, root) -> dict | None:
   if found is None:
     return None
   means = {
-    f"splits/{name}": {m: of["mean"] for m, of in scores.items()}
+    f"splits/{name}": {m: scores[m]["mean"] for m in metrics if m in scores}
     for name, scores in found.get("splits", {}).items()
     if name != "count"
   }
