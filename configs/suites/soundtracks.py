@@ -3,12 +3,12 @@
     python -m vicreg_jax.suite --suite=configs/suites/soundtracks.py \
         --workdir=runs/soundtracks --config.data.path=DIR
 
-DIR holds a folder for each class. The starter is adapted by configs/folder.py,
-as it is, or trained with the labels; a quarter-width encoder of the same crop
-begins from scratch. "One split" is that of every job; ten splits are random,
-no track in two parts, for the heads that need no training loop. Expected time:
-two hours on two cores for 154 clips of 30 s. Expected result: figures for four
-game soundtracks are in BUILD_NOTES.md.
+DIR holds a folder for each class. The starter is scored as it is, adapted by
+configs/folder.py, and trained with the labels; a quarter-width encoder of the
+same crop begins from scratch. "linear" and "logistic" are of one split; the
+others are means over ten random ones, with no track in two parts. Expected
+time: two hours on two cores for 154 clips of 30 s. Expected result: figures for
+four game soundtracks are in BUILD_NOTES.md.
 """
 
 from vicreg_jax.study import figures, plan
