@@ -87,17 +87,7 @@ def over_splits(
   """
   rows = []
   for i in range(count):
-    split_N = random_split(clips, f"{seed} {i}", single=single)
-    at = {s: np.flatnonzero(split_N == s) for s in SPLITS}
-    at["train"] = at["train"][
-      label_share.of_clips(
-        [clips.track_N[n] for n in at["train"]],
-        clips.labels_NxK[at["train"]],
-        label_fraction,
-        salt=f"{seed} {i}",
-        single=single,
-      )
-    ]
+    at = _positions(clips, f"{seed} {i}", label_fraction, single)
     labels = {s: clips.labels_NxK[index] for s, index in at.items()}
     if not all(map(len, at.values())):
       raise ValueError(_too_few(count, clips))
@@ -126,6 +116,21 @@ def over_splits(
           ]
         )
   return found
+
+
+def _positions(clips, salt, label_fraction, single) -> dict[str, np.ndarray]:
+  """Of a random split's clips; of those to train on, the labelled share."""
+  split_N = random_split(clips, salt, single=single)
+  at = {s: np.flatnonzero(split_N == s) for s in SPLITS}
+  train = at["train"]
+  share = label_share.of_clips(
+    [clips.track_N[n] for n in train],
+    clips.labels_NxK[train],
+    label_fraction,
+    salt=salt,
+    single=single,
+  )
+  return at | {"train": train[share]}
 
 
 def _metrics(head, y, labels, single) -> dict[str, float]:

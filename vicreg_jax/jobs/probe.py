@@ -135,24 +135,12 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       batch_size=config.probe.encode_batch_size,
     )
   task = _task(config, prepared)
-  found, fits, vectors = {}, {}, {}
-  for prefix, frozen in frozen_encoders.items():
-    segments = _segments(task, frozen)
-    of_heads, fits[prefix] = _scores(
-      config, frozen, prepared, task.labels, segments, prefix, task.chosen
-    )
-    found |= {prefix + head: scored for head, scored in of_heads.items()}
-    if task.on_clips:
-      vectors[prefix] = _vectors(task, segments)
-      found |= _on_clips(task, vectors[prefix], prefix)
-  if task.on_clips and config.probe.mfcc:
-    vectors["mfcc_"] = {s: mfcc.of_split(prepared, s) for s in SPLITS}
-    found |= _on_clips(task, vectors["mfcc_"], "mfcc_")
+  found, fits, vectors = _probed(task, frozen_encoders)
   results = _results(task, found, vectors)
   results = scores.plain(results | {"step": encoder.step, "of": made_of})
   if mesh.is_first_host():
-    if fits[""]:
-      heads_lib.save(_heads(encoder, prepared, fits[""]), workdir)
+    if fits:
+      heads_lib.save(_heads(encoder, prepared, fits), workdir)
     tags = {name: scored.tags for name, scored in found.items()}
     scores.write(workdir, results, prepared.labels, tags)
   return results
@@ -166,6 +154,34 @@ def _task(config, prepared) -> _Task:
     label_share.of_training(prepared, config.probe.label_fraction, config.seed),
     [head for head in classifiers.NAMES if head in config.probe.heads],
   )
+
+
+def _probed(task, frozen_encoders):
+  """Of all encoders, and of MFCCs, which count as one.
+
+  Returns {name: scores}, {head: _Fit} of the first encoder, and {prefix:
+  vectors of clips by split}.
+  """
+  found, fits, vectors = {}, {}, {}
+  for prefix, frozen in frozen_encoders.items():
+    segments = _segments(task, frozen)
+    of_heads, fits[prefix] = _scores(
+      task.config,
+      frozen,
+      task.prepared,
+      task.labels,
+      segments,
+      prefix,
+      task.chosen,
+    )
+    found |= {prefix + head: scored for head, scored in of_heads.items()}
+    if task.on_clips:
+      vectors[prefix] = _vectors(task, segments)
+      found |= _on_clips(task, vectors[prefix], prefix)
+  if task.on_clips and task.config.probe.mfcc:
+    vectors["mfcc_"] = {s: mfcc.of_split(task.prepared, s) for s in SPLITS}
+    found |= _on_clips(task, vectors["mfcc_"], "mfcc_")
+  return found, fits[""], vectors
 
 
 def _segments(task, encoder) -> dict:

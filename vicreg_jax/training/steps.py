@@ -338,7 +338,8 @@ def jit_supervised_step(
   """`supervised_step(state, batch)` compiled as `jit_train_step`.
 
   The encoder is frozen for so many first steps. These are another program: on
-  CPUs convolutions within a `lax.cond` take ten times as long.
+  CPUs convolutions within a `lax.cond` take many times as long. So where steps
+  are frozen, what is returned counts them, and serves one run alone.
   """
 
   def compiled(frozen):
