@@ -14,6 +14,7 @@ import soundfile
 
 from vicreg_jax.data import audio, datasets, threads
 from vicreg_jax.data.datasets import base, folder
+from vicreg_jax.data.track_names import track_of
 from vicreg_jax.jobs import prepare
 
 RATE = 8_000
@@ -597,4 +598,4 @@ def test_errors_when_nothing_is_left(tmp_path):
   ],
 )
 def test_only_cuts_are_taken_off_a_track_s_name(name, track):
-  assert base.track_of(name) == track
+  assert track_of(name) == track

@@ -18,12 +18,13 @@ import vicreg_jax
 # Room: its modules, from the ground up. The doors are those that people start.
 ROOMS = {
   "ground": "files mesh plots cli checks",
-  "data": "beam_options audio views threads seeds augment prepared datasets"
-  " records crops input_pipeline label_share mfcc",
+  "data": "beam_options track_names audio views threads seeds augment prepared"
+  " datasets records crops input_pipeline label_share mfcc",
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir best steps writer checkpoint loop",
-  "use": "clmr heads export encoder adopt corpus hear verbs",
+  "use": "options clmr heads export encoder adopt corpus tables neighbours hear"
+  " verbs",
   "jobs": "scores representations prepare embed clip_probes probe pretrain"
   " supervised",
   "study": "thesis figures plan tables runner",

@@ -16,6 +16,7 @@ from vicreg_jax import config as configs
 from vicreg_jax.data import audio, crops, seeds
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.track_names import track_of
 from vicreg_jax.model import losses, metrics, optim
 
 settings.register_profile(
@@ -339,11 +340,11 @@ def test_another_track_moves_at_most_one_over_each_boundary(tracks, new):
   st.sampled_from(["", "a/", "a/b.c/"]),
 )
 def test_cuts_of_a_track_stay_together(name, start, length, folder):
-  assume(not re.match(r"\d{4}-", f"{name}-"))  # a date, see base._CUT
+  assume(not re.match(r"\d{4}-", f"{name}-"))  # a date, see track_names
   cut = f"{folder}{name}-{start}-{start + length}.ogg"
   later = f"{folder}{name}-{start + length}-{start + 2 * length}.ogg"
-  assert base.track_of(cut) == base.track_of(later)
-  assert base.track_of(cut).startswith(folder)
+  assert track_of(cut) == track_of(later)
+  assert track_of(cut).startswith(folder)
 
 
 # --- configs ---

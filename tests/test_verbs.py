@@ -207,7 +207,7 @@ def test_the_commands_of_the_readme(as_in_the_readme, capsys):
     verbs.add(flags[0])
     if flags[0] != "import":  # tests/test_clmr.py has files to import
       assert call(*flags) == 0, line
-  assert verbs == {"embed", "tag", "export", "import"}
+  assert verbs == {"embed", "similar", "tag", "export", "import"}
   assert "song.mp3: piano" in capsys.readouterr().out
   assert len(pq.read_table("music.parquet")) == 1
   assert len(pq.read_table("passages.parquet")) == 3

@@ -42,7 +42,7 @@ from vicreg_jax.use import encoder as encoders
 
 FORMATS = ("parquet", "npz", "npy")
 POOLINGS = ("mean", "none")
-_KEY = b"vicreg_jax"  # of what a table says of itself
+KEY = b"vicreg_jax"  # of what a table says of itself
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # Files decoded at a time, and segments that each keeps ahead of the encoder.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
@@ -199,7 +199,7 @@ def left_out(
   """How many files a table of `embed` has no rows of, by their reasons."""
   listed = _read_list(_list(_table(output, format)))
   reasons = {file.path: "" if file.rows else file.reason for file in listed}
-  found = [reasons.get(_text(path), "not embedded") for path in paths]
+  found = [reasons.get(utf8(path), "not embedded") for path in paths]
   return dict(collections.Counter(filter(None, found)))
 
 
@@ -286,7 +286,7 @@ class _Reader:
     self.notes.append(item)
 
   def _decode(self, path, queued):
-    rows, file = 0, File(_text(path), 0, 0, "", 0, "")
+    rows, file = 0, File(utf8(path), 0, 0, "", 0, "")
     try:
       stat = os.stat(path)
       file = file._replace(bytes=stat.st_size, modified=stat.st_mtime_ns)
@@ -414,7 +414,7 @@ class _Store:
   def _check_about(self, path) -> dict:
     try:
       schema = pq.read_schema(path)
-      said = dict(json.loads((schema.metadata or {})[_KEY]))
+      said = dict(json.loads((schema.metadata or {})[KEY]))
     except _DAMAGE as e:
       self._explain(path, e)
     other = [
@@ -447,7 +447,7 @@ class _Store:
     return todo, len(paths) - len(todo)
 
   def _is_known(self, path):
-    before = self.known.get(_text(path))
+    before = self.known.get(utf8(path))
     if before is None:
       return False
     try:
@@ -499,7 +499,7 @@ class _Store:
 
   def _said(self, **more):
     said = json.dumps(self._about | more)
-    return self._schema.with_metadata({_KEY: said.encode()})
+    return self._schema.with_metadata({KEY: said.encode()})
 
   def finish(self):
     """Makes the table of what it was and the parts."""
@@ -588,6 +588,6 @@ def _sha256(path) -> str:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _text(path) -> str:
+def utf8(path) -> str:
   """A path as UTF-8, which a name need not be."""
   return os.fsencode(path).decode(errors="backslashreplace")

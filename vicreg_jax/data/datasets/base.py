@@ -47,7 +47,6 @@ import io
 import itertools
 import json
 import os
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -74,9 +73,6 @@ _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
-# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
-# a number, makes it a date or a track's number.
-_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
 _SILENCE_DB = -120.0
 _AHEAD_SECONDS = 600.0  # of sound; longer clips are not decoded by threads
 # Music that is made loud touches full scale; more than this share is a fault.
@@ -412,15 +408,6 @@ def local_directory(path: str) -> str:
       f"data.path={path!r} {what}: give the directory with the official files"
     )
   return directory
-
-
-def track_of(clip_id: str) -> str:
-  """The track that a clip is named as cut from: its id without suffix."""
-  folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
-  cut = _CUT.fullmatch(name)
-  if cut and int(cut[2]) < int(cut[3]):
-    name = cut[1]
-  return posixpath.join(folder, name)
 
 
 def split_tracks(tracks) -> dict[str, str]:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from vicreg_jax.data.datasets import archives, base
 from vicreg_jax.data.prepared import SPLITS, Prepared
+from vicreg_jax.data.track_names import track_of
 
 URL = "https://os.unil.cloud.switch.ch/fma/"
 SHA1 = {
@@ -87,7 +88,7 @@ class Fma(base.OfficialBuilder, skip_registration=True):
       names.append(name)
       load = functools.partial(files.load, name, int(data.sample_rate))
       labels = np.array([genre == g for g in genres], np.uint8)
-      clip = base.Clip(name, base.track_of(name), load, labels)
+      clip = base.Clip(name, track_of(name), load, labels)
       splits[split].append(clip)
     return base.Source(
       name=cls.variant(data),

@@ -44,6 +44,7 @@ import tensorflow_datasets as tfds
 from vicreg_jax.data import audio
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.track_names import track_of
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
 _SPLIT_FOLDERS = {
@@ -66,7 +67,7 @@ class _File:
 
   @property
   def track(self):
-    return base.track_of(self.id)
+    return track_of(self.id)
 
 
 class Folder(base.ClipBuilder, skip_registration=True):

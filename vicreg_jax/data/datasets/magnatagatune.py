@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 
 from vicreg_jax.data.datasets import archives, base
 from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.track_names import track_of
 
 NUM_TAGS = 50
 _CSV = "annotations_final.csv"
@@ -63,7 +64,7 @@ class Magnatagatune(base.OfficialBuilder, skip_registration=True):
       else:
         load = functools.partial(files.load, path, int(data.sample_rate))
         splits[_SPLITS[path[0]]].append(
-          base.Clip(path, base.track_of(path), load, labels)
+          base.Clip(path, track_of(path), load, labels)
         )
     return base.Source(
       name=cls.variant(data),

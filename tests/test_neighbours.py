@@ -1,0 +1,230 @@
+"""Similar tracks: the tables that are read, and the exact search in them."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from vicreg_jax import __main__ as command
+from vicreg_jax.use import neighbours
+from vicreg_jax.use.tables import Tables
+
+draw = np.random.default_rng(0).normal
+
+
+def write(path, y_NxD, paths=None, about=None, seconds=1.0):
+  """A table, as `embed` writes them, of rows a second long."""
+  paths = [f"{i}.ogg" for i in range(len(y_NxD))] if paths is None else paths
+  start_N = [seconds * paths[:i].count(p) for i, p in enumerate(paths)]
+  flat = pa.array(np.asarray(y_NxD, np.float32).ravel())
+  embedding = pa.FixedSizeListArray.from_arrays(flat, np.shape(y_NxD)[1])
+  table = pa.table(
+    {
+      "path": pa.array(paths, pa.string()),
+      "start": pa.array(start_N, pa.float64()),
+      "end": pa.array([s + seconds for s in start_N], pa.float64()),
+      "embedding": embedding,
+    }
+  )
+  said = {"encoder": "e", "pooling": "none", "hop": 22_050} | (about or {})
+  metadata = {b"vicreg_jax": json.dumps(said).encode()}
+  pq.write_table(table.replace_schema_metadata(metadata), path)
+  return str(path)
+
+
+def call(*flags):
+  """What is the error of a command; None if there is none."""
+  with pytest.raises(SystemExit) as end:
+    command.main([str(flag) for flag in flags])
+  return end.value.code or None
+
+
+def similar(capsys, *flags):
+  capsys.readouterr()
+  assert call("similar", *flags, "--json") is None
+  return json.loads(capsys.readouterr().out)
+
+
+def cosines(a_NxD, b_MxD):
+  """By float64."""
+  unit = [
+    np.asarray(y, np.float64) / np.linalg.norm(y, axis=1, keepdims=True)
+    for y in (np.asarray(a_NxD, np.float64), np.asarray(b_MxD, np.float64))
+  ]
+  return unit[0] @ unit[1].T
+
+
+def scaled(y_NxD, kind):
+  y_NxD = np.asarray(y_NxD, np.float64)
+  if kind == "none":
+    return y_NxD
+  centred = y_NxD - y_NxD.mean(axis=0)
+  if kind == "standardise":
+    return centred / y_NxD.std(axis=0)
+  # By singular values, and turned: the cosines are the same.
+  _, spread_D, directions = np.linalg.svd(centred, full_matrices=False)
+  variance_D = spread_D**2 / len(y_NxD)
+  root_D = 1 / np.sqrt(variance_D + variance_D.mean())
+  return centred @ (directions.T * root_D) @ directions
+
+
+@pytest.mark.parametrize("kind", neighbours.SCALES)
+def test_neighbours_are_those_of_float64(kind, monkeypatch):
+  monkeypatch.setattr(neighbours, "_QUERIES", 64)
+  monkeypatch.setattr(neighbours, "_BLOCK", 128)
+  y_NxD = draw(size=(300, 24)) * np.linspace(1, 9, 24) + 3
+  y_NxD[:, 1] += y_NxD[:, 0]
+  scaling = neighbours.fit(np.split(y_NxD, 3), 24, kind)
+  group_N = np.arange(300, dtype=np.int32) // 2
+  found = neighbours.of_all(y_NxD.astype(np.float32), group_N, scaling, 7)
+  expected = cosines(scaled(y_NxD, kind), scaled(y_NxD, kind))
+  expected[group_N[:, None] == group_N] = -np.inf
+  np.testing.assert_array_equal(
+    found, np.argsort(-expected, axis=1, kind="stable")[:, :7]
+  )
+
+
+def test_few_vectors_have_few_neighbours():
+  y_NxD = np.eye(3, dtype=np.float32)
+  scaling = neighbours.fit([], 3, "none")
+  found = neighbours.of_all(y_NxD, np.arange(3, dtype=np.int32), scaling, 4)
+  np.testing.assert_array_equal(
+    found, [[1, 2, -1, -1], [0, 2, -1, -1], [0, 1, -1, -1]]
+  )
+
+
+def test_numbers_that_never_change_do_not_count():
+  y_NxD = np.c_[draw(size=(50, 3)), np.full(50, 1e3)]
+  scaling = neighbours.fit([y_NxD], 4, "standardise")
+  rows = scaling.unit(y_NxD.astype(np.float32))
+  assert np.isfinite(rows).all() and not np.any(rows[:, 3])
+
+
+def test_similar_tracks_are_those_of_float64(tmp_path, capsys, monkeypatch):
+  """Of two tables, of passages whose tracks are torn apart by reading."""
+  monkeypatch.setattr("vicreg_jax.use.tables._ROWS", 7)
+  y_NxD = draw(size=(60, 8)) + 1
+  paths = [f"{i // 3}.ogg" for i in range(60)]
+  tables = [
+    write(tmp_path / "a", y_NxD[:30], paths[:30]),
+    write(tmp_path / "b", y_NxD[30:], paths[30:]),
+  ]
+  hits = similar(capsys, *tables, "4.ogg", "--top=5")
+  tracks = y_NxD.reshape(20, 3, 8).mean(axis=1)
+  expected = cosines(tracks[4:5], tracks)[0]
+  order = [i for i in np.argsort(-expected) if i != 4][:5]
+  assert [hit["path"] for hit in hits] == [f"{i}.ogg" for i in order]
+  np.testing.assert_allclose(
+    [hit["similarity"] for hit in hits], expected[order], atol=1e-6
+  )
+  assert {(hit["start"], hit["end"]) for hit in hits} == {(0.0, 3.0)}
+
+
+def test_passages_are_found_with_their_times(tmp_path, capsys):
+  y_NxD = draw(size=(40, 8))
+  y_NxD[33] = 2 * y_NxD[6]  # seconds 3 to 4 of track 8, 1 to 2 of track 1
+  paths = [f"{i // 5}.ogg" for i in range(30)]
+  paths += [f"{6 + i // 5}.ogg" for i in range(10)]
+  table = write(tmp_path / "a", y_NxD, paths)
+  best, *_ = hits = similar(capsys, table, "6.ogg", "--by=segments", "--top=9")
+  assert best["path"] == "1.ogg" and best["similarity"] > 0.999
+  assert (best["start"], best["query_start"], best["query_end"]) == (1, 3, 4)
+  expected = cosines(y_NxD[30:35], y_NxD).max(axis=0)
+  expected[30:35] = -np.inf
+  np.testing.assert_allclose(
+    [hit["similarity"] for hit in hits], np.sort(expected)[:-10:-1], atol=1e-6
+  )
+  one = similar(capsys, table, "6.ogg", "--by=segments", "--at=0.4")
+  assert {hit["query_start"] for hit in one} == {0.0}
+
+
+def test_pieces_of_the_track_are_left_out(tmp_path, capsys):
+  paths = ["x/s-0-30.ogg", "x/s-30-60.ogg", "y/s-0-30.ogg", "x/t-0-30.ogg"]
+  table = write(tmp_path / "a", np.eye(4) + 1, paths)
+  every = similar(capsys, table, paths[0])
+  assert {hit["path"] for hit in every} == set(paths[1:])
+  other = similar(capsys, table, paths[0], "--other-tracks")
+  assert {hit["path"] for hit in other} == set(paths[2:])
+
+
+def test_a_new_file_is_embedded(small_run, tmp_path, capsys):
+  for name in ("a", "b", "new"):
+    x_T = 0.1 * draw(size=22_050)
+    soundfile.write(tmp_path / f"{name}.wav", x_T, 22_050)
+  table = tmp_path / "t.parquet"
+  names = [tmp_path / f"{n}.wav" for n in "ab"]
+  command_line = [small_run, *names, f"--output={table}"]
+  assert call("embed", *command_line) is None
+  model = f"--model={small_run}"
+  hits = similar(capsys, table, tmp_path / "new.wav", model)
+  assert {hit["path"] for hit in hits} == set(map(str, names))
+  (tmp_path / "new.wav").write_bytes((tmp_path / "b.wav").read_bytes())
+  best, *_ = similar(capsys, table, tmp_path / "new.wav", model)
+  assert best["path"] == str(names[1]) and best["similarity"] > 0.9999
+  error = call("similar", table, tmp_path / "new.wav")
+  assert "--model" in error and "starter" in error
+
+
+def test_a_table_is_printed(tmp_path, capsys):
+  table = write(tmp_path / "a", [[1, 0], [1, 1], [0, 1]], ["a", "b\n<b>", "c"])
+  assert call("similar", table, "a") is None
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1:] == ["     0.707  b\\n<b>", "     0.000  c"]
+
+
+def _lacks_path(path):
+  pq.write_table(pa.table({"embedding": [1.0]}), path)
+
+
+BAD = {
+  "two encoders": lambda p: [write(p / "b", np.eye(3), about={"encoder": "f"})],
+  "of 4 numbers": lambda p: [write(p / "b", np.eye(4))],
+  "no column path": lambda p: [_lacks_path(p / "b") or p / "b"],
+  "list of one fixed size": lambda p: [_lists(p / "b")],
+  "cannot be read": lambda p: [p / "nowhere"],
+  "is a directory": lambda p: [p],
+  "not finite": lambda p: [write(p / "b", [[1, 2, np.nan]], ["n"])],
+}
+
+
+def _lists(path):
+  columns = {c: [0.0] for c in ("start", "end")}
+  pq.write_table(
+    pa.table({"path": ["a"], "embedding": [[1.0]]} | columns), path
+  )
+  return path
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_tables_are_one_line(tmp_path, fault):
+  good = write(tmp_path / "a", np.eye(3))
+  error = call("similar", good, *BAD[fault](tmp_path), "0.ogg")
+  assert error.startswith("error: ") and fault in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+  "flags, said",
+  [
+    (["nowhere.ogg"], "neither a path"),
+    (["0.ogg", "--at=1"], "--by=segments"),
+    (["0.ogg", "--by=segments", "--at=1.5"], "from 0 to 1 seconds"),
+  ],
+)
+def test_bad_questions_are_one_line(tmp_path, flags, said):
+  error = call("similar", write(tmp_path / "a", np.eye(3)), *flags)
+  assert error.startswith("error: ") and said in error
+
+
+def test_passages_need_a_table_of_them(tmp_path):
+  table = write(tmp_path / "a", np.eye(3), about={"pooling": "mean"})
+  error = call("similar", table, "0.ogg", "--by=segments")
+  assert "--pooling=none" in error
+
+
+def test_a_track_alone_is_similar_to_nothing(tmp_path):
+  table = write(tmp_path / "a", np.eye(3)[:1])
+  assert "nothing else" in call("similar", table, "0.ogg")
+  assert Tables([table]).size == 3

@@ -1,0 +1,188 @@
+"""The nearest of many vectors, by cosine: exact, in blocks on the device.
+
+Every vector is compared, in float32, a block at a time, so that memory does not
+grow with their number. `Scaling` says what is done to vectors before that.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vicreg_jax.use.tables import Rows
+
+SCALES = ("none", "standardise", "whiten")
+# Of the mean variance, what is added to each direction's before whitening:
+# without it, directions that are noise count as much as those that tell.
+_RIDGE = 1.0
+# So many vectors are compared at a time, with so many.
+_QUERIES, _BLOCK = 1_024, 16_384
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would round to 8 bits
+
+
+class Scaling(NamedTuple):
+  """What is done to vectors before they are compared: (y - mean) @ matrix."""
+
+  mean_D: np.ndarray
+  matrix: np.ndarray  # [D], which is its diagonal, or [D, D]
+
+  def unit(self, y_NxD) -> jax.Array:
+    """Scaled vectors of length 1, or 0 if they have none."""
+    return _unit(y_NxD, *self)
+
+
+@jax.jit
+def _unit(y_NxD, mean_D, matrix):
+  y_NxD = y_NxD - mean_D
+  if matrix.ndim == 1:
+    y_NxD *= matrix
+  else:
+    y_NxD = jnp.matmul(y_NxD, matrix, precision=_EXACT)
+  length_Nx1 = jnp.linalg.norm(y_NxD, axis=1, keepdims=True)
+  return y_NxD / jnp.where(length_Nx1 > 0, length_Nx1, 1)
+
+
+def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
+  """The scaling of a collection.
+
+  Args:
+    blocks: its vectors [N, D]; they are only read if the kind needs them.
+    size: D.
+    kind: "none": vectors are compared as they are. "standardise": each number
+      counts by how many deviations it is from its mean. "whiten": besides, what
+      numbers have in common counts once.
+  """
+  if kind == "none":
+    return Scaling(np.zeros(size, np.float32), np.ones(size, np.float32))
+  count, sum_D, square_DxD = 0, np.zeros(size), np.zeros((size, size))
+  for y_NxD in blocks:
+    y_NxD = y_NxD.astype(np.float64)
+    count += len(y_NxD)
+    sum_D += y_NxD.sum(axis=0)
+    square_DxD += y_NxD.T @ y_NxD
+  mean_D = sum_D / count
+  covariance_DxD = square_DxD / count - np.outer(mean_D, mean_D)
+  if kind == "standardise":
+    deviation_D = np.sqrt(np.maximum(np.diag(covariance_DxD), 0))
+    # What is the same for all tells nothing.
+    flat_D = deviation_D <= 1e-6 * np.abs(mean_D).max()
+    matrix = np.where(flat_D, 0, 1 / np.where(flat_D, 1, deviation_D))
+  else:
+    variance_D, directions_DxD = np.linalg.eigh(covariance_DxD)
+    ridge = _RIDGE * variance_D.mean() or 1.0
+    matrix = directions_DxD / np.sqrt(np.maximum(variance_D, 0) + ridge)
+  return Scaling(mean_D.astype(np.float32), matrix.astype(np.float32))
+
+
+def of_all(
+  y_NxD: np.ndarray, group_N: np.ndarray, scaling: Scaling, k: int
+) -> np.ndarray:
+  """Numbers [N, k] of the nearest of each vector, -1 where there are no more.
+
+  `group_N`: int32, not negative; vectors of one group are no neighbours.
+  """
+  unit_NxD = scaling.unit(y_NxD)
+  found = []
+  for at in range(0, len(y_NxD), _QUERIES):
+    part = slice(at, at + _QUERIES)
+    found.append(_nearest(unit_NxD[part], group_N[part], unit_NxD, group_N, k))
+  return np.concatenate([number_QxK for _, number_QxK in found])
+
+
+def _nearest(unit_QxD, group_Q, unit_NxD, group_N, k):
+  """Cosines [Q, k], the highest first, and numbers of the nearest vectors."""
+  count = len(unit_QxD)
+  rows = -(-count // 8) * 8
+  unit_QxD, group_Q = _padded(unit_QxD, rows), _padded(group_Q, rows)
+  best = _nothing(count, k)
+  for at in range(0, len(unit_NxD), _BLOCK):
+    unit_BxD = _padded(unit_NxD[at : at + _BLOCK], _BLOCK)
+    group_B = _padded(group_N[at : at + _BLOCK], _BLOCK, -1)
+    found = _nearest_of_block(unit_QxD, group_Q, unit_BxD, group_B, k)
+    cosine_QxK, number_QxK = (np.asarray(x)[:count] for x in found)
+    best = _merged(best, (cosine_QxK, number_QxK + at))
+  return best
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest_of_block(unit_QxD, group_Q, unit_BxD, group_B, k):
+  cosine_QxB = jnp.matmul(unit_QxD, unit_BxD.T, precision=_EXACT)
+  left_out_QxB = (group_B == group_Q[:, None]) | (group_B < 0)
+  cosine_QxB = jnp.where(left_out_QxB, -jnp.inf, cosine_QxB)
+  return jax.lax.top_k(cosine_QxB, min(k, len(unit_BxD)))
+
+
+def _padded(x, rows, value=0):
+  padding = [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)
+  pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
+  return pad(x, padding, constant_values=value) if rows > len(x) else x
+
+
+def _nothing(count, k):
+  return np.full((count, k), -np.inf, np.float32), np.full((count, k), -1)
+
+
+def _merged(best, found):
+  """Of cosines and numbers the best; of equal ones those that came first."""
+  k = best[0].shape[1]
+  cosine, number = (np.concatenate(x, axis=1) for x in zip(best, found))
+  order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+  cosine, number = (
+    np.take_along_axis(x, order, axis=1) for x in (cosine, number)
+  )
+  return cosine, np.where(np.isfinite(cosine), number, -1)
+
+
+class Hit(NamedTuple):
+  """A row that was found."""
+
+  path: str
+  start: float  # seconds
+  end: float
+  similarity: float  # the cosine
+  query: int  # the vector that it is nearest to
+
+
+def search(
+  y_QxD: np.ndarray,
+  pieces: Iterable[Rows],
+  scaling: Scaling,
+  leave_out: Callable[[str], bool],
+  count: int,
+) -> list[Hit]:
+  """The rows that are nearest to any of some vectors, the nearest first.
+
+  Args:
+    y_QxD: the vectors.
+    pieces: of what is searched.
+    scaling: of all these vectors.
+    leave_out: whether rows of a path do not count.
+    count: at most so many rows.
+  """
+  unit_QxD, query_Q = scaling.unit(y_QxD), np.zeros(len(y_QxD), np.int32)
+  best, told, before = _nothing(len(y_QxD), count), {}, 0
+  for rows in pieces:
+    unit_NxD = scaling.unit(rows.y_NxD)
+    group_N = np.array([not leave_out(path) for path in rows.paths], np.int32)
+    cosine_QxK, number_QxK = _nearest(
+      unit_QxD, query_Q, unit_NxD, group_N, count
+    )
+    number_QxK = np.where(number_QxK < 0, -1, number_QxK + before)
+    best = _merged(best, (cosine_QxK, number_QxK))
+    kept = set(best[1].ravel().tolist()) - {-1}
+    for number in kept - told.keys():
+      i = number - before
+      told[number] = rows.paths[i], float(rows.start_N[i]), float(rows.end_N[i])
+    told = {number: told[number] for number in kept}
+    before += len(rows.paths)
+  hits = {}
+  for query, of_query in enumerate(zip(*best)):
+    for cosine, number in zip(*(x.tolist() for x in of_query)):
+      if number in told and not (
+        number in hits and hits[number].similarity >= cosine
+      ):
+        hits[number] = Hit(*told[number], cosine, query)
+  return sorted(hits.values(), key=lambda hit: -hit.similarity)[:count]

@@ -1,0 +1,134 @@
+"""What can be said to the verbs of `python -m vicreg_jax`.
+
+Apart from what they do, so that `--help` need not wait for JAX.
+"""
+
+import argparse
+
+
+def _shard(text):
+  index, count = map(int, text.split("/"))
+  if not 0 <= index < count:
+    raise ValueError
+  return index, count
+
+
+def _count(text):
+  count = int(text)
+  if count < 1:
+    raise ValueError
+  return count
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """Of all verbs."""
+  top = argparse.ArgumentParser(
+    prog="vicreg-jax",
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  top.add_argument("--debug", action="store_true", help="show tracebacks")
+  verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+  _embed(verbs)
+  _tag(verbs)
+  _similar(verbs)
+  _export(verbs)
+  return top
+
+
+def _embed(verbs):
+  embed = verbs.add_parser("embed", help="files to vectors, as one table")
+  embed.add_argument("model")
+  embed.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  embed.add_argument("--output", required=True, help="the table to write")
+  embed.add_argument("--hop", type=float, help="seconds between segments")
+  embed.add_argument(
+    "--pooling",
+    choices=("mean", "none"),
+    default="mean",
+    help="a row a file, the mean over its segments; or a row a segment",
+  )
+  embed.add_argument(
+    "--format",
+    choices=("parquet", "npz", "npy"),
+    default="parquet",
+    help="a table, or arrays made from one",
+  )
+  several = embed.add_mutually_exclusive_group()
+  several.add_argument("--shard", type=_shard, help="I/N: this machine's share")
+  several.add_argument(
+    "--beam",
+    metavar="OPTIONS",
+    default="",
+    help="runner=FlinkRunner,...: all shares, on Apache Beam; the workers see"
+    " model, files and output under the same paths",
+  )
+  embed.add_argument("--shards", type=_count, default=8, help="N of --beam")
+  embed.add_argument("--overwrite", action="store_true", help="begin anew")
+  embed.set_defaults(run="embed")
+
+
+def _tag(verbs):
+  tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")
+  tag.add_argument("model", help="that has been probed, or the probe's workdir")
+  tag.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  tag.add_argument("--top", type=int, default=5, help="so many labels")
+  tag.add_argument("--head", default="", help="linear, mlp, ...")
+  tag.set_defaults(run="tag")
+
+
+def _similar(verbs):
+  similar = verbs.add_parser("similar", help="the nearest tracks of a table")
+  similar.add_argument("embeddings", nargs="+", help="tables of `embed`")
+  similar.add_argument("path", help="of a row, or of another audio file")
+  similar.add_argument(
+    "--model",
+    help="that the tables are of, to embed another file; else starter",
+  )
+  similar.add_argument("--top", type=_count, default=10, help="so many")
+  similar.add_argument(
+    "--by",
+    choices=("tracks", "segments"),
+    default="tracks",
+    help="whole tracks; or passages, of a table with --pooling=none",
+  )
+  similar.add_argument(
+    "--at", type=float, metavar="SECONDS", help="like the passage there"
+  )
+  similar.add_argument(
+    "--other-tracks",
+    action="store_true",
+    help="no pieces of the same track, which SONG-0-30.ogg and SONG-30-60.ogg"
+    " are",
+  )
+  _scale(similar)
+  similar.add_argument("--json", action="store_true", help="for programs")
+  similar.set_defaults(run="similar")
+
+
+def _scale(verb):
+  verb.add_argument(
+    "--scale",
+    choices=("none", "standardise", "whiten"),
+    default="none",
+    help="before vectors are compared: each number by its deviation; besides,"
+    " what numbers have in common counts less",
+  )
+
+
+def _export(verbs):
+  export = verbs.add_parser("export", help="weights for other programs")
+  export.add_argument("model")
+  export.add_argument("--output", required=True, help="a directory")
+  export.add_argument(
+    "--format", choices=("safetensors", "onnx"), default="safetensors"
+  )
+  export.add_argument(
+    "--license", required=True, help="for its users: MIT, ..."
+  )
+  export.set_defaults(run="export")
+  adopt = verbs.add_parser("import", help="CLMR's weights as a workdir")
+  adopt.add_argument("file")
+  adopt.add_argument("--workdir", required=True, help="a new directory")
+  adopt.set_defaults(run="import_")
