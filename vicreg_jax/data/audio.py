@@ -49,10 +49,20 @@ _DEMUXERS = (
 )
 # By how many seconds a file may be shorter than it says. Most count what an
 # encoder adds; durations of the last three are guesses from the first packets.
-_SHORTER = {"flac": 1e-3, "aac": np.inf, "ac3": np.inf, "mp3": np.inf}
+_SHORTER = {
+  "flac": 1e-3, "ogg": 0.05, "aac": np.inf, "ac3": np.inf, "mp3": np.inf
+}  # fmt: skip
 _SHORTER_ELSE = 0.2
 
 _reading = contextvars.ContextVar("reading", default=(None, np.inf))
+
+
+class _Sound(soundfile.SoundFile):
+  """Reads on without a seek after each block, which repeats what follows a gap
+  in an OGG."""
+
+  def seekable(self):
+    return False
 
 
 class AudioError(ValueError):
@@ -201,7 +211,7 @@ def _frames(file, name):
   # libsndfile gets a file by its number: through Python's it needs the GIL.
   source = file if isinstance(file, io.BytesIO) else file.fileno()
   try:
-    with soundfile.SoundFile(source, closefd=False) as sound:
+    with _Sound(source, closefd=False) as sound:
       rate = sound.samplerate
       if rate not in SAMPLE_RATES or not 1 <= sound.channels <= _MAX_CHANNELS:
         what = f"{rate} Hz, {sound.channels} channels"
@@ -215,17 +225,22 @@ def _frames(file, name):
       at_end = sound.format not in _STREAMS or file.tell() > size - _TAG_BYTES
       if done and at_end:
         missing = sound.frames - done
-        if sound.format == "MP3" and missing > 2304 and _has_length(file):
+        known = sound.format == "OGG" or (
+          sound.format == "MP3" and _has_length(file)
+        )
+        if known and missing > 2304:
           _note_lost(name, missing / sound.frames)
         return
   except soundfile.SoundFileError:
     broken = True
-  file.seek(0)
   try:
+    file.seek(0)
     yield from _ffmpeg(file, name, done)
   except AudioError:
     if broken or not done:
       raise
+  except OSError as error:  # of the disk, not of what is in the file
+    raise AudioError(name, "not readable", error.strerror) from None
 
 
 def _has_length(file):
@@ -241,7 +256,7 @@ def _has_length(file):
 
 
 def _ffmpeg(file, name, skip):
-  """As `_frames`, without the first `skip` of them."""
+  """As `_frames`, but the first `skip`; an OSError is the disk's."""
   import av  # a tenth of a second, which few files need
 
   good = bad = failed = 0  # bytes
@@ -277,7 +292,7 @@ def _ffmpeg(file, name, skip):
           skip -= skipped
           if skipped < frame.samples:
             yield rate, _floats(frame, name)[:, skipped:]
-  except (av.FFmpegError, OSError) as error:
+  except av.FFmpegError as error:
     if not good:
       raise AudioError(name, "not decodable", error.strerror) from None
   if failed and not good:
