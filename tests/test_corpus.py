@@ -63,9 +63,12 @@ def listed(path):
 def test_every_file_has_its_mean_and_bad_ones_their_reason(
   encoder, music, tmp_path
 ):
+  (music / "song.MID").write_bytes(b"MThd")
   summary = run(encoder, music, tmp_path / "out.parquet")
-  assert (summary.embedded, summary.known) == (10, 0)
-  assert summary.left_out == {"not decodable": 2, "empty file": 1}
+  assert (summary.embedded, summary.known, summary.damaged) == (11, 0, 0)
+  assert summary.left_out == {
+    "not decodable": 2, "empty file": 1, "unread suffix .mid": 1
+  }  # fmt: skip
   found = rows(tmp_path / "out.parquet")
   assert len(found) == 7
   for path, row in found.items():
@@ -91,8 +94,10 @@ def test_damaged_files_say_what_is_lost(encoder, tmp_path):
   content = path.read_bytes()
   path.write_bytes(content[: len(content) // 2])
   out = tmp_path / "out"
-  assert run(encoder, path, out, pooling="none").left_out == {}
+  summary = run(encoder, path, out, pooling="none")
+  assert (summary.left_out, summary.damaged) == ({}, 1)
   row = listed(out)[str(path)]
+  assert pq.read_metadata(out).num_rows == int(row["rows"])
   share = 1 - int(row["rows"]) * CROP / len(x)
   assert 0.45 < share < 0.55
   prefix, suffix = "damaged, ", "% lost"
@@ -411,7 +416,7 @@ def test_the_command(small_run, music, tmp_path, capsys):
   out = str(tmp_path / "out.parquet")
   assert call(small_run, str(music), f"--output={out}") == 3
   said = capsys.readouterr().out
-  assert "10 files embedded, 0 known" in said and "2 not decodable" in said
+  assert "10 files are new, 0 known" in said and "2 not decodable" in said
   about = json.loads(pq.read_schema(out).metadata[b"vicreg_jax"])
   assert about["size"] == 16 and about["hop"] == CROP
   for name in ("noise.mp3", "empty.ogg", "torn.flac"):

@@ -70,13 +70,15 @@ class Summary(NamedTuple):
   embedded: int  # files
   known: int  # files that had been embedded before
   left_out: dict[str, int]  # reason -> files
+  damaged: int  # files of which something is lost, and the rest embedded
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
   """The files that files, folders, globs and @LISTS name, each once, in order.
 
-  A folder stands for the audio files below it, known by their suffix. A list is
-  a text file with a name on each line.
+  A folder stands for the audio files below it, known by their suffix; those
+  that no decoder reads are among them, so that they are counted. A list is a
+  text file with a name on each line.
 
   Raises:
     ValueError: one of them is not there, or there is no audio.
@@ -111,10 +113,14 @@ def _lines(path):
     raise ValueError(f"@{path}: cannot be read ({e.strerror})") from e
 
 
+def _suffix(path):
+  return os.path.splitext(path)[1].lower()
+
+
 def _below(folder):
   for directory, _, names in os.walk(folder):
     for name in names:
-      if os.path.splitext(name)[1].lower() in audio.EXTENSIONS:
+      if _suffix(name) in audio.EXTENSIONS | audio.UNREAD:
         yield os.path.join(directory, name)
 
 
@@ -190,17 +196,27 @@ def embed(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
-  return Summary(len(todo), known, left_out(paths, output, format))
+  return Summary(len(todo), known, *_faults(paths, store.known))
 
 
-def left_out(
+def faults(
   paths: Iterable[str], output: str, format: str = "parquet"
-) -> dict[str, int]:
-  """How many files a table of `embed` has no rows of, by their reasons."""
+) -> tuple[dict[str, int], int]:
+  """`left_out` and `damaged` of a `Summary`, of files in a table of `embed`."""
   listed = _read_list(_list(_table(output, format)))
-  reasons = {file.path: "" if file.rows else file.reason for file in listed}
-  found = [reasons.get(utf8(path), "not embedded") for path in paths]
-  return dict(collections.Counter(filter(None, found)))
+  return _faults(paths, {file.path: file for file in listed})
+
+
+def _faults(paths, known):
+  left_out, damaged = collections.Counter(), 0
+  for path in map(utf8, paths):
+    if path not in known:
+      left_out["not embedded"] += 1
+    elif not known[path].rows:
+      left_out[known[path].reason] += 1
+    elif known[path].reason:
+      damaged += 1
+  return dict(left_out), damaged
 
 
 def _table(output, format):
@@ -299,7 +315,9 @@ class _Reader:
           rows += 1
       file = file._replace(rows=rows, reason="; ".join(notes))
     except audio.AudioError as e:
-      file = file._replace(reason=e.reason)
+      unread = _suffix(path) in audio.UNREAD
+      reason = f"unread suffix {_suffix(path)}" if unread else e.reason
+      file = file._replace(reason=reason)
     except FileNotFoundError:
       file = file._replace(reason="not found")
     except OSError as e:
@@ -350,7 +368,7 @@ class _Rows:
         taken += 1
 
   def _complete(self, file):
-    if file.reason:
+    if not file.rows:  # though some may have come before the fault
       return (), (), ()
     starts_S, ends_S = zip(*self._seconds)
     y_SxD = np.stack(self._y)

@@ -22,17 +22,16 @@ EXIT_LEFT_OUT = 3  # complete, but for files that were left out
 
 def embed(args) -> int:
   """Files to vectors, as one table, or as one for each share of them."""
-  if args.beam:
-    left_out = _on_beam(args)
-  else:
-    left_out = _embed(args, args.shard)
+  left_out, damaged = _on_beam(args) if args.beam else _embed(args, args.shard)
   for reason, count in sorted(left_out.items()):
     print(f"left out: {count} {reason}")
+  if damaged:
+    print(f"damaged: {damaged}, embedded as far as they can be read")
   return EXIT_LEFT_OUT if left_out else 0
 
 
-def _embed(args, shard) -> dict[str, int]:
-  """One table; returns how many files were left out, by their reasons."""
+def _embed(args, shard) -> tuple[dict[str, int], int]:
+  """One table; returns how many files were left out, by reason, or damaged."""
   paths, output = _share(args, shard)
   summary = corpus.embed(
     encoders.load(args.model),
@@ -43,8 +42,8 @@ def _embed(args, shard) -> dict[str, int]:
     format=args.format,
     overwrite=args.overwrite,
   )
-  print(f"{output}: {summary.embedded} files embedded, {summary.known} known")
-  return summary.left_out
+  print(f"{output}: {summary.embedded} files are new, {summary.known} known")
+  return summary.left_out, summary.damaged
 
 
 def _share(args, shard) -> tuple[list[str], str]:
@@ -58,7 +57,7 @@ def _share(args, shard) -> tuple[list[str], str]:
   return corpus.share(paths, index, count), output
 
 
-def _on_beam(args) -> dict[str, int]:
+def _on_beam(args) -> tuple[dict[str, int], int]:
   """`_embed` of each share, on Apache Beam.
 
   The unit of work is a share, not a file: what a worker that died has done is
@@ -78,12 +77,14 @@ def _on_beam(args) -> dict[str, int]:
       )
   except Exception as e:  # a worker's, with its traceback in the text
     raise ValueError(f"--beam={args.beam}: {cli.line(e)}") from e
-  left_out = collections.Counter()
+  left_out, damaged = collections.Counter(), 0
   for shard in shards:
     paths, output = _share(args, shard)
-    left_out.update(corpus.left_out(paths, output, args.format))
+    found = corpus.faults(paths, output, args.format)
+    left_out.update(found[0])
+    damaged += found[1]
   print(f"{args.shards} tables, {output} the last of them")
-  return left_out
+  return left_out, damaged
 
 
 def tag(args) -> int:
