@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax.data import audio, datasets, threads
+from vicreg_jax.data import audio, datasets, threads, track_names
 from vicreg_jax.data.datasets import base, folder
-from vicreg_jax.data.track_names import track_of
 from vicreg_jax.jobs import prepare
 
 RATE = 8_000
@@ -37,8 +36,8 @@ def write_tree(root, names, num_samples=2400):
 def config(root, tmp_path, **changes):
   values = dict(
     name="folder", path=str(root), dir=str(tmp_path / "prepared"),
-    sample_rate=RATE, crop=CROP, labels="auto", csv="", seed=0,
-    sizes=(1, 1, 1), clip_seconds=1.0, beam="",
+    sample_rate=RATE, crop=CROP, labels="auto", csv="", folders="auto",
+    track_pattern="", seed=0, sizes=(1, 1, 1), clip_seconds=1.0, beam="",
   )  # fmt: skip
   return types.SimpleNamespace(**(values | changes))
 
@@ -153,6 +152,7 @@ def test_metadata_and_report(prepared):
   assert pathlib.Path(data.path).parts[-3:-1][0] == "folder"
   assert pathlib.Path(data.path).parts[-2].startswith("my-music-")
   summary = data.summary()
+  assert "tracks        26  in 26 files" in summary
   assert "folk, jazz, rock" in summary and "1 too short" in summary
   assert [line.split()[:2] for line in summary.splitlines()[1:4]] == [
     ["train", "19"], ["valid", "2"], ["test", "5"],
@@ -332,12 +332,21 @@ def test_label_modes(tmp_path):
   assert plan.labels == ("x", "y") and plan.label_kind == "single"
   assert labels_of(plan)["y/deeper/2.wav"] == {"y"}
   assert source(deep, tmp_path, labels="none").labels == ()
-  # A loose file: is it a class? "auto" does not guess, "folders" leaves it out.
-  write_tree(deep, ["loose.wav"])
-  assert source(deep, tmp_path).label_kind == "none"
-  plan = source(deep, tmp_path, labels="folders")
-  assert plan.skipped == {"loose.wav": "outside the class folders"}
-  assert set(labels_of(plan)) == {"x/1.wav", "y/deeper/2.wav", "y/3.wav"}
+
+
+def test_strays_beside_class_folders_are_left_out(tmp_path, caplog):
+  root = tmp_path / "m"
+  write_tree(root, ["rock/1.wav", "jazz/2.wav", "jazz/3.wav", "intro.mp3"])
+  plan = source(root, tmp_path)
+  assert (plan.labels, plan.label_kind) == (("jazz", "rock"), "single")
+  assert plan.skipped == {"intro.mp3": "outside the class folders"}
+  assert set(labels_of(plan)) == {"rock/1.wav", "jazz/2.wav", "jazz/3.wav"}
+  assert "'intro.mp3' outside the class folders" in caplog.text
+  # As many of them as there are folders: "auto" does not guess.
+  write_tree(root, ["outro.wav"])
+  assert source(root, tmp_path).label_kind == "none"
+  plan = source(root, tmp_path, labels="folders")
+  assert len(labels_of(plan)) == 3 and len(plan.skipped) == 2
 
 
 @pytest.mark.parametrize(
@@ -368,16 +377,95 @@ def test_csv_dialects(tmp_path, text, names):
 
 
 @pytest.mark.parametrize(
+  "text, labels, kind, expected",
+  [
+    ("path,genre\na.wav,rock\nb.wav,jazz\nc.wav,rock\n", "jazz rock",
+     "single", "rock|jazz|rock"),
+    ("path,genre\na.wav,rock\nb.wav,\nc.wav,80\n", "80 rock", "single",
+     "rock||80"),
+    ("path,genre,mood\na.wav,rock,calm\nb.wav,calm,\nc.wav,,\n", "calm rock",
+     "multi", "rock calm|calm|"),
+    ("path,vocal,genre\na.wav,1,rock\nb.wav,0,jazz\nc.wav,0,\n",
+     "vocal jazz rock", "multi", "vocal rock|jazz|"),
+    ("path,x,y\na.wav,1,0\nb.wav,0,0\nc.wav,1,1\n", "x y", "multi", "x||x y"),
+  ],
+)  # fmt: skip
+def test_names_in_cells(tmp_path, text, labels, kind, expected):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "b.wav", "c.wav"], 1)
+  (root / "labels.csv").write_text(text)
+  plan = source(root, tmp_path)
+  assert (plan.labels, plan.label_kind) == (tuple(labels.split()), kind)
+  found = labels_of(plan)
+  for name, tags in zip("abc", expected.split("|"), strict=True):
+    if kind == "single" and not tags:
+      assert plan.skipped == {f"{name}.wav": "no genre in labels.csv"}
+    else:
+      assert found[f"{name}.wav"] == set(tags.split())
+
+
+def test_a_class_of_a_table_is_split_as_folders_are(tmp_path):
+  root = tmp_path / "m"
+  names = [f"{i}.wav" for i in range(33)]
+  write_tree(root, names, 1)
+  (root / "labels.csv").write_text(
+    "path,genre\n"
+    + "".join(
+      f"{n},{'rare' if i < 3 else 'usual'}\n" for i, n in enumerate(names)
+    )
+  )
+  of_clip = split_of(source(root, tmp_path))
+  assert sorted(of_clip[n] for n in names[:3]) == ["test", "train", "valid"]
+  assert [*of_clip.values()].count("test") == 1 + 6
+
+
+def test_rows_without_a_file_are_left_out(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav"])
+  (root / "notes.mid").touch()
+  (root / "labels.csv").write_text(
+    "path,x\ngone.wav,1\n./a.wav,1\nalso/gone.mp3,0\nnotes.mid,0\n"
+  )
+  data = datasets.prepare(config(root, tmp_path))
+  assert data.num_clips == {"train": 1} and data.labels == ("x",)
+  assert data.skipped == {
+    "in labels.csv, but not found": 2, "unread suffix .mid": 1,
+  }  # fmt: skip
+  with open(pathlib.Path(data.path) / "skipped.csv", newline="") as f:
+    assert ["gone.wav", "in labels.csv, but not found"] in list(csv.reader(f))
+
+
+def test_accents_are_one_name_however_they_are_written(tmp_path):
+  root = tmp_path / "m"
+  composed, apart = "Caf\u00e9.wav", "Cafe\u0301.wav"
+  write_tree(root, [apart], 1)
+  table = root / "labels.csv"
+  table.write_text(f"path,x\n{composed},1\n")
+  assert labels_of(source(root, tmp_path)) == {apart: {"x"}}
+  table.write_text(f"path,x\n{composed},1\n{apart},0\n")
+  with pytest.raises(ValueError, match="was listed in line 2 already"):
+    source(root, tmp_path)
+  # Where both are there, each is its own.
+  write_tree(root, [composed], 1)
+  assert labels_of(source(root, tmp_path)) == {composed: {"x"}, apart: set()}
+
+
+@pytest.mark.parametrize(
   "content, line, message",
   [
-    (b"path,x\na.wav,1\nb.wav,1\nnope.wav,1\n", 4, "no audio file 'nope.wav'"),
+    (b"path,x\na.wav,1\nb.wav,1\nnope,1\n", 4, "no audio file 'nope'"),
+    (b"path,x\nnope.wav,1\nno.mp3,0\n", None, "none of its 2 files is there"),
+    (b"path,x\na.wav,1\nb.wav,yes\n", 3, "'yes' for tag 'x'; use 0 or 1"),
+    (b"path,x,split\na.wav,1,dev\n", 2, "'dev' in the column of splits; use"),
+    (b"path,x,split\na.wav,1,\n", None, "no clips"),
+    (b"path,Group,group\na.wav,1,1\n", None, "two columns are called 'group'"),
     (b"a.wav,x\n../m/b.wav,x\n", 2, "outside data.path"),
     (b"/etc/passwd,x\n", 1, "outside data.path"),
     (b"s/../../m/a.wav,x\n", 1, "outside data.path"),
     (b"a.wav,x\n./a.wav,y\n", 2, "listed in line 1 already"),
     (b"path,x,y\na.wav,1,2\n", 2, "'2' for tag 'y'; use 0 or 1"),
     (b"path,x,y\na.wav,1,\n", 2, "'' for tag 'y'"),
-    (b"path,x,y\na.wav,1\n", 2, "1 cells for 2 tags"),
+    (b"path,x,y\na.wav,1\n", 2, "1 cells for 2 columns"),
     (b"path,x,x\na.wav,1,0\n", 1, "tag names must differ"),
     (b"file,x\na.wav,1\n", 1, "must start with 'path'"),
     (b"a.wav;x\n", 1, "separated by commas"),
@@ -416,6 +504,115 @@ def test_split_folders(tmp_path):
   assert plan.labels == ("x", "y")
   assert labels_of(plan)["test/y/4.wav"] == {"y"}
   assert plan.skipped == {"extra/y/5.wav": "outside train, valid and test"}
+
+
+@pytest.mark.parametrize(
+  "names, folders, message",
+  [
+    (["test/a.wav", "valid/b.wav"], "auto",
+     "no folder 'train' (it has 'test', 'valid'): add one"),
+    (["Val/a.wav"], "auto", "data.folders='classes'"),
+    (["rock/a.wav", "b.wav"], "splits",
+     "no folder 'train' (it has 'b.wav', 'rock')"),
+    (["train/a.wav", "car/b.wav", "plane/c.wav"], "auto",
+     "'car', 'plane' too: data.folders='splits' leaves those out"),
+  ],
+)  # fmt: skip
+def test_folders_that_could_be_splits_or_classes(
+  tmp_path, names, folders, message
+):
+  root = tmp_path / "m"
+  write_tree(root, names, 1)
+  with pytest.raises(ValueError, match=r"^data.path=") as error:
+    source(root, tmp_path, folders=folders)
+  assert message in str(error.value)
+  plan = source(root, tmp_path, folders="classes")
+  assert set(split_of(plan)) == set(names)
+  heads = {name.split("/")[0] for name in names if "/" in name}
+  assert set(plan.labels) == (heads if len(heads) > 1 else set())
+
+
+def test_folders_that_are_called_splits(tmp_path, caplog):
+  root = tmp_path / "m"
+  write_tree(root, ["train/a.wav", "car/b.wav"], 1)
+  plan = source(root, tmp_path, folders="splits")
+  assert split_of(plan) == {"train/a.wav": "train"}
+  assert plan.skipped == {"car/b.wav": "outside train, valid and test"}
+  assert not caplog.text
+  write_tree(root, ["test/a.wav"], 1)
+  assert set(split_of(source(root, tmp_path))) == {"train/a.wav", "test/a.wav"}
+  assert "data.folders='classes' takes all of them" in caplog.text
+  # Classes with names of splits among others, without train: as ever.
+  write_tree(tmp_path / "n", ["test/a.wav", "car/b.wav"], 1)
+  assert source(tmp_path / "n", tmp_path).labels == ("car", "test")
+
+
+def test_splits_of_a_table(tmp_path):
+  root = tmp_path / "m"
+  names = ["a.wav", "b.wav", "c.wav", "d.wav", "test/e.wav"]
+  write_tree(root, names, 1)
+  (root / "labels.csv").write_text(
+    "path,genre,Split\na.wav,rock,Train\nb.wav,jazz,val\nc.wav,rock,test\n"
+    "d.wav,rock,\ntest/e.wav,jazz,validation\n"
+  )
+  plan = source(root, tmp_path)
+  assert split_of(plan) == {
+    "a.wav": "train", "b.wav": "valid", "c.wav": "test", "test/e.wav": "valid",
+  }  # fmt: skip
+  assert plan.skipped == {"d.wav": "no split in labels.csv"}
+  assert (plan.labels, plan.label_kind) == (("jazz", "rock"), "single")
+
+
+def test_a_table_without_labels_leaves_them_to_folders(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["x/1.wav", "y/2.wav"], 1)
+  (root / "labels.csv").write_text("path,split\nx/1.wav,train\ny/2.wav,test\n")
+  plan = source(root, tmp_path)
+  assert labels_of(plan) == {"x/1.wav": {"x"}, "y/2.wav": {"y"}}
+  assert split_of(plan) == {"x/1.wav": "train", "y/2.wav": "test"}
+  plan = source(root, tmp_path, labels="csv")
+  assert plan.label_kind == "none" and len(split_of(plan)) == 2
+
+
+@pytest.mark.parametrize(
+  "columns", [("group",), ("Track",), ("track", "group")]
+)
+def test_groups_of_a_table_are_never_in_two_splits(tmp_path, columns):
+  root = tmp_path / "m"
+  names = [f"{i}.wav" for i in range(60)]
+  write_tree(root, names, 1)
+  # 20 groups; where there are two columns, those are joined by threes.
+  rows = [
+    [n, *(str(i // (3 if c == columns[0] else 9)) for c in columns)]
+    for i, n in enumerate(names)
+  ]
+  rows[59][1:] = [""] * len(columns)
+  with open(root / "labels.csv", "w", newline="") as f:
+    csv.writer(f).writerows([["path", *columns], *rows])
+  plan = source(root, tmp_path)
+  of_clip, size = split_of(plan), 3 if len(columns) == 1 else 9
+  groups = [
+    {of_clip[n] for n in names[i : i + size]} for i in range(0, 59, size)
+  ]
+  assert all(len(splits) == 1 for splits in groups[:-1])
+  assert set.union(*groups) == {"train", "valid", "test"}
+  assert len(split_of(plan, "track")) == {1: 21, 2: 8}[len(columns)]
+
+
+def test_splits_and_groups_that_contradict(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "b.wav", "train/c.wav", "test/d.wav"], 1)
+  (root / "labels.csv").write_text(
+    "path,split,group\na.wav,train,X\ntest/d.wav,train,Y\nb.wav,test,X\n"
+  )
+  with pytest.raises(
+    ValueError, match=r"labels.csv line 2 and .*csv line 4 "
+  ) as e:
+    source(root, tmp_path)
+  assert "'X', but in the splits train and test" in str(e.value)
+  (root / "labels.csv").write_text("path,group\ntrain/c.wav,X\ntest/d.wav,X\n")
+  with pytest.raises(ValueError, match=r"labels.csv line 3 and .*csv line 2 "):
+    source(root, tmp_path)
 
 
 def cuts(names, count=3):
@@ -598,4 +795,69 @@ def test_errors_when_nothing_is_left(tmp_path):
   ],
 )
 def test_only_cuts_are_taken_off_a_track_s_name(name, track):
-  assert track_of(name) == track
+  assert track_names.track_of(name) == track
+
+
+@pytest.mark.parametrize(
+  "names, expected",
+  [
+    # Of one name: seconds from the start, in steps of their length, adjacent.
+    (["a-0-30", "a-90-99"], "a a"),
+    (["a-30-60", "a-90-120"], "a a"),
+    (["a-29-58", "a-58-87", "b-58-87"], "a a b"),
+    (["a-31-61", "a-61-90"], "a a"),
+    (["x/a-0-30", "y/a-30-60"], "x/a y/a"),
+    # Titles: works, years, numbers.
+    (["BWV-1001-1006"], "BWV-1001-1006"),
+    (["BWV-1001-1006", "BWV-1007-1012"], "BWV-1001-1006 BWV-1007-1012"),
+    (["Hits-1970-1980", "Hits-1980-1990"], "Hits-1970-1980 Hits-1980-1990"),
+    (["op-33-34", "op-76-77"], "op-33-34 op-76-77"),
+    (["h-31-41", "h-55-61"], "h-31-41 h-55-61"),
+    # Pieces that are counted.
+    (["t_seg0", "t_seg1", "u_seg0", "t_seg10"], "t t u_seg0 t"),
+    (["t", "t part 2"], "t t"),
+    (["T-Chunk-01", "T-Chunk-02", "T-Slice-1"], "T T T-Slice-1"),
+    (["blues.00000", "blues.00001", "seg0", "seg1"],
+     "blues.00000 blues.00001 seg0 seg1"),
+  ],
+)  # fmt: skip
+def test_pieces_are_told_from_titles(names, expected):
+  names = [f"{name}.wav" for name in names]
+  assert list(track_names.tracks_of(names).values()) == expected.split(" ")
+
+
+def test_the_summary_counts_tracks(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["a_seg0.wav", "a_seg1.wav", "b.wav", "c.wav"])
+  write_tree(root, ["a_seg2.wav", "d.wav"], CROP - 1)
+  data = datasets.prepare(config(root, tmp_path))
+  assert "tracks         3  in 4 files" in data.summary()
+
+
+def test_a_pattern_tells_tracks(tmp_path):
+  root = tmp_path / "m"
+  names = [f"c/t{i}_{n}.wav" for i in range(9) for n in range(4)]
+  write_tree(root, names + ["c/other.wav"], 1)
+  plan = source(root, tmp_path, track_pattern=r"(.+)_\d+")
+  of_track = split_of(plan, "track")
+  assert set(of_track) == {f"c/t{i}" for i in range(9)} | {"c/other"}
+  of_clip = split_of(plan)
+  assert all(of_clip[n] == of_track[n.rsplit("_")[0]] for n in names)
+  assert source(root, tmp_path).identity != plan.identity
+
+
+@pytest.mark.parametrize(
+  "pattern, message",
+  [
+    ("(", "no regular expression"),
+    ("a{9999999999999999999}(b)", "no regular expression"),
+    (".+", "with 0 groups"),
+    ("(.+)_(.+)", "with 2 groups"),
+    ("(no)", "none of the 1 files matches: it has to match all of 'a'"),
+  ],
+)
+def test_errors_of_patterns(tmp_path, pattern, message):
+  write_tree(tmp_path / "m", ["a.wav"])
+  with pytest.raises(ValueError, match=r"^data.track_pattern is ") as error:
+    source(tmp_path / "m", tmp_path, track_pattern=pattern)
+  assert message in str(error.value)

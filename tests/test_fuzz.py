@@ -480,17 +480,39 @@ class Labels(Folder):
 
   def case(self, rng):
     names = ["a.wav", "b.wav", "s/ü ,2.wav"]
-    if rng.random() < 0.5:
+    kind = rng.randrange(3)
+    if kind == 0:
       rows = [["path", "rock", "jazz"]] + [[n, "1", "0"] for n in names]
-    else:
+    elif kind == 1:
       rows = [[name, "rock", "x"][: rng.choice((2, 3))] for name in names]
+    else:
+      columns = ("genre", "mood", "split", "group", "Track", "artist", "1")
+      header = rng.sample(columns, rng.choice((1, 2, 3)))
+      rows = [["path", *header]] + [
+        [name, *(self.cell(rng, column) for column in header)]
+        for name in [*names, *rng.sample(("gone.wav", "x.mid"), 1)]
+      ]
     clear_path(self.csv)
     self.csv.write_bytes(mutate_table(rng, rows))
     if rng.random() < 0.02:
       clear_path(self.csv)
       odd_file(rng, self.csv, self.content)
-    section = self.section(self.root, labels="csv")
-    return Case(lambda: check_plan(folder.Folder.source(section)), "labels.csv")
+    section = self.section(
+      self.root,
+      labels="csv",
+      folders=rng.choice(("auto", "classes")),
+      track_pattern=rng.choice(("", "", "(.).*", "(.+)/.*", "(", "(x)")),
+    )
+    return Case(
+      lambda: check_plan(folder.Folder.source(section)),
+      "labels.csv",
+      "data.track_pattern",
+    )
+
+  def cell(self, rng, column):
+    if column == "split":
+      return rng.choice(("train", "Test", "val", "valid", "validation", ""))
+    return rng.choice(("a", "b", "", "0", "1", "rock"))
 
 
 def clear_path(path):

@@ -32,7 +32,8 @@ ROOMS = {
   " pipeline step embed startup tpu",
   "doors": "__init__ main aot bench suite __main__",
 }
-DATASETS = "base archives folder fma gtzan magnatagatune synthetic __init__"
+DATASETS = "labels_table base archives folder fma gtzan magnatagatune synthetic"
+DATASETS += " __init__"
 LONGEST_DOOR = 120
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 ORDER = [

@@ -10,7 +10,7 @@ import math
 import ml_collections
 
 from vicreg_jax import checks
-from vicreg_jax.data import audio, views
+from vicreg_jax.data import audio, track_names, views
 from vicreg_jax.model import losses, optim, samplecnn
 
 JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
@@ -21,6 +21,8 @@ SPLITS = ("train", "valid", "test")
 # Keys that the configs of older runs lack, and what those were run with.
 ADDED = {
   "checkpoint.best_by": "",
+  "data.folders": "auto",
+  "data.track_pattern": "",
   "freeze_epochs": 0.0,
   "optim.encoder_scale": 1.0,
   "train_fraction": 1.0,
@@ -35,6 +37,10 @@ def _data() -> dict:
     beam="",  # "runner=DirectRunner": options of Apache Beam; "": threads
     labels="auto",  # folder: "folders", "csv", "none", or whichever is there
     csv="",  # folder: labels; "" looks for labels.csv in data.path
+    # folder: whether those called train, valid and test are "splits", or all
+    # are "classes"; "auto": splits where there is a train.
+    folders="auto",
+    track_pattern="",  # folder: of a path, its group is the track; "": by names
     seed=0,  # synthetic: which pieces are composed
     sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
     clip_seconds=10.0,  # synthetic
@@ -337,6 +343,7 @@ _LIMITS = {
   "steps": _AT_LEAST_0,
   "dtype": ("float32", "bfloat16"),
   "data.labels": ("auto", "folders", "csv", "none"),
+  "data.folders": ("auto", "splits", "classes"),
   "data.seed": _AT_LEAST_0,
   "data.sizes": _AT_LEAST_0,
   "data.clip_seconds": checks.Bounds(above=0, most=3600),
@@ -437,6 +444,8 @@ def validate(config):
       f"data.sizes is {tuple(config.data.sizes)}; give the numbers of clips to"
       " train on, validate and test with, (200, 50, 100) for example"
     )
+  if config.data.track_pattern:
+    track_names.compile_pattern(config.data.track_pattern)
   if config.job in TRAINING:
     _validate_crop(config)
     if not config.steps and config.epochs <= 0:

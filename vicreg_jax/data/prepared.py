@@ -37,6 +37,7 @@ class Prepared:
   skipped: Mapping[str, int]  # reason -> number of clips left out
   noted: Mapping[str, int]  # what is said of clips that are there -> how many
   label_counts: Mapping[str, Sequence[int]]  # split -> clips of each label
+  tracks: int  # that the clips were cut from; 0: not known
   path: str
 
   @classmethod
@@ -61,6 +62,7 @@ class Prepared:
       skipped=dict(metadata["skipped"]),
       noted=dict(metadata.get("noted", {})),  # older data have none
       label_counts={s: metadata["label_counts"][s] for s in splits},
+      tracks=metadata.get("tracks", 0),
       path=os.fspath(path),
     )
 
@@ -99,8 +101,9 @@ class Prepared:
     if self.label_kind == "none":
       raise ValueError(
         f"the data set {self.path} has no labels, which {purpose} needs: sort"
-        " the files into a folder for each class, or name a table of labels"
-        f" with --config.data.csv=FILE{otherwise}"
+        " the files into a folder for each class (files beside such folders are"
+        " left out with --config.data.labels=folders), or name a table of"
+        f" labels with --config.data.csv=FILE{otherwise}"
       )
     missing = [s for s in SPLITS if s not in self.num_clips]
     if missing:
@@ -119,6 +122,9 @@ class Prepared:
     if self.labels:
       names = self.labels[:8] + (("...",) if len(self.labels) > 8 else ())
       lines[-1] += f": {', '.join(names)}"
+    if self.tracks:
+      files = sum(self.num_clips.values())
+      lines.append(f"tracks  {self.tracks:>8,}  in {files:,} files")
     for what, counts, file in (
       ("noted", self.noted, "clips.csv"),
       ("skipped", self.skipped, "skipped.csv"),

@@ -1,17 +1,114 @@
 """Which clips are pieces of one track, as their names tell."""
 
+import collections
 import posixpath
 import re
+from collections.abc import Collection, Mapping
 
 # name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
 # a number, makes it a date or a track's number.
 _CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
+# name_seg0, "name part 1". Numbers alone tell too little: blues.00000.
+_PIECE = re.compile(
+  r"((.+?)[ _.-]+(?:seg|segment|chunk|slice|part)[ _.-]*)\d+",
+  re.DOTALL | re.IGNORECASE,
+)
+_LEAST_CUT = 3  # seconds of a cut that does not begin at 0
+_WORKS = 1000  # from here on numbers are years, or of works
 
 
 def track_of(clip_id: str) -> str:
   """The track that a clip is named as cut from: its id without suffix."""
   folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
+  cut = _cut(name)
+  return posixpath.join(folder, cut[0] if cut else name)
+
+
+def tracks_of(
+  clip_ids: Collection[str], pattern: str = ""
+) -> Mapping[str, str]:
+  """{id: track} of clips that are named as cut from tracks, or are tracks.
+
+  Args:
+    clip_ids: paths with slashes.
+    pattern: a regular expression for a whole id without its suffix, whose one
+      group is the track; what does not match is a track. "": files of a folder
+      are looked at together, for `name-30-60` may also be a title.
+
+  Raises ValueError if the pattern is none, or matches nothing.
+  """
+  stems = {id_: posixpath.splitext(id_)[0] for id_ in clip_ids}
+  if pattern:
+    return _by_pattern(stems, pattern)
+  families = collections.defaultdict(list)  # {(track, kind): ids}
+  spans = collections.defaultdict(list)
+  for id_, stem in stems.items():
+    folder, name = posixpath.split(stem)
+    if cut := _cut(name):
+      family = posixpath.join(folder, cut[0]), "cut"
+      spans[family].append(cut[1:])
+    elif piece := _PIECE.fullmatch(name):
+      family = posixpath.join(folder, piece[2]), piece[1]
+    else:
+      continue
+    families[family].append(id_)
+  tracks, whole = dict(stems), set(stems.values())
+  for (track, kind), ids in families.items():
+    if kind == "cut":
+      related = _are_cuts(spans[track, kind])
+    else:
+      related = len(ids) > 1 or track in whole
+    if related:
+      tracks |= dict.fromkeys(ids, track)
+  return tracks
+
+
+def _cut(name):
+  """(name, start, end) in seconds of a name such as name-30-60, or None."""
   cut = _CUT.fullmatch(name)
-  if cut and int(cut[2]) < int(cut[3]):
-    name = cut[1]
-  return posixpath.join(folder, name)
+  # Of so many digits none is a second, and int would refuse 5,000 of them.
+  if cut and max(len(cut[2]), len(cut[3])) < 10 and int(cut[2]) < int(cut[3]):
+    return cut[1], int(cut[2]), int(cut[3])
+  return None
+
+
+def _are_cuts(spans):
+  """Whether the numbers of one name are seconds: BWV-1001-1006 is a title."""
+  if any(start == 0 for start, _ in spans):
+    return True
+  starts, ends = map(set, zip(*spans, strict=True))
+  if min(starts) >= _WORKS or min(e - s for s, e in spans) < _LEAST_CUT:
+    return False
+  return bool(starts & ends) or all(s % (e - s) == 0 for s, e in spans)
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+  """`data.track_pattern`; raises ValueError if it is not one."""
+  try:
+    compiled = re.compile(pattern, re.DOTALL)
+  except (re.error, OverflowError, RecursionError) as error:
+    raise ValueError(
+      f"data.track_pattern is {pattern!r}, no regular expression ({error});"
+      r" give one such as '(.+)_\d+'"
+    ) from None
+  if compiled.groups != 1:
+    raise ValueError(
+      f"data.track_pattern is {pattern!r}, with {compiled.groups} groups; the"
+      r" track is its one group, as in '(.+)_\d+'; others begin with '(?:'"
+    )
+  return compiled
+
+
+def _by_pattern(stems, pattern):
+  compiled = compile_pattern(pattern)
+  tracks, matched = dict(stems), False
+  for id_, stem in stems.items():
+    found = compiled.fullmatch(stem)
+    if found and found[1]:
+      tracks[id_], matched = found[1], True
+  if stems and not matched:
+    raise ValueError(
+      f"data.track_pattern is {pattern!r}, which none of the {len(stems)} files"
+      f" matches: it has to match all of {min(stems.values())!r}, for example"
+    )
+  return tracks

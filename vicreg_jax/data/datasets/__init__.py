@@ -28,9 +28,9 @@ def prepare(data):
     data: the config's `data` section: `name`, `dir` (prepared data; `~` is the
       home), `sample_rate` (Hz), `crop` (samples: shorter clips are left out)
       and `beam`; `path` where there are source files; for "folder" also
-      `labels` and `csv`; for "synthetic" `seed`, `sizes` and `clip_seconds`;
-      for "fma" `subset` and `download`; for "gtzan" `split_set`; for
-      "magnatagatune" `convention`.
+      `labels`, `csv`, `folders` and `track_pattern`; for "synthetic" `seed`,
+      `sizes` and `clip_seconds`; for "fma" `subset` and `download`; for "gtzan"
+      `split_set`; for "magnatagatune" `convention`.
 
   Returns:
     A `Prepared`. It is found again, at once, while neither the source

@@ -292,6 +292,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       counts.setdefault(report.split, [0] * len(self._source.labels))
       for label in report.labels:
         counts[report.split][label] += 1
+    clips = itertools.chain(*self._source.splits.values())
+    track_of = {clip.id: clip.track for clip in clips}
     skipped = self._skipped()
     # TFDS writes the metadata beside the records right after this.
     self.info.metadata.update(
@@ -310,6 +312,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
       ),
       label_counts=counts,
+      tracks=len({track_of[report.id] for report in kept}),
     )
     self._write_csv("skipped.csv", ["id", "reason"], skipped.items())
     self._write_csv(

@@ -1,73 +1,41 @@
-"""Any tree of audio files: class folders, a CSV of tags, or no labels.
+"""Any tree of audio files: class folders, a table, or no labels.
 
-Labels (`data.labels`):
-  folders  the first folder below `data.path` (below train/, valid/, test/
-           where these exist) is the class: one label a clip.
-  csv      `data.csv`, or `labels.csv` in `data.path`: any number of tags a
-           clip. UTF-8 with commas, paths relative to `data.path`. Either a
-           header row and a cell of 0 or 1 for every tag:
-               path,guitar,drums
-               a/one.ogg,1,0
-           or no header and the names of the clip's tags:
-               a/one.ogg,guitar
-           Files that are not in it are left out.
-  none     no labels: enough for pretraining.
-  auto     csv where there is one; else folders, if all files lie in two or
-           more of them; else none.
+`README.md` beside this module says how labels, splits and tracks are found.
 
-Splits: where there is a folder `train`, the folders `train`, `valid` (or
-`validation`, `val`) and `test` are the splits. Otherwise tracks are put into
-the order of their SHA-256 and the first 20 % are for testing, the next 10 % for
-validation, at least one track each where there are three; class by class, for
-with a plain threshold on the hash a small class could lack test clips. So a
-track's split depends on the names in its own class alone; adding a track moves
-at most one track across each boundary. Clips that are named as cut from one
-track (`name-0-30.ogg`, `name-30-60.ogg`) stay together.
+Tracks are split by the order of their SHA-256, class by class, for with a plain
+threshold on the hash a small class could lack test clips. So a track's split
+depends on the names in its own class alone; adding a track moves at most one
+track across each boundary.
 
 Hidden files are ignored, links are followed, no directory is read twice.
 """
 
 import collections
-import csv
-import dataclasses
 import functools
-import hashlib
-import io
 import os
 import pathlib
-import posixpath
 import re
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
-from vicreg_jax.data import audio
-from vicreg_jax.data.datasets import base
+from vicreg_jax.data import audio, track_names
+from vicreg_jax.data.datasets import base, labels_table
 from vicreg_jax.data.prepared import SPLITS
-from vicreg_jax.data.track_names import track_of
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
-_SPLIT_FOLDERS = {
-  "train": "train",
-  "valid": "valid",
-  "validation": "valid",
-  "val": "valid",
-  "test": "test",
-}
+_NAMED = 2  # rank of a track that is told by names, below a table's groups
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
   """An audio file; `id` is its path below the root, as text with slashes."""
 
   id: str
   path: str
   size: int
   mtime_ns: int
-
-  @property
-  def track(self):
-    return track_of(self.id)
 
 
 class Folder(base.ClipBuilder, skip_registration=True):
@@ -79,50 +47,21 @@ class Folder(base.ClipBuilder, skip_registration=True):
   def source(cls, data) -> base.Source:
     root = _root(data.path)
     files, skipped = _list(root)
-    split_folder, inside = _split_folders(files)
-    csv_path = _csv_path(data, root)
-    mode = _label_mode(data, csv_path, inside)
-
-    csv_digest = ""
-    if mode == "csv":
-      names, tags, csv_digest = _read_csv(csv_path, [f.id for f in files])
-      label_kind = "multi"
-      without = f"not in {csv_path.name}"
-    elif mode == "folders":
-      tags = {i: {inside[i].split("/")[0]} for i in inside if "/" in inside[i]}
-      names = sorted(set().union(*tags.values()))
-      label_kind = "single"
-      without = "outside the class folders"
+    mode, table, left_out = _table(data, root, files, skipped)
+    kept = [file for file in files if file.id in table.tags]
+    track_of = _tracks(data, [f.id for f in kept], table)
+    if table.splits:
+      split_of = table.splits
+      _check_whole(track_of, table)
     else:
-      tags, names = {f.id: set() for f in files}, []
-      label_kind, without = "none", ""
-
-    kept = []
-    for file in files:
-      if file.id not in inside:
-        skipped[file.id] = "outside train, valid and test"
-      elif file.id not in tags:
-        skipped[file.id] = without
-      else:
-        kept.append(file)
-
-    if split_folder:
-      split_of = {f.track: split_folder[f.id] for f in kept}
-    else:
-      classes = collections.defaultdict(set)
-      for file in kept:
-        stratum = inside[file.id].split("/")[0] if mode == "folders" else ""
-        classes[stratum].add(file.track)
-      split_of = {}
-      for tracks in classes.values():
-        split_of |= base.split_tracks(tracks)
-
+      split_of = _split(track_of, table)
     splits = {split: [] for split in SPLITS}
     for file in kept:
-      labels = np.array([name in tags[file.id] for name in names], np.uint8)
+      tags = table.tags[file.id]
+      labels = np.array([name in tags for name in table.labels], np.uint8)
       load = functools.partial(audio.load, file.path, int(data.sample_rate))
-      splits[split_of[file.track]].append(
-        base.Clip(file.id, file.track, load, labels)
+      splits[split_of[file.id]].append(
+        base.Clip(file.id, track_of[file.id], load, labels)
       )
     return base.Source(
       name=re.sub(r"[^A-Za-z0-9_]+", "-", root.name).strip("-")[:40] or "audio",
@@ -130,13 +69,114 @@ class Folder(base.ClipBuilder, skip_registration=True):
         "root": _text(str(root)),
         "files": [[f.id, f.size, f.mtime_ns] for f in files],
         "labels": mode,
-        "csv": csv_digest,
-      },
+        "csv": table.digest,
+      }
+      | _chosen(data),
       splits=splits,
-      labels=tuple(names),
-      label_kind=label_kind,
-      skipped=skipped,
+      labels=table.labels,
+      label_kind=table.label_kind,
+      skipped=skipped | left_out,
     )
+
+
+def _chosen(data):
+  """Keys that decide what clips are, where they are not as they begin."""
+  keys = {"folders": data.folders, "track_pattern": data.track_pattern}
+  return {k: v for k, v in keys.items() if v not in ("auto", "")}
+
+
+def _table(data, root, files, skipped):
+  """(label mode, table, {id: reason}): what is known of each file.
+
+  The table's tags are of the clips that are not left out.
+  """
+  csv_path, table = _csv_path(data, root), None
+  if csv_path and data.labels in ("auto", "csv"):
+    table = labels_table.read(csv_path, [f.id for f in files], skipped)
+  if table and table.splits:
+    split_of, inside = table.splits, {f.id: f.id for f in files}
+  else:
+    split_of, inside = _split_folders(data.folders, root, files)
+  left_out = {
+    f.id: "outside train, valid and test" for f in files if f.id not in inside
+  }
+  mode = "csv"
+  if table:
+    left_out |= dict.fromkeys(
+      sorted(inside.keys() - table.tags.keys()), f"not in {csv_path.name}"
+    )
+    left_out |= table.skipped
+    inside = {i: path for i, path in inside.items() if i in table.tags}
+    table = table._replace(
+      tags={i: table.tags[i] for i in inside}, splits=split_of
+    )
+  if not table or (table.label_kind == "none" and data.labels == "auto"):
+    names, tags = _class_folders(data, root, inside)
+    kind = "single" if names else "none"
+    left_out |= dict.fromkeys(
+      sorted(inside.keys() - tags.keys()), "outside the class folders"
+    )
+    if table:
+      table = table._replace(labels=names, label_kind=kind, tags=tags)
+    else:
+      mode = "folders" if names else "none"
+      table = labels_table.Table(names, kind, tags, split_of)
+  return mode, table, left_out
+
+
+def _tracks(data, ids, table):
+  """{id: track} of the clips: those of one track or group have the same."""
+  named = track_names.tracks_of(ids, data.track_pattern)
+  return _join({i: [*table.groups.get(i, ()), (_NAMED, named[i])] for i in ids})
+
+
+def _join(keys_of: dict[str, list[tuple[int, str]]]) -> dict[str, str]:
+  """{id: track} of clips that share a key, directly or by way of others.
+
+  Keys are (rank, text). The track is the text of the least one.
+  """
+  parent = {}
+
+  def root(key):
+    while parent.setdefault(key, key) != key:
+      parent[key] = key = parent[parent[key]]
+    return key
+
+  for first, *others in keys_of.values():
+    for other in others:
+      low, high = sorted((root(first), root(other)))
+      parent[high] = low
+  return {id_: root(keys[0])[1] for id_, keys in keys_of.items()}
+
+
+def _check_whole(track_of, table):
+  """Raises ValueError if clips of one track are in several splits."""
+  first = {}
+  for id_, track in track_of.items():
+    other = first.setdefault(track, id_)
+    split, before = table.splits[id_], table.splits[other]
+    if split != before:
+      where = [table.where.get(i, repr(i)) for i in (other, id_)]
+      raise ValueError(
+        f"{where[0]} and {where[1]} are of one track or group, {track!r}, but"
+        f" in the splits {before} and {split}: give them one split, or tell"
+        " them apart by a column 'group' or data.track_pattern"
+      )
+
+
+def _split(track_of, table):
+  """{id: split}, class by class where labels are single."""
+  class_of = {}
+  for id_, track in track_of.items():
+    single = table.label_kind == "single"
+    class_of.setdefault(track, min(table.tags[id_]) if single else "")
+  classes = collections.defaultdict(set)
+  for track, name in class_of.items():
+    classes[name].add(track)
+  split_of = {}
+  for members in classes.values():
+    split_of |= base.split_tracks(members)
+  return {id_: split_of[track] for id_, track in track_of.items()}
 
 
 def _text(path):
@@ -207,20 +247,52 @@ def _list(root):
   return sorted(files, key=lambda file: file.id), skipped
 
 
-def _split_folders(files):
+def _split_folders(folders, root, files):
   """({id: split}, {id: path below its split's folder}).
 
-  The first is empty, and the second has the whole ids, without a train folder.
+  The first is empty, and the second has the whole ids, where the folders are no
+  splits. `folders`: `data.folders`.
   """
-  split_folder, inside = {}, {}
+  whole = {file.id: file.id for file in files}
+  if folders == "classes":
+    return {}, whole
+  split_folder, inside, others, names = {}, {}, set(), set()
   for file in files:
     head, _, rest = file.id.partition("/")
-    if rest and head.lower() in _SPLIT_FOLDERS:
-      split_folder[file.id] = _SPLIT_FOLDERS[head.lower()]
+    if rest and head.lower() in labels_table.SPLIT_NAMES:
+      split_folder[file.id] = labels_table.SPLIT_NAMES[head.lower()]
       inside[file.id] = rest
-  if "train" not in split_folder.values():
-    return {}, {file.id: file.id for file in files}
+      names.add(head)
+    else:
+      others.add(head)
+  found = set(split_folder.values())
+  if "train" not in found:
+    if folders == "splits" or (found and not others):
+      raise ValueError(
+        f"data.path={str(root)!r} has no folder 'train' (it has"
+        f" {_few(names | others)}): add one, or say that folders are no splits"
+        " with data.folders='classes'"
+      )
+    return {}, whole
+  others = {head for head in others if head not in whole}  # folders
+  if others and folders == "auto":
+    text = (
+      f"data.path={str(root)!r} has a folder 'train', and {_few(others)} too:"
+      " data.folders='splits' leaves those out,"
+      " data.folders='classes' takes all of them for classes"
+    )
+    if found == {"train"}:
+      raise ValueError(text)
+    logging.warning(
+      "%s. As it has %s too, they are left out", text, _few(names)
+    )
   return split_folder, inside
+
+
+def _few(names):
+  """Some of them, for a message."""
+  names = sorted(names)
+  return ", ".join(map(repr, names[:5])) + (", ..." if names[5:] else "")
 
 
 def _csv_path(data, root):
@@ -248,83 +320,26 @@ def _csv_path(data, root):
   return None
 
 
-def _label_mode(data, csv_path, inside):
-  folders = {path.split("/")[0] for path in inside.values() if "/" in path}
-  if data.labels == "folders" and len(folders) < 2:
+def _class_folders(data, root, inside):
+  """(classes, {id: its class}) by folders; no class where these are none.
+
+  Few files beside folders are strays; many, and the folders are no classes.
+  """
+  tags = {i: {p.split("/")[0]} for i, p in inside.items() if "/" in p}
+  names = tuple(sorted(set().union(*tags.values())))
+  strays = inside.keys() - tags.keys()
+  if data.labels == "folders" and len(names) < 2:
     raise ValueError(
       "data.labels='folders' needs two class folders or more in "
-      f"data.path={data.path!r}; it has {sorted(folders) or 'none'}"
+      f"data.path={data.path!r}; it has {sorted(names) or 'none'}"
     )
-  if data.labels != "auto":
-    return data.labels
-  if csv_path:
-    return "csv"
-  all_in_folders = all("/" in path for path in inside.values())
-  return "folders" if all_in_folders and len(folders) >= 2 else "none"
-
-
-def _read_csv(path, ids):
-  """(tag names, {id: its tags}, digest) of a labels file; see the module."""
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f"{path}: cannot be read ({error.strerror}); check its permissions"
-    ) from None
-  try:
-    text = content.decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    line = content[: error.start].count(b"\n") + 1
-    raise ValueError(
-      f"{path} line {line}: not UTF-8; save the file as UTF-8"
-    ) from None
-  reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-  ids = set(ids)
-  header, tags, lines = None, {}, {}
-  try:
-    for row in reader:
-      where = f"{path} line {reader.line_num}"
-      cells = [cell.strip() for cell in row]
-      if not any(cells):
-        continue
-      if header is None and not tags and cells[0].lower() == "path":
-        header = cells[1:]
-        if "" in header or len(set(header)) < len(header):
-          raise ValueError(f"{where}: tag names must differ and not be empty")
-        continue
-      id_ = posixpath.normpath(cells[0])
-      if posixpath.isabs(id_) or id_.split("/")[0] == "..":
-        raise ValueError(
-          f"{where}: {cells[0]!r} is outside data.path; give paths below it"
-        )
-      if id_ not in ids:
-        raise ValueError(
-          f"{where}: no audio file {cells[0]!r} below data.path (columns are "
-          "separated by commas; a header row must start with 'path')"
-        )
-      if id_ in tags:
-        raise ValueError(
-          f"{where}: {cells[0]!r} was listed in line {lines[id_]} already"
-        )
-      lines[id_] = reader.line_num
-      tags[id_] = _row_tags(where, header, cells[1:])
-  except csv.Error as error:
-    raise ValueError(f"{path} line {reader.line_num}: {error}") from None
-  names = sorted(set().union(*tags.values())) if header is None else header
-  if not tags or not names:
-    raise ValueError(f"{path}: no {'tags' if tags else 'clips'} in it")
-  return names, tags, hashlib.sha256(content).hexdigest()
-
-
-def _row_tags(where, header, cells):
-  if header is None:
-    return {cell for cell in cells if cell}
-  if len(cells) != len(header):
-    raise ValueError(
-      f"{where}: {len(cells)} cells for {len(header)} tags; give 0 or 1 for "
-      "each tag of the header"
+  found = len(names) >= 2 and len(strays) < len(names)
+  if not (data.labels == "folders" or (data.labels == "auto" and found)):
+    return (), {i: set() for i in inside}
+  if strays:
+    logging.warning(
+      "data.path=%r: %s outside the class folders: left out",
+      str(root),
+      _few(strays),
     )
-  for name, cell in zip(header, cells):
-    if cell not in ("0", "1"):
-      raise ValueError(f"{where}: {cell!r} for tag {name!r}; use 0 or 1")
-  return {name for name, cell in zip(header, cells) if cell == "1"}
+  return names, tags
