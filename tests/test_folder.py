@@ -2,9 +2,12 @@
 
 import csv
 import errno
+import hashlib
 import itertools
+import json
 import os
 import pathlib
+import shutil
 import threading
 import types
 
@@ -13,7 +16,7 @@ import pytest
 import soundfile
 
 from vicreg_jax.data import audio, datasets, threads, track_names
-from vicreg_jax.data.datasets import base, folder
+from vicreg_jax.data.datasets import base, contents, folder
 from vicreg_jax.jobs import prepare
 
 RATE = 8_000
@@ -26,11 +29,14 @@ def tone(index, num_samples=2400):
 
 
 def write_tree(root, names, num_samples=2400):
-  """One short tone a name; the pitch says which."""
+  """One short tone a name; the pitch says which. Of a sample: noise."""
   for i, name in enumerate(names):
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, tone(i, num_samples), RATE)
+    sound = tone(i, num_samples)
+    if num_samples == 1:  # else all of them would be copies of one
+      sound = np.random.default_rng([*name.encode()]).uniform(-0.5, 0.5, 8)
+    soundfile.write(path, sound, RATE)
 
 
 def config(root, tmp_path, **changes):
@@ -264,13 +270,18 @@ def test_the_directory_follows_the_inputs(tmp_path):
   first = directory()
   assert directory() == first
   assert directory(seed=7, path=f"{root}/../m/") == first
+  assert directory(path=str(tmp_path / "other" / "m")) == first
+  os.utime(root / "a/1.wav", ns=(0, 0))
+  assert directory() == first
   changed = [
     directory(sample_rate=16_000),
     directory(crop=CROP + 1),
     directory(labels="none"),
-    directory(path=str(tmp_path / "other" / "m")),
+    directory(folders="classes"),
+    directory(track_pattern="(.).*"),
   ]
-  os.utime(root / "a/1.wav", ns=(0, 0))
+  content = (root / "a/1.wav").read_bytes()
+  (root / "a/1.wav").write_bytes(content[:-1] + b"x")
   changed.append(directory())
   write_tree(root, ["b/2.wav"])
   changed.append(directory())
@@ -279,6 +290,116 @@ def test_the_directory_follows_the_inputs(tmp_path):
   (root / "labels.csv").write_text("a/1.wav,x\na/2.wav,x\nb/1.wav,y\n")
   changed.append(directory())
   assert len({first, *changed}) == 1 + len(changed)
+
+
+def test_what_was_moved_or_touched_is_the_same(tmp_path, monkeypatch):
+  root, moved = tmp_path / "m", tmp_path / "elsewhere/other name"
+  write_tree(root, ["a.wav", "b.wav", "c.wav"])
+  want = datasets.prepare(config(root, tmp_path))
+  monkeypatch.setattr(audio, "load", lambda *a: pytest.fail("decoded again"))
+  read, digest = [], contents._digest
+
+  def watched(file):
+    read.append(file.id)
+    return digest(file)
+
+  monkeypatch.setattr(contents, "_digest", watched)
+  moved.parent.mkdir()
+  root.rename(moved)
+  for expected in ["a.wav", "b.wav", "c.wav"], [], ["b.wav"], []:
+    if expected == ["b.wav"]:
+      os.utime(moved / "b.wav", ns=(0, 0))
+    read.clear()
+    got = datasets.prepare(config(moved, tmp_path))
+    assert (got.path, got.name) == (want.path, want.name)
+    assert sorted(read) == expected
+
+
+def test_what_an_older_version_has_prepared_is_found(tmp_path, monkeypatch):
+  root = tmp_path / "m"
+  write_tree(root, ["x/a.wav", "y/b.wav", "y/c.wav"])
+  new = pathlib.Path(datasets.prepare(config(root, tmp_path)).path)
+  stat = {n: os.stat(root / n) for n in ("x/a.wav", "y/b.wav", "y/c.wav")}
+  identity = {
+    "csv": "",
+    "files": [[n, s.st_size, s.st_mtime_ns] for n, s in stat.items()],
+    "labels": "folders",
+    "root": str(root),
+  }
+  text = json.dumps([2, RATE, CROP, identity])
+  name = f"m-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+  old = new.parents[1] / name
+  new.parent.rename(old)
+  monkeypatch.setattr(audio, "load", lambda *a: pytest.fail("decoded again"))
+  data = datasets.prepare(config(root, tmp_path))
+  assert data.path == str(old / new.name)
+  assert sum(data.num_clips.values()) == 3
+
+
+@pytest.mark.parametrize("fault", ["damaged", "other", "no room"])
+def test_digests_need_not_be_kept(tmp_path, monkeypatch, fault):
+  root, kept = tmp_path / "m", tmp_path / "prepared/folder/contents"
+  write_tree(root, ["a.wav", "b.wav"])
+  expected = source(root, tmp_path).identity
+  assert expected["contents"] == [
+    [n, hashlib.sha256((root / n).read_bytes()).hexdigest()]
+    for n in ("a.wav", "b.wav")
+  ]
+  (file,) = kept.iterdir()
+  file.write_text("{" if fault == "damaged" else '{"a.wav": 3, "c": []}')
+  if fault == "no room":
+
+    def fail(*args):
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(contents.files_lib, "write", fail)
+  assert source(root, tmp_path).identity == expected
+
+
+def test_copies_are_never_in_two_splits(tmp_path):
+  root = tmp_path / "m"
+  names = [f"{c}/{i}.wav" for c in ("jazz", "rock") for i in range(20)]
+  write_tree(root, names)
+  copies = [(f"jazz/{i}.wav", f"rock/copy; {i}.wav") for i in range(20)]
+  for one, other in copies:
+    shutil.copyfile(root / one, root / other)
+  for name in ("e1.wav", "e2.wav"):
+    (root / "rock" / name).touch()
+  plan = source(root, tmp_path)
+  of_clip = split_of(plan)
+  assert all(of_clip[one] == of_clip[other] for one, other in copies)
+  assert len(split_of(plan, "track")) == 42
+  assert labels_of(plan)["rock/copy; 3.wav"] == {"rock"}
+  data = datasets.prepare(config(root, tmp_path))
+  assert data.noted == {"duplicate": 20} and data.tracks == 40
+  assert "noted         20  20 duplicate (" in data.summary()
+  with open(pathlib.Path(data.path) / "clips.csv", newline="") as f:
+    note = {row["id"]: row["note"] for row in csv.DictReader(f)}
+  assert note["rock/copy; 3.wav"] == "duplicate, of jazz/3.wav"
+  assert note["jazz/3.wav"] == ""
+
+
+def test_copies_in_one_s_own_splits_are_left_to_the_later(tmp_path):
+  root = tmp_path / "m"
+  write_tree(root, ["train/a.wav", "train/b.wav", "valid/c.wav", "test/d.wav"])
+  for one, other in (
+    ("train/a.wav", "test/copy.wav"),
+    ("train/a.wav", "valid/copy.wav"),
+    ("train/b.wav", "train/copy.wav"),
+    ("valid/c.wav", "train/another.wav"),
+  ):
+    shutil.copyfile(root / one, root / other)
+  plan = source(root, tmp_path)
+  assert split_of(plan) == {
+    "train/b.wav": "train", "train/copy.wav": "train", "valid/c.wav": "valid",
+    "test/copy.wav": "test", "test/d.wav": "test",
+  }  # fmt: skip
+  assert plan.skipped == {
+    "train/a.wav": "also in test", "valid/copy.wav": "also in test",
+    "train/another.wav": "also in valid",
+  }  # fmt: skip
+  notes = {c.id: c.note for clips in plan.splits.values() for c in clips}
+  assert {i for i, note in notes.items() if note} == {"train/copy.wav"}
 
 
 def test_an_interrupted_run_leaves_nothing_to_open(tmp_path, monkeypatch):

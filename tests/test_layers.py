@@ -32,7 +32,9 @@ ROOMS = {
   " pipeline step embed startup tpu",
   "doors": "__init__ main aot bench suite __main__",
 }
-DATASETS = "labels_table base archives folder fma gtzan magnatagatune synthetic"
+DATASETS = (
+  "labels_table contents base archives folder fma gtzan magnatagatune synthetic"
+)
 DATASETS += " __init__"
 LONGEST_DOOR = 120
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent

@@ -595,7 +595,7 @@ def test_a_best_checkpoint_that_is_lost_is_named(labelled, tmp_path, unbroken):
 def write_sines(path, count, low, seconds=0.1):
   import soundfile
 
-  rng = np.random.default_rng(low)
+  rng = np.random.default_rng([low, *path.parent.name.encode()])
   t = np.arange(int(seconds * RATE)) / RATE
   path.mkdir(parents=True)
   for i in range(count):

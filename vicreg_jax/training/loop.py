@@ -32,6 +32,7 @@ HARMLESS = (
   "checkpoint.every_epochs",
   "checkpoint.keep",
   "data.beam",
+  "data.csv",
   "data.dir",
   "data.download",
   "data.path",

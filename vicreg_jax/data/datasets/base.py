@@ -86,6 +86,7 @@ class Clip(NamedTuple):
   track: str
   load: Callable[[], np.ndarray]
   labels: np.ndarray
+  note: str = ""  # see Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Source:
   """A data set before it is decoded; see the module's docstring.
 
   `label_kind` is "multi", "single" or "none". `skipped` (id -> reason) holds
-  what is known to be left out before anything is decoded.
+  what is known to be left out before anything is decoded. `former` are
+  identities by which older versions of this package named the same data.
   """
 
   name: str
@@ -102,6 +104,7 @@ class Source:
   labels: tuple[str, ...]
   label_kind: str
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  former: Sequence[Any] = ()
 
 
 class Report(NamedTuple):
@@ -146,16 +149,19 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._crop = int(data.crop)
     self._beam = data.beam
     self._reports = []
-    identity = json.dumps(
-      [_FORMAT, self._sample_rate, self._crop, self._source.identity],
-      sort_keys=True,
-    )
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    config = tfds.core.BuilderConfig(name=f"{self._source.name}-{digest}")
     self._dir = os.path.expanduser(data.dir)
+    config = tfds.core.BuilderConfig(name=self._config_name())
     path = os.path.join(self._dir, self.name, config.name, str(self.VERSION))
     with quiet_tfds(), explain_damage(path):  # it reads what is there
       super().__init__(data_dir=self._dir, config=config)
+
+  def _config_name(self):
+    return f"{self._source.name}-{self._digest(self._source.identity)}"
+
+  def _digest(self, identity):
+    whole = [_FORMAT, self._sample_rate, self._crop, identity]
+    text = json.dumps(whole, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
   def prepare(self) -> Prepared:
     """Decodes what is not prepared yet, and opens the result.
@@ -461,6 +467,7 @@ def _decode(split, crop, clip, most_seconds=np.inf):
   )
   try:
     with audio.reading(most_seconds) as notes:
+      notes += filter(None, [clip.note])
       samples = clip.load()
   except audio.AudioError as error:
     return report._replace(reason=error.reason), None

@@ -12,30 +12,23 @@ Hidden files are ignored, links are followed, no directory is read twice.
 
 import collections
 import functools
+import hashlib
 import os
 import pathlib
 import re
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 
 from vicreg_jax.data import audio, track_names
-from vicreg_jax.data.datasets import base, labels_table
+from vicreg_jax.data.datasets import base, contents, labels_table
 from vicreg_jax.data.prepared import SPLITS
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
-_NAMED = 2  # rank of a track that is told by names, below a table's groups
-
-
-class _File(NamedTuple):
-  """An audio file; `id` is its path below the root, as text with slashes."""
-
-  id: str
-  path: str
-  size: int
-  mtime_ns: int
+# Ranks of what clips have in common, below a table's groups.
+_NAMED, _CONTENT = 2, 3
 
 
 class Folder(base.ClipBuilder, skip_registration=True):
@@ -48,35 +41,57 @@ class Folder(base.ClipBuilder, skip_registration=True):
     root = _root(data.path)
     files, skipped = _list(root)
     mode, table, left_out = _table(data, root, files, skipped)
-    kept = [file for file in files if file.id in table.tags]
-    track_of = _tracks(data, [f.id for f in kept], table)
+    digest_of = contents.digests(files, _kept_at(data, root))
+    copies = collections.defaultdict(list)  # of one content
+    for file in files:
+      if file.id in table.tags and file.size and digest_of[file.id]:
+        copies[digest_of[file.id]].append(file.id)
+    if table.splits:
+      left_out |= _copies_elsewhere(copies.values(), table.splits)
+    kept = [f for f in files if f.id in table.tags and f.id not in left_out]
+    track_of = _tracks(data, [f.id for f in kept], table, copies)
     if table.splits:
       split_of = table.splits
       _check_whole(track_of, table)
     else:
       split_of = _split(track_of, table)
     splits = {split: [] for split in SPLITS}
+    first_of = {i: ids[0] for ids in copies.values() for i in ids[1:]}
     for file in kept:
       tags = table.tags[file.id]
       labels = np.array([name in tags for name in table.labels], np.uint8)
       load = functools.partial(audio.load, file.path, int(data.sample_rate))
       splits[split_of[file.id]].append(
-        base.Clip(file.id, track_of[file.id], load, labels)
+        base.Clip(
+          file.id, track_of[file.id], load, labels, _note(first_of.get(file.id))
+        )
       )
+    how = {"labels": mode, "csv": table.digest}
+    chosen = _chosen(data)
+    before = {
+      "root": _text(str(root)),
+      "files": [[f.id, f.size, f.mtime_ns] for f in files],
+    }
     return base.Source(
       name=re.sub(r"[^A-Za-z0-9_]+", "-", root.name).strip("-")[:40] or "audio",
-      identity={
-        "root": _text(str(root)),
-        "files": [[f.id, f.size, f.mtime_ns] for f in files],
-        "labels": mode,
-        "csv": table.digest,
-      }
-      | _chosen(data),
+      identity={"contents": [[f.id, digest_of[f.id]] for f in files]}
+      | how
+      | chosen,
+      former=() if chosen else (before | how,),
       splits=splits,
       labels=table.labels,
       label_kind=table.label_kind,
       skipped=skipped | left_out,
     )
+
+  def _config_name(self):
+    """As it was called when it was prepared: folders are moved and renamed."""
+    directory = epath.Path(self._dir) / self.name
+    for identity in (self._source.identity, *self._source.former):
+      name = f"*-{self._digest(identity)}"
+      for found in directory.glob(f"{name}/{self.VERSION}/dataset_info.json"):
+        return found.parent.parent.name
+    return super()._config_name()
 
 
 def _chosen(data):
@@ -124,10 +139,41 @@ def _table(data, root, files, skipped):
   return mode, table, left_out
 
 
-def _tracks(data, ids, table):
+def _kept_at(data, root):
+  """The file of digests: beside the prepared data, one for a root."""
+  name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+  return os.path.join(
+    os.path.expanduser(data.dir), Folder.name, "contents", f"{name}.json"
+  )
+
+
+def _copies_elsewhere(copies, split_of):
+  """{id: reason} of clips whose content is in a later split, too.
+
+  So it is a clip of train that is left out, and the test is what it was. They
+  are removed from `copies`.
+  """
+  left_out = {}
+  for ids in copies:
+    last = max((split_of[id_] for id_ in ids), key=SPLITS.index)
+    left_out |= {i: f"also in {last}" for i in ids if split_of[i] != last}
+    ids[:] = [id_ for id_ in ids if split_of[id_] == last]
+  return left_out
+
+
+def _note(first):
+  """What `clips.csv` says of a copy; "; " would begin another note."""
+  return f"duplicate, of {first.replace('; ', ';')}" if first else ""
+
+
+def _tracks(data, ids, table, copies):
   """{id: track} of the clips: those of one track or group have the same."""
   named = track_names.tracks_of(ids, data.track_pattern)
-  return _join({i: [*table.groups.get(i, ()), (_NAMED, named[i])] for i in ids})
+  keys_of = {i: [*table.groups.get(i, ()), (_NAMED, named[i])] for i in ids}
+  for digest, same in copies.items():
+    for id_ in same:
+      keys_of[id_].append((_CONTENT, digest))
+  return _join(keys_of)
 
 
 def _join(keys_of: dict[str, list[tuple[int, str]]]) -> dict[str, str]:
@@ -235,7 +281,7 @@ def _list(root):
           skipped[id_] = "not found"
         else:
           files.append(
-            _File(id_, entry.path, status.st_size, status.st_mtime_ns)
+            contents.File(id_, entry.path, status.st_size, status.st_mtime_ns)
           )
   if not files:
     found = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(5))
