@@ -23,8 +23,8 @@ ROOMS = {
   "model": "metrics bootstrap classifiers losses optim samplecnn",
   "config": "",
   "training": "workdir best steps writer checkpoint loop",
-  "use": "options clmr heads export encoder adopt corpus tables neighbours hear"
-  " verbs",
+  "use": "options clmr heads export encoder adopt corpus tables neighbours"
+  " points map_files serve hear verbs",
   "jobs": "scores representations prepare embed clip_probes probe pretrain"
   " supervised",
   "study": "thesis figures plan tables runner",

@@ -79,7 +79,7 @@ def test_neighbours_are_those_of_float64(kind, monkeypatch):
   y_NxD[:, 1] += y_NxD[:, 0]
   scaling = neighbours.fit(np.split(y_NxD, 3), 24, kind)
   group_N = np.arange(300, dtype=np.int32) // 2
-  found = neighbours.of_all(y_NxD.astype(np.float32), group_N, scaling, 7)
+  _, found = neighbours.of_all(y_NxD.astype(np.float32), group_N, scaling, 7)
   expected = cosines(scaled(y_NxD, kind), scaled(y_NxD, kind))
   expected[group_N[:, None] == group_N] = -np.inf
   np.testing.assert_array_equal(
@@ -90,7 +90,7 @@ def test_neighbours_are_those_of_float64(kind, monkeypatch):
 def test_few_vectors_have_few_neighbours():
   y_NxD = np.eye(3, dtype=np.float32)
   scaling = neighbours.fit([], 3, "none")
-  found = neighbours.of_all(y_NxD, np.arange(3, dtype=np.int32), scaling, 4)
+  _, found = neighbours.of_all(y_NxD, np.arange(3, dtype=np.int32), scaling, 4)
   np.testing.assert_array_equal(
     found, [[1, 2, -1, -1], [0, 2, -1, -1], [0, 1, -1, -1]]
   )

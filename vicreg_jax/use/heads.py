@@ -42,7 +42,11 @@ class Heads(NamedTuple):
   params: Mapping[str, Any]
 
   def probabilities(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
-    """[K], the mean over segments; by the best head, or the one named.
+    """[K], the mean over segments of `of_each`."""
+    return self.of_each(y_SxD, head).mean(0)
+
+  def of_each(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
+    """Probabilities [S, K]; by the best head, or the one named.
 
     Raises:
       ValueError: there is no such head.
@@ -57,7 +61,7 @@ class Heads(NamedTuple):
     module = samplecnn.Head(len(self.labels), hidden)
     logits_SxK = module.apply({"params": params}, y_SxD)
     activation = jax.nn.softmax if self.single else jax.nn.sigmoid
-    return np.asarray(activation(logits_SxK)).mean(0)
+    return np.asarray(activation(logits_SxK))
 
 
 def contents(heads: Heads) -> dict[str, bytes]:

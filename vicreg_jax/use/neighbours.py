@@ -79,17 +79,25 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
 
 def of_all(
   y_NxD: np.ndarray, group_N: np.ndarray, scaling: Scaling, k: int
-) -> np.ndarray:
-  """Numbers [N, k] of the nearest of each vector, -1 where there are no more.
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k nearest of each vector, by falling cosine.
 
-  `group_N`: int32, not negative; vectors of one group are no neighbours.
+  Args:
+    y_NxD: the vectors.
+    group_N: int32, not negative; vectors of one group are no neighbours.
+    scaling: of the vectors.
+    k: how many.
+
+  Returns:
+    Cosines [N, k], and numbers [N, k], -1 where there are no more.
   """
   unit_NxD = scaling.unit(y_NxD)
   found = []
   for at in range(0, len(y_NxD), _QUERIES):
     part = slice(at, at + _QUERIES)
     found.append(_nearest(unit_NxD[part], group_N[part], unit_NxD, group_N, k))
-  return np.concatenate([number_QxK for _, number_QxK in found])
+  cosine_NxK, number_NxK = map(np.concatenate, zip(*found))
+  return cosine_NxK, number_NxK
 
 
 def _nearest(unit_QxD, group_Q, unit_NxD, group_N, k):

@@ -33,6 +33,7 @@ def parser(description: str) -> argparse.ArgumentParser:
   _embed(verbs)
   _tag(verbs)
   _similar(verbs)
+  _map(verbs)
   _export(verbs)
   return top
 
@@ -105,6 +106,50 @@ def _similar(verbs):
   _scale(similar)
   similar.add_argument("--json", action="store_true", help="for programs")
   similar.set_defaults(run="similar")
+
+
+def _map(verbs):
+  draw = verbs.add_parser("map", help="a page on which tracks lie and play")
+  draw.add_argument("embeddings", nargs="+", help="tables of `embed`")
+  draw.add_argument("--output", default="map.html", help="the page to write")
+  draw.add_argument("--png", help="a picture to write, too")
+  draw.add_argument(
+    "--serve",
+    type=int,
+    nargs="?",
+    const=8000,
+    metavar="PORT",
+    help="the page and its audio, at http://localhost:PORT",
+  )
+  draw.add_argument(
+    "--audio-root",
+    default="",
+    help="where the paths begin, or the folder that the music lies in",
+  )
+  draw.add_argument(
+    "--by",
+    choices=("tracks", "segments"),
+    default="tracks",
+    help="a point is a track; or a passage, of a table with --pooling=none",
+  )
+  draw.add_argument(
+    "--projection",
+    choices=("umap", "tsne", "pca"),
+    default="",
+    help="UMAP where it is installed; else t-SNE, and PCA of many points",
+  )
+  draw.add_argument(
+    "--most", type=_count, default=100_000, help="points; of more, a sample"
+  )
+  draw.add_argument(
+    "--table", default="", help="CSV or Parquet by `path`, for more colours"
+  )
+  draw.add_argument("--model", help="with heads, for the colour tag")
+  draw.add_argument(
+    "--color", default="folder", help="folder, cluster, tag or a column"
+  )
+  _scale(draw)
+  draw.set_defaults(run="map_")
 
 
 def _scale(verb):

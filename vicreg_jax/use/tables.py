@@ -27,9 +27,12 @@ class Rows(NamedTuple):
   end_N: np.ndarray
   y_NxD: np.ndarray  # float32
 
-  def __getitem__(self, at):
-    """Some of them: a slice."""
-    return Rows(*(column[at] for column in self))
+  def take(self, index) -> "Rows":
+    """Some of them: by a slice, or by their numbers."""
+    index = np.arange(len(self.paths))[index]
+    paths = [self.paths[i] for i in index]
+    arrays = (self.start_N, self.end_N, self.y_NxD)
+    return Rows(paths, *(array[index] for array in arrays))
 
 
 class Tables:
@@ -118,7 +121,7 @@ class Tables:
             rows = table.read_row_group(group, columns=list(_COLUMNS))
             rows = rows.filter(has).combine_chunks()
             found += [self._rows(name, batch) for batch in rows.to_batches()]
-    return _joined(*found) if found else None
+    return joined(*found) if found else None
 
 
 @contextlib.contextmanager
@@ -140,7 +143,8 @@ def _reading(path):
     ) from e
 
 
-def _joined(*rows: Rows) -> Rows:
+def joined(*rows: Rows) -> Rows:
+  """All rows, one after another."""
   paths, *arrays = zip(*rows)
   return Rows(sum(paths, []), *map(np.concatenate, arrays))
 
@@ -156,12 +160,12 @@ def means(pieces: Iterable[Rows]) -> Iterator[Rows]:
   rest = None
   for rows in pieces:
     if rest:
-      rows = _joined(rest, rows)
+      rows = joined(rest, rows)
     if rows.paths:
       last = _firsts(rows.paths)[-1]  # more of it may follow
-      rest = rows[last:]
+      rest = rows.take(slice(last, None))
       if last:
-        yield _means(rows[:last])
+        yield _means(rows.take(slice(last)))
   if rest:
     yield _means(rest)
 

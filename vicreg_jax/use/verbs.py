@@ -12,7 +12,7 @@ from vicreg_jax import cli, files
 from vicreg_jax.data import beam_options
 from vicreg_jax.data.audio import AudioError
 from vicreg_jax.data.track_names import track_of
-from vicreg_jax.use import adopt, corpus, neighbours
+from vicreg_jax.use import adopt, corpus, neighbours, serve
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import export as exports
 from vicreg_jax.use.tables import Rows, Tables, means
@@ -108,11 +108,7 @@ def similar(args) -> int:
   tables, passages = Tables(args.embeddings), args.by == "segments"
   if args.at is not None and not passages:
     raise ValueError(f"--at={args.at:g} is a passage: add --by=segments")
-  if passages and tables.about.get("pooling") == "mean":
-    raise ValueError(
-      f"--by=segments: {args.embeddings[0]} has one row a file; embed it with"
-      " --pooling=none"
-    )
+  _check_passages(args, tables)
   name, query = _query(args, tables)
   if args.at is not None:
     query = _passage(query, args.at)
@@ -136,21 +132,19 @@ def similar(args) -> int:
   return 0
 
 
-def _query(args, tables) -> tuple[str, Rows]:
-  """The path that is asked for, and its rows: of the tables, or embedded."""
-  for path in (args.path, os.path.normpath(args.path)):
-    name = corpus.utf8(path)
-    if rows := tables.of(name):
-      return name, rows
-  if not os.path.exists(args.path):
+def _check_passages(args, tables):
+  if args.by == "segments" and tables.about.get("pooling") == "mean":
     raise ValueError(
-      f"{args.path}: neither a path in {', '.join(args.embeddings)} nor a file;"
-      " paths are as they were given to `embed`"
+      f"--by=segments: {args.embeddings[0]} has one row a file; embed it with"
+      " --pooling=none"
     )
+
+
+def _model_of(args, tables) -> encoders.Encoder:
+  """The encoder that tables were made by. Raises if it is not theirs."""
   encoder = encoders.load(args.model or encoders.STARTER)
-  if (
-    tables.about.get("encoder", encoder.fingerprint()) != encoder.fingerprint()
-  ):
+  weights = encoder.fingerprint()
+  if tables.about.get("encoder", weights) != weights:
     raise ValueError(
       f"{args.embeddings[0]} was not made by"
       f" {args.model or 'the starter encoder'}: name the MODEL that it was made"
@@ -162,6 +156,21 @@ def _query(args, tables) -> tuple[str, Rows]:
       f" encoder of {encoder.size}: name the MODEL that it was made by,"
       " --model=MODEL"
     )
+  return encoder
+
+
+def _query(args, tables) -> tuple[str, Rows]:
+  """The path that is asked for, and its rows: of the tables, or embedded."""
+  for path in (args.path, os.path.normpath(args.path)):
+    name = corpus.utf8(path)
+    if rows := tables.of(name):
+      return name, rows
+  if not os.path.exists(args.path):
+    raise ValueError(
+      f"{args.path}: neither a path in {', '.join(args.embeddings)} nor a file;"
+      " paths are as they were given to `embed`"
+    )
+  encoder = _model_of(args, tables)
   hop = tables.about.get("hop")
   y_SxD, starts_S, ends_S, _ = encoder.embed_segments(
     args.path, hop_seconds=hop and hop / encoder.sample_rate
@@ -177,7 +186,7 @@ def _passage(rows: Rows, second: float) -> Rows:
       f" {rows.start_N.min():g} to {rows.end_N.max():g} seconds"
     )
   i = int(np.abs((rows.start_N + rows.end_N) / 2 - second).argmin())
-  return rows[i : i + 1]
+  return rows.take([i])
 
 
 def _is_own(name, other_tracks):
@@ -211,6 +220,62 @@ def _show(hits, query: Rows, passages: bool, as_json: bool):
 def _clock(start, end) -> str:
   minutes = (f"{s // 60:.0f}:{s % 60:04.1f}" for s in (start, end))
   return " - ".join(minutes)
+
+
+def map_(args) -> int:
+  """Writes a page on which the tracks of tables lie, and serves it."""
+  # Here: scikit-learn takes a second to import.
+  from vicreg_jax.use import map_files, points
+
+  tables = Tables(args.embeddings)
+  _check_passages(args, tables)
+  heads = None
+  if args.model:
+    heads = _model_of(args, tables).heads
+    if heads is None:
+      raise ValueError(f"--model={args.model} has no heads: probe it first")
+  made = points.make(
+    tables,
+    by=args.by,
+    scale=args.scale,
+    projection=args.projection,
+    most=args.most,
+    table=args.table,
+    heads=heads,
+  )
+  if args.color not in made.colourings:
+    raise ValueError(
+      f"--color={args.color}: there are {', '.join(made.colourings)}; tag needs"
+      " --model, and a column --table"
+    )
+  audio = map_files.audio_of(made.rows.paths, args.audio_root)
+  html = map_files.page(made, audio, os.path.dirname(args.output), args.color)
+  with files.explained(args.output, "--output"):
+    files.write(args.output, html.encode())
+  print(f"{args.output}: {map_files.note(made)}, {len(html) / 1e6:.1f} MB")
+  if args.png:
+    map_files.picture(made, args.png, args.color)
+    print(args.png)
+  if missing := audio.missing():
+    print(
+      f"not there, so that they cannot be played: {len(missing)} files, such as"
+      f" {cli.line(missing[0])} (--audio-root says where they are)",
+      file=sys.stderr,
+    )
+  if args.serve is not None:
+    _serve(map_files.served(html), audio.files, args.serve)
+  return 0
+
+
+def _serve(html, audio, port):
+  """Until it is interrupted."""
+  with serve.server(html.encode(), audio, port) as server:
+    where = f"http://localhost:{server.server_port}/"
+    print(f"{where} (Ctrl-C ends it)", flush=True)
+    try:
+      server.serve_forever()
+    except KeyboardInterrupt:
+      print()
 
 
 def export(args) -> int:

@@ -1,0 +1,195 @@
+"""Writes a map of music: as a page that plays, and as a picture.
+
+The page is one file and asks nothing of the network. Names of files come into
+it as JSON, and its program makes text of them, never markup; its policy lets no
+other program run.
+"""
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+import urllib.parse
+from typing import NamedTuple
+
+import numpy as np
+
+from vicreg_jax import plots
+from vicreg_jax.use import points as points_lib
+from vicreg_jax.use.points import Points
+
+# On white and on black, after Okabe and Ito: apart to the colour-blind.
+COLOURS = (
+  ("#0072b2", "#56b4e9"),
+  ("#d55e00", "#ff8c42"),
+  ("#009e73", "#2fd6a3"),
+  ("#b5489a", "#e58fc6"),
+  ("#b8860b", "#f0d442"),
+  ("#5b4fc4", "#a79bff"),
+  ("#6b4226", "#c99a74"),
+  ("#44a8d8", "#bfe6ff"),
+)
+# Of numbers, from low to high: matplotlib's viridis, its ends moved off both.
+RANGES = (
+  ("#440154", "#8d5bb8"),
+  ("#3b528b", "#6f8fd8"),
+  ("#21918c", "#2fb5af"),
+  ("#27ad81", "#3ccf98"),
+  ("#5ec962", "#7be07f"),
+  ("#c8c020", "#fde725"),
+)
+_GREY = "#a9abae"
+_FINE = 65_535  # steps of a place
+
+
+class Audio(NamedTuple):
+  """Where the sound of points lies."""
+
+  names: list[str]  # of each point, below the folder
+  folder: str
+  files: list[str]  # of each point; a name may hold bytes that are no UTF-8
+
+  def missing(self) -> list[str]:
+    """Files that are not there."""
+    return [f for f in dict.fromkeys(self.files) if not os.path.isfile(f)]
+
+
+def audio_of(paths: list[str], root: str = "") -> Audio:
+  """The files of paths.
+
+  Args:
+    paths: as a table has them.
+    root: where relative ones begin, or what all of them are found below now;
+      "" is the current directory.
+  """
+  common = points_lib.common_folder(paths)
+  start = len(common) + 1 if common not in ("", "/") else len(common)
+  names = [path[start:] for path in paths]
+  folder = os.path.join(root, common)
+  if root and not os.path.exists(_file(folder, names[0])):
+    folder = root
+  return Audio(names, folder, [_file(folder, name) for name in names])
+
+
+def _file(folder, name) -> str:
+  """A path of the disk's, whose bytes a table has as \\xNN if no UTF-8."""
+  path = os.path.join(folder, name)
+  if "\\x" not in name or os.path.exists(path):
+    return path
+  meant = re.sub(
+    rb"\\x([0-9a-f]{2})",
+    lambda match: bytes.fromhex(match[1].decode()),
+    os.fsencode(path),
+  )
+  return os.fsdecode(meant) if os.path.exists(meant) else path
+
+
+def page(made: Points, audio: Audio, where: str, colouring: str) -> str:
+  """The page, as HTML that links the audio relative to the directory `where`.
+
+  `colouring`: that it shows first.
+  """
+  prefix = os.path.relpath(audio.folder or ".", where or ".")
+  data = {
+    "names": audio.names,
+    "root": "" if prefix == "." else _url(prefix) + "/",
+    "links": {
+      i: _url(os.path.relpath(file, where or "."))
+      for i, (name, file) in enumerate(zip(audio.names, audio.files))
+      if file != os.path.join(audio.folder, name)
+    },
+    "served": False,
+    "passages": len(set(audio.names)) < len(audio.names),
+    "places": _packed(made.xy_Nx2 * _FINE, np.uint16),
+    "starts": _packed(made.rows.start_N, np.float32),
+    "neighbours": _packed(made.neighbours_Nx10, np.int32),
+    "shown": points_lib.SHOWN,
+    "colourings": [
+      {
+        "name": name,
+        "labels": labels,
+        "codes": _packed(code_N, np.uint8),
+        "ordered": ordered,
+      }
+      for name, (labels, code_N, ordered) in made.colourings.items()
+    ],
+    "colouring": colouring,
+    "palette": COLOURS,
+    "ranges": RANGES,
+    "others": points_lib.OTHERS,
+    "unknown": points_lib.UNKNOWN,
+    "note": note(made),
+  }
+  return _filled(data)
+
+
+def note(made: Points) -> str:
+  """What the points are, in a line."""
+  count = len(made.rows.paths)
+  sample = f", a sample of {made.total:,}" if made.total > count else ""
+  return f"{count:,} points{sample}, laid out by {made.projection}"
+
+
+def served(html: str) -> str:
+  """The page, as `serve.serve` hands it out: with its audio by number."""
+  return html.replace('"served": false', '"served": true', 1)
+
+
+def _packed(array, kind) -> str:
+  little = np.dtype(kind).newbyteorder("<")
+  return base64.b64encode(np.asarray(array).astype(little).tobytes()).decode()
+
+
+def _url(path) -> str:
+  """A relative path as a URL, by its bytes."""
+  return urllib.parse.quote(os.fsencode(path))
+
+
+def _filled(data) -> str:
+  here = importlib.resources.files("vicreg_jax.use")
+  script = here.joinpath("map_page.js").read_text(encoding="utf-8")
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  # ASCII in which no tag can begin or end.
+  text = json.dumps(data)
+  for sign in "<>&":
+    text = text.replace(sign, f"\\u{ord(sign):04x}")
+  html = here.joinpath("map_page.html").read_text(encoding="utf-8")
+  html = html.replace("{{hash}}", f"sha256-{digest}")
+  before, after = html.split("{{data}}")
+  return before + text + after.replace("{{script}}", script)
+
+
+def picture(made: Points, path: str, colouring: str):
+  """Writes a map for print: PNG, or SVG by the suffix."""
+  labels, code_N, ordered = made.colourings[colouring]
+  # As high as the places and the legend need.
+  height = np.clip(5 * np.ptp(made.xy_Nx2[:, 1]), 0.26 * len(labels) + 0.8, 6)
+  figure, ax = plots.subplots(figsize=(6.5, float(height)))
+  size = float(np.clip(5_000 / len(code_N), 0.5, 25))
+  for code, label in enumerate(labels):
+    xy_Mx2 = made.xy_Nx2[code_N == code]
+    palette = RANGES if ordered else COLOURS
+    color = palette[code % len(palette)][0]
+    if label in (points_lib.OTHERS, points_lib.UNKNOWN):
+      color = _GREY
+    ring = not ordered and code >= len(COLOURS)
+    ax.scatter(
+      *xy_Mx2.T,
+      s=size,
+      label=label.replace("$", r"\$"),
+      facecolors="none" if ring else color,
+      edgecolors=color,
+      linewidths=0.8,
+    )
+  ax.set_aspect("equal")
+  ax.set_axis_off()
+  figure.legend(
+    loc="outside right upper",
+    frameon=False,
+    fontsize=8,
+    title=colouring.replace("$", r"\$"),
+    markerscale=float(np.sqrt(30 / size)),
+  )
+  plots.save(figure, path)

@@ -1,0 +1,292 @@
+"""The points of a map of music: where they lie, their neighbours and colours.
+
+A point is a track, or a passage. Points that sound alike lie together: they are
+laid out by UMAP on the exact neighbours, or without it by scikit-learn.
+"""
+
+import collections
+import io
+import itertools
+import os
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import threadpoolctl
+from sklearn import cluster, decomposition, manifold
+
+from vicreg_jax import files
+from vicreg_jax.use import neighbours
+from vicreg_jax.use.heads import Heads
+from vicreg_jax.use.tables import Rows, Tables, joined
+
+PROJECTIONS = ("umap", "tsne", "pca")
+SHOWN = 10  # neighbours of a point
+OTHERS, UNKNOWN = "others", "unknown"
+_LABELS = 16  # that a colouring tells apart
+_CLUSTERS, _BINS = 8, 6
+_UMAP_NEIGHBOURS = 15  # as its default
+_MOST_TSNE = 5_000  # points that it takes under a minute for
+
+
+class Colouring(NamedTuple):
+  """A label for each point."""
+
+  labels: list[str]
+  code_N: np.ndarray  # uint8, which label
+  ordered: bool  # labels are ranges of numbers, from low to high
+
+
+class Points(NamedTuple):
+  """Of a map."""
+
+  rows: Rows
+  xy_Nx2: np.ndarray  # from 0 to 1
+  neighbours_Nx10: np.ndarray  # numbers of points, -1 where there are no more
+  colourings: dict[str, Colouring]
+  total: int  # points of the tables, of which these may be a sample
+  projection: str
+
+
+def make(
+  tables: Tables,
+  *,
+  by: str = "tracks",
+  scale: str = "none",
+  projection: str = "",
+  most: int = 100_000,
+  table: str = "",
+  heads: Heads | None = None,
+) -> Points:
+  """The points of a map.
+
+  Args:
+    tables: of embeddings.
+    by: a point is one of the "tracks" or "segments".
+    scale: of `neighbours.SCALES`.
+    projection: of PROJECTIONS; "" takes the best that there is.
+    most: of more points, a random sample of so many is drawn.
+    table: CSV or Parquet with a column `path`; its others are colourings.
+    heads: whose most probable label is the colouring "tag".
+
+  Raises:
+    ValueError: there are less than two points, or the table does not fit.
+  """
+  rows, total = _sampled(tables, by, most)
+  if len(rows.paths) < 2:
+    raise ValueError(
+      f"a map takes two {by} or more, and here are {len(rows.paths)}"
+    )
+  scaling = neighbours.fit([rows.y_NxD], tables.size, scale)
+  unit_NxD = np.asarray(scaling.unit(rows.y_NxD))
+  colourings = {
+    "folder": of_values(_folders(rows.paths)),
+    "cluster": _clusters(unit_NxD),
+  }
+  if heads:
+    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
+    colourings["tag"] = of_values([heads.labels[i] for i in best_N])
+  if table:
+    colourings |= _of_table(table, rows.paths)
+  number_N = np.arange(len(rows.paths), dtype=np.int32)
+  k = min(max(_UMAP_NEIGHBOURS, SHOWN), len(number_N) - 1)
+  near = neighbours.of_all(rows.y_NxD, number_N, scaling, k)
+  shown_NxK = near[1]
+  if by == "segments":  # other passages of a track are none
+    codes = {path: i for i, path in enumerate(dict.fromkeys(rows.paths))}
+    path_N = np.array([codes[path] for path in rows.paths], np.int32)
+    shown_NxK = neighbours.of_all(rows.y_NxD, path_N, scaling, SHOWN)[1]
+  xy_Nx2, projection = _project(unit_NxD, near, projection)
+  padding = ((0, 0), (0, max(0, SHOWN - shown_NxK.shape[1])))
+  shown_NxK = np.pad(shown_NxK, padding, constant_values=-1)[:, :SHOWN]
+  return Points(rows, xy_Nx2, shown_NxK, colourings, total, projection)
+
+
+def _sampled(tables, by, most) -> tuple[Rows, int]:
+  """Rows, of which there are at most so many, and of how many they are."""
+
+  def pieces():
+    return tables.tracks() if by == "tracks" else tables.segments()
+
+  total = sum(len(rows.paths) for rows in pieces())
+  keep_N = np.ones(total, bool)
+  if total > most:
+    keep_N[:] = False
+    chosen = np.random.default_rng(0).choice(total, most, replace=False)
+    keep_N[chosen] = True
+  kept, before = [], 0
+  for rows in pieces():
+    at = np.flatnonzero(keep_N[before : before + len(rows.paths)])
+    before += len(rows.paths)
+    kept.append(rows.take(at))
+  return joined(*kept), total
+
+
+def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
+  """Places [N, 2] from 0 to 1, and how they were found."""
+  count = len(unit_NxD)
+  projection = projection or _best_projection(count)
+  if count < 5:  # too few for neighbourhoods
+    projection = "pca"
+  if projection == "umap":
+    xy_Nx2 = _umap(unit_NxD, near)
+  elif projection == "tsne":
+    layout = manifold.TSNE(
+      metric="cosine",
+      init="pca",
+      perplexity=min(30, (count - 1) / 3),
+      random_state=0,
+    )
+    # Threads wait for one another longer than few points take.
+    with threadpoolctl.threadpool_limits(1 if count < 1_000 else None):
+      xy_Nx2 = layout.fit_transform(unit_NxD)
+  else:
+    size = min(2, *unit_NxD.shape)
+    xy_Nx2 = decomposition.PCA(size, random_state=0).fit_transform(unit_NxD)
+    xy_Nx2 = np.pad(xy_Nx2, ((0, 0), (0, 2 - size)))
+  return _turned(xy_Nx2), projection
+
+
+def _turned(xy_Nx2) -> np.ndarray:
+  """Places from 0 to 1, as wide as they can be: a layout has no direction."""
+  xy_Nx2 = xy_Nx2 - xy_Nx2.mean(axis=0, dtype=np.float64)
+  _, _, axes = np.linalg.svd(xy_Nx2, full_matrices=False)
+  xy_Nx2 = xy_Nx2 @ axes.T
+  low, high = xy_Nx2.min(axis=0), xy_Nx2.max(axis=0)
+  width = (high - low).max()  # of both: distances stay true
+  return (xy_Nx2 - (low + high) / 2) / (width or 1) + 0.5
+
+
+def _best_projection(count) -> str:
+  try:
+    import umap  # noqa: F401
+
+    return "umap"
+  except ImportError:
+    return "tsne" if count <= _MOST_TSNE else "pca"
+
+
+def _umap(unit_NxD, near):
+  try:
+    import umap
+  except ImportError as e:
+    raise ValueError(
+      "--projection=umap: UMAP is not installed (pip install umap-learn); or"
+      " use tsne or pca"
+    ) from e
+  cosine_NxK, number_NxK = near
+  # UMAP counts a point as its own nearest.
+  own_Nx1 = np.arange(len(unit_NxD))[:, None]
+  number_NxK = np.hstack([own_Nx1, number_NxK])
+  distance_NxK = np.hstack([0 * own_Nx1, np.maximum(1 - cosine_NxK, 0)])
+  layout = umap.UMAP(
+    n_neighbors=number_NxK.shape[1],
+    metric="cosine",
+    init="pca",
+    random_state=0,
+    n_jobs=1,
+    precomputed_knn=(number_NxK, distance_NxK.astype(np.float32), None),
+  )
+  with warnings.catch_warnings():  # that it could not place other points
+    warnings.simplefilter("ignore", UserWarning)
+    return layout.fit_transform(unit_NxD)
+
+
+def common_folder(paths: list[str]) -> str:
+  """The folder that all paths lie in, "" if there is none or it is "."."""
+  try:
+    return os.path.commonpath([os.path.dirname(path) for path in set(paths)])
+  except ValueError:  # absolute and relative paths
+    return ""
+
+
+def _folders(paths) -> list[str]:
+  """Of each path the folder below the one that all lie in."""
+  common = common_folder(paths)
+  start = len(common) + 1 if common not in ("", "/") else len(common)
+  inner = (path[start:].split("/") for path in paths)
+  return [parts[0] if len(parts) > 1 else "." for parts in inner]
+
+
+def _clusters(unit_NxD) -> Colouring:
+  count = min(_CLUSTERS, len(unit_NxD))
+  found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3)
+  code_N = found.fit_predict(unit_NxD)
+  return of_values([f"cluster {code + 1}" for code in code_N])
+
+
+def of_values(values: list[str]) -> Colouring:
+  """A colouring by names; rare ones are "others"."""
+  counts = collections.Counter(values)
+  order = sorted(counts, key=lambda v: (v == UNKNOWN, -counts[v], v))
+  labels = order
+  if len(order) > _LABELS:
+    labels = [*order[: _LABELS - 1], OTHERS]
+  codes = {value: i for i, value in enumerate(labels)}
+  rest = len(labels) - 1
+  code_N = np.array([codes.get(value, rest) for value in values], np.uint8)
+  return Colouring(labels, code_N, False)
+
+
+def _of_numbers(values) -> Colouring:
+  """A colouring by numbers: ranges that hold as many points each."""
+  value_N = np.array([np.nan if v is None else v for v in values], float)
+  known_N = np.isfinite(value_N)
+  shares = np.linspace(0, 1, _BINS + 1)
+  edges = np.unique(np.quantile(value_N[known_N], shares))
+  code_N = np.searchsorted(edges[1:-1], value_N, side="right")
+  labels = [f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)]
+  code_N[~known_N] = len(labels)
+  if not known_N.all():
+    labels.append(UNKNOWN)
+  return Colouring(labels, code_N.astype(np.uint8), True)
+
+
+def _of_table(path, paths) -> dict[str, Colouring]:
+  """The columns of a table as colourings."""
+  table = _read(path)
+  if "path" not in table.column_names:
+    raise ValueError(
+      f"--table={path} has no column `path`, only"
+      f" {', '.join(table.column_names)}: name the paths' column so"
+    )
+  row_of = {str(name): i for i, name in enumerate(table["path"].to_pylist())}
+  row_N = [
+    row_of.get(name, row_of.get(os.path.normpath(name))) for name in paths
+  ]
+  if all(row is None for row in row_N):
+    raise ValueError(
+      f"--table={path} has no row of these tracks: its paths must be as in the"
+      f" embeddings, {paths[0]!r}"
+    )
+  colourings = {}
+  for name, column in zip(table.column_names, table.columns):
+    if name == "path":
+      continue
+    known = column.to_pylist()
+    values = [None if row is None else known[row] for row in row_N]
+    numbers = pa.types.is_floating(column.type) or (
+      pa.types.is_integer(column.type) and len(set(values)) > _LABELS
+    )
+    if numbers and len({*values} - {None}) > 1:
+      colourings[name] = _of_numbers(values)
+    else:
+      told = [UNKNOWN if v in (None, "") else str(v) for v in values]
+      colourings[name] = of_values(told)
+  return colourings
+
+
+def _read(path) -> pa.Table:
+  try:
+    content = io.BytesIO(files.read(path))
+    if content.getvalue()[:4] == b"PAR1":
+      return pq.read_table(content)
+    return pa.csv.read_csv(content)
+  except (pa.ArrowException, OSError) as e:
+    text = " ".join(str(e).split())[:300]
+    raise ValueError(
+      f"--table={path} cannot be read ({text}): give a CSV or a Parquet"
+    ) from e
