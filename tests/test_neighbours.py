@@ -205,6 +205,11 @@ def test_bad_tables_are_one_line(tmp_path, fault):
   assert error.startswith("error: ") and fault in error and "\n" not in error
 
 
+def test_a_table_without_rows_is_one_line(tmp_path):
+  table = write(tmp_path / "a", np.eye(3)[:0])
+  assert "there are no rows" in call("similar", table, "0.ogg")
+
+
 @pytest.mark.parametrize(
   "flags, said",
   [

@@ -186,7 +186,8 @@ def as_in_the_readme(small_run, tmp_path, monkeypatch):
   x_T = np.random.default_rng(0).normal(size=44_100) * 0.1
   soundfile.write("song.mp3", x_T, 22_050)
   pathlib.Path("music").mkdir()
-  shutil.copy("song.mp3", "music/a.mp3")
+  for name in "ab":
+    shutil.copy("song.mp3", f"music/{name}.mp3")
 
 
 def test_the_python_of_the_readme(as_in_the_readme):
@@ -207,7 +208,7 @@ def test_the_commands_of_the_readme(as_in_the_readme, capsys):
     verbs.add(flags[0])
     if flags[0] != "import":  # tests/test_clmr.py has files to import
       assert call(*flags) == 0, line
-  assert verbs == {"embed", "similar", "tag", "export", "import"}
+  assert verbs == {"embed", "similar", "map", "tag", "export", "import"}
   assert "song.mp3: piano" in capsys.readouterr().out
-  assert len(pq.read_table("music.parquet")) == 1
-  assert len(pq.read_table("passages.parquet")) == 3
+  assert len(pq.read_table("music.parquet")) == 2
+  assert len(pq.read_table("passages.parquet")) == 6

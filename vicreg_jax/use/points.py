@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import threadpoolctl
-from sklearn import cluster, decomposition, manifold
+from sklearn import cluster, manifold
 
 from vicreg_jax import files
 from vicreg_jax.use import neighbours
@@ -80,6 +80,7 @@ def make(
     raise ValueError(
       f"a map takes two {by} or more, and here are {len(rows.paths)}"
     )
+  columns = _of_table(table, rows.paths) if table else {}
   scaling = neighbours.fit([rows.y_NxD], tables.size, scale)
   unit_NxD = np.asarray(scaling.unit(rows.y_NxD))
   colourings = {
@@ -89,8 +90,7 @@ def make(
   if heads:
     best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
     colourings["tag"] = of_values([heads.labels[i] for i in best_N])
-  if table:
-    colourings |= _of_table(table, rows.paths)
+  colourings |= columns
   number_N = np.arange(len(rows.paths), dtype=np.int32)
   k = min(max(_UMAP_NEIGHBOURS, SHOWN), len(number_N) - 1)
   near = neighbours.of_all(rows.y_NxD, number_N, scaling, k)
@@ -144,9 +144,8 @@ def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
     with threadpoolctl.threadpool_limits(1 if count < 1_000 else None):
       xy_Nx2 = layout.fit_transform(unit_NxD)
   else:
-    size = min(2, *unit_NxD.shape)
-    xy_Nx2 = decomposition.PCA(size, random_state=0).fit_transform(unit_NxD)
-    xy_Nx2 = np.pad(xy_Nx2, ((0, 0), (0, 2 - size)))
+    _, directions_DxD = np.linalg.eigh(np.cov(unit_NxD, rowvar=False))
+    xy_Nx2 = unit_NxD @ directions_DxD[:, -2:]
   return _turned(xy_Nx2), projection
 
 
@@ -213,7 +212,7 @@ def _folders(paths) -> list[str]:
 
 def _clusters(unit_NxD) -> Colouring:
   count = min(_CLUSTERS, len(unit_NxD))
-  found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3)
+  found = cluster.MiniBatchKMeans(count, random_state=0, n_init=1)
   code_N = found.fit_predict(unit_NxD)
   return of_values([f"cluster {code + 1}" for code in code_N])
 

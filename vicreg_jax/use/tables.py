@@ -49,9 +49,10 @@ class Tables:
     self._paths = list(dict.fromkeys(paths))
     found = {path: self._look_at(path) for path in self._paths}
     first, *others = self._paths
-    self.size, self.about = found[first]
+    self.size, self.about, rows = found[first]
     for path in others:
-      size, about = found[path]
+      size, about, more = found[path]
+      rows += more
       if size != self.size:
         raise ValueError(
           f"{path} has embeddings of {size} numbers, and {first} of"
@@ -62,8 +63,10 @@ class Tables:
           f"{path} and {first} are of two encoders, whose embeddings cannot be"
           " compared: embed both by the same MODEL"
         )
+    if not rows:
+      raise ValueError(f"{', '.join(self._paths)}: there are no rows")
 
-  def _look_at(self, path) -> tuple[int, dict]:
+  def _look_at(self, path) -> tuple[int, dict, int]:
     with _reading(path) as table:
       schema = table.schema_arrow
       lacking = [name for name in _COLUMNS if name not in schema.names]
@@ -79,7 +82,7 @@ class Tables:
           " fixed size, as `embed` writes them"
         )
       said = (schema.metadata or {}).get(corpus.KEY, b"{}")
-      return kind.list_size, dict(json.loads(said))
+      return kind.list_size, dict(json.loads(said)), table.metadata.num_rows
 
   def segments(self) -> Iterator[Rows]:
     """All rows. Raises ValueError if one is not finite, or cannot be read."""
