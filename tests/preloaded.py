@@ -1,18 +1,4 @@
-"""What the processes of warm.py have imported before they are forked.
-
-PyTorch, which tensorboardX and others load where it is installed, is left out.
-"""
-
-import sys
-
-
-class NoTorch:
-  def find_spec(self, name, *_):
-    if name == "torch":
-      raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, NoTorch())
+"""What the processes of warm.py have imported before they are forked."""
 
 import conftest  # noqa: F401
 import matplotlib.pyplot  # noqa: F401

@@ -373,6 +373,7 @@ def test_silence_stays_silent_and_full_scale_stays_bounded():
       assert power(y) < (60 if x is constant else 4) * power(x)
 
 
+@pytest.mark.slow
 def test_chain_is_finite_and_bounded_for_many_seeds():
   always = config(**dict.fromkeys(OPS, 1.0))
   chain = tf.function(lambda x, s: A.augment(x, s, always, SR))

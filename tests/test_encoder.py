@@ -170,7 +170,7 @@ def test_the_command_starts_without_tensorflow(small_run):
   code = f"""
 import sys, numpy as np, vicreg_jax
 vicreg_jax.load({small_run!r}).embed(np.zeros(500), 22_050)
-heavy = {{"tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX"}}
+heavy = {{"tensorflow", "tensorflow_datasets", "matplotlib", "torch"}}
 print(*(heavy & sys.modules.keys()))
 """
   done = subprocess.run(

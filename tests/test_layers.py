@@ -112,7 +112,7 @@ def test_doors_are_short():
 )
 def test_an_encoder_needs_no_tensorflow(module):
   """To import it takes most of the time in which an encoder has answered."""
-  heavy = "tensorflow tensorflow_datasets matplotlib tensorboardX librosa"
+  heavy = "tensorflow tensorflow_datasets matplotlib torch librosa"
   code = f"import sys, {module}; print(*({heavy.split()} & sys.modules.keys()))"
   code = code.replace("[", "{").replace("]", "}")
   done = subprocess.run(

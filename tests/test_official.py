@@ -922,11 +922,12 @@ def test_annotations_that_are_no_table(tmp_path, content, message):
 # --- through the commands ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, archive",
   [
-    pytest.param("fma", fma_archives, marks=pytest.mark.slow),
-    pytest.param("gtzan", gtzan_archive, marks=pytest.mark.slow),
+    ("fma", fma_archives),
+    ("gtzan", gtzan_archive),
     ("magnatagatune", mtat_archives),
   ],
 )

@@ -471,6 +471,7 @@ def test_diagnostics_are_of_the_held_out_clips(small, prepared, tmp_path):
     assert rows[-1][f"{name}/std"] == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_clips_to_validate_on_may_be_of_another_set(small, tmp_path):
   small.train_splits = ("train", "valid", "test")
   with pytest.raises(ValueError, match="name another data set with valid_data"):

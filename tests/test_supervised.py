@@ -513,7 +513,10 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
     supervised.run(labelled, workdir)
 
 
-@pytest.mark.parametrize("step, how", [(8, "crash"), (6, "signal")])
+@pytest.mark.parametrize(
+  "step, how",
+  [pytest.param(8, "crash", marks=pytest.mark.slow), (6, "signal")],
+)
 def test_a_resumed_run_equals_an_unbroken_one(
   labelled, unbroken, tmp_path, monkeypatch, step, how
 ):
@@ -609,6 +612,7 @@ def of_folder(config, path):
   return config
 
 
+@pytest.mark.slow
 def test_two_classes_that_differ_are_learned(labelled, tmp_path, capsys):
   """100-200 Hz against 4-8 kHz."""
   for split, count in (("train", 8), ("valid", 4), ("test", 5)):

@@ -8,6 +8,7 @@ import os
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from vicreg_jax import files
 from vicreg_jax.training import writer as writer_lib
@@ -28,7 +29,6 @@ def strict_lines(path):
 
 def tensorboard_scalars(workdir):
   """[(step, tag, value)] and purge steps, by TensorFlow's own reader."""
-  tf = pytest.importorskip("tensorflow")
   scalars, starts = [], []
   for path in sorted(glob.glob(os.path.join(workdir, "tb", "*"))):
     for event in tf.compat.v1.train.summary_iterator(path):
@@ -162,6 +162,22 @@ def test_disk_errors_name_the_path_and_a_remedy(tmp_path):
     Writer(tmp_path, total_steps=10) as writer,
   ):
     writer.write(1, {"loss": 1.0})
+
+
+def test_a_disk_that_takes_no_events_is_named(tmp_path):
+  class Full:
+    def write(self, _):
+      raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+    def close(self):
+      pass
+
+  with Writer(tmp_path, total_steps=2) as writer:
+    writer.write(1, {"a": 1.0})
+    writer._events.close()
+    writer._events = Full()
+    with pytest.raises(ValueError, match=r"cannot write .*/tb: No space left"):
+      writer.write(2, {"a": 1.0})
 
 
 def test_bad_metrics_are_refused(tmp_path):

@@ -15,6 +15,7 @@ A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. A value that is nan
 or infinite is null, since JSON has neither; TensorBoard gets it as it is.
 """
 
+import contextlib
 import datetime
 import json
 import math
@@ -24,14 +25,15 @@ import tempfile
 import time
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
+import tensorflow as tf
 from tqdm import tqdm
 
 from vicreg_jax import files
 from vicreg_jax.training import workdir as workdirs
 
-# A flush of the events waits for the disk, so not at every write.
+_v1 = tf.compat.v1  # which has the events' messages
+
+# A flush of the events is a write to the disk, so not at every line.
 FLUSH_SECONDS = 10.0
 BUCKET_FLUSH_SECONDS = 60.0
 
@@ -110,14 +112,14 @@ class Writer:
       self._metrics_file = None
     if self._events is not None:
       events, self._events = self._events, None
-      with files.explained(self._directory):
+      with self._explained_events():
         events.close()
       self._upload()
 
   def flush(self):
     """When it returns, all that was written is in the workdir."""
     if self._events is not None:
-      with files.explained(self._directory):
+      with self._explained_events():
         self._events.flush()
       self._upload()
     self._flushed = time.monotonic()
@@ -196,10 +198,11 @@ class Writer:
       rest = _encode(line)
       while rest:  # an unbuffered write may be short on a full disk
         rest = rest[self._metrics_file.write(rest) :]
-    with files.explained(os.path.join(self._directory, "tb")):
-      for name, value in values.items():
-        point = summary_pb2.Summary.Value(tag=name, simple_value=value)
-        self._write_event(step, summary=summary_pb2.Summary(value=[point]))
+    points = [
+      _v1.Summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
+    ]
+    self._write_event(step, summary=_v1.Summary(value=points))
     if time.monotonic() - self._flushed > self._flush_seconds:
       self.flush()
 
@@ -244,20 +247,29 @@ class Writer:
     tb = os.path.join(self._directory, "tb")
     with files.explained(tb):
       os.makedirs(tb, exist_ok=True)
-      # tensorboardX's SummaryWriter would write from a thread: if that dies on
-      # a full disk, its queue fills and the run hangs without a word. Its file
-      # names count seconds, and would let a quick resume overwrite them.
-      self._events = EventsWriter(
-        os.path.join(tb, "events"), f".{time.time_ns()}"
-      )
-      if self._purge_step is not None:
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(self._purge_step, session_log=start)
+    # TensorFlow's own summaries are written by a thread, which would lose the
+    # error of a full disk. Names count nanoseconds: a quick resume adds a file.
+    name = f"events.out.tfevents.{time.time_ns()}"
+    with self._explained_events():
+      self._events = tf.io.TFRecordWriter(os.path.join(tb, name))
+    self._write_event(0, file_version="brain.Event:2")
+    if self._purge_step is not None:
+      start = _v1.SessionLog(status=_v1.SessionLog.START)
+      self._write_event(self._purge_step, session_log=start)
 
   def _write_event(self, step, **what):
-    self._events.write_event(
-      event_pb2.Event(wall_time=time.time(), step=int(step), **what)
-    )
+    event = _v1.Event(wall_time=time.time(), step=int(step), **what)
+    with self._explained_events():
+      self._events.write(event.SerializeToString())
+
+  @contextlib.contextmanager
+  def _explained_events(self):
+    """As `files.explained`, of TensorFlow's errors."""
+    with files.explained(os.path.join(self._directory, "tb")):
+      try:
+        yield
+      except tf.errors.OpError as e:
+        raise OSError(" ".join(str(e).split())) from e
 
 
 def _encode(line):

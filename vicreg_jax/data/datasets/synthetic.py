@@ -120,6 +120,7 @@ def _strata(seed: int, index: int, num: int) -> np.ndarray:
   return (rng.permuted(order_NxS, axis=1)[:, place] + 0.5) / _STRATUM
 
 
+@functools.lru_cache(4096)  # each job asks anew
 def compose(seed: int, index: int) -> Score:
   """Composes piece `index` of the set that `seed` names (both >= 0)."""
   if seed < 0 or index < 0:
