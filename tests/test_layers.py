@@ -25,8 +25,8 @@ ROOMS = {
   "training": "workdir best steps writer checkpoint loop",
   "use": "options clmr heads export encoder adopt corpus tables neighbours"
   " points map_files serve hear verbs",
-  "jobs": "scores representations prepare embed clip_probes probe pretrain"
-  " supervised",
+  "jobs": "scores representations prepare embed clip_probes"
+  " retrieval probe pretrain supervised",
   "study": "thesis figures plan tables runner",
   "benchmarks": "timing music torch_twin compiler decode prepare augment"
   " pipeline step embed startup tpu",

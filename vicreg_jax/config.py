@@ -84,6 +84,9 @@ def _probe() -> dict:
     # > 1: "logistic" and "knn" also on so many random splits of all labelled
     # clips, in which no track is in two parts.
     splits=1,
+    # > 0: retrieval.json, too: how well test clips find those of their class
+    # and track, and so many of them themselves by augmented crops.
+    retrieval=0,
   )
 
 
@@ -407,6 +410,7 @@ _LIMITS = {
   "probe.distinct_crops": _AT_LEAST_0,
   "probe.label_fraction": _PART,
   "probe.splits": checks.Bounds(least=1, most=1000),
+  "probe.retrieval": _AT_LEAST_0,
 }
 _LIMITS_OF_JOB = {
   "embed": {"batch_size": _ABOVE_0},  # nothing is compared within it

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from vicreg_jax import files, mesh, plots
 from vicreg_jax.data import input_pipeline, label_share, mfcc
 from vicreg_jax.data.prepared import SPLITS, Prepared
-from vicreg_jax.jobs import clip_probes, representations, scores
+from vicreg_jax.jobs import clip_probes, representations, retrieval, scores
 from vicreg_jax.model import classifiers, losses, metrics, optim, samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
@@ -120,6 +120,8 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     "seed": config.seed,
     "probe": config.probe.to_dict(),
   }
+  if not config.probe.retrieval:
+    del made_of["probe"]["retrieval"]
   frozen_encoders = {"": encoder}
   if config.probe.start and (source := encoder.config.get("init_from")):
     frozen_encoders["start_"] = _began_from(source, devices)
@@ -137,6 +139,8 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   task = _task(config, prepared)
   found, fits, vectors = _probed(task, frozen_encoders)
   results = _results(task, found, vectors)
+  if config.probe.retrieval:
+    _retrieve(task, workdir, frozen_encoders, vectors)
   results = scores.plain(results | {"step": encoder.step, "of": made_of})
   if mesh.is_first_host():
     if fits:
@@ -210,6 +214,28 @@ def _on_clips(task, vectors, prefix) -> dict:
     prefix + head: clip_probes.score(head, y, labels, single=task.single)
     for head in task.on_clips
   }
+
+
+def _retrieve(task, workdir, frozen_encoders, vectors):
+  """Writes `retrieval.json` of all encoders, and of MFCCs."""
+  p, of_test, encoders_by_name = task.config.probe, {}, {}
+  for prefix, frozen in frozen_encoders.items():
+    if prefix not in vectors:
+      of_segments = {"test": _segments(task, frozen)["test"]}
+      vectors = vectors | {prefix: _vectors(task, of_segments)}
+    name = prefix.removesuffix("_") or "trained"
+    of_test[name], encoders_by_name[name] = vectors[prefix]["test"], frozen
+  if p.mfcc:
+    of_test["mfcc"] = mfcc.of_split(task.prepared, "test")
+  retrieval.write(
+    workdir,
+    task.prepared,
+    of_test,
+    encoders_by_name,
+    clips=p.retrieval,
+    seed=task.config.seed,
+    batch_size=p.encode_batch_size,
+  )
 
 
 def _heads(encoder, prepared, fits) -> Heads:
