@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from vicreg_jax.data import audio, datasets, threads, track_names
-from vicreg_jax.data.datasets import base, contents, folder
+from vicreg_jax.data.datasets import base, contents, decoded, folder
 from vicreg_jax.jobs import prepare
 
 RATE = 8_000
@@ -338,14 +338,14 @@ def test_what_an_older_version_has_prepared_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["damaged", "other", "no room"])
 def test_digests_need_not_be_kept(tmp_path, monkeypatch, fault):
-  root, kept = tmp_path / "m", tmp_path / "prepared/folder/contents"
+  root, kept = tmp_path / "m", tmp_path / "prepared/folder/kept"
   write_tree(root, ["a.wav", "b.wav"])
   expected = source(root, tmp_path).identity
   assert expected["contents"] == [
     [n, hashlib.sha256((root / n).read_bytes()).hexdigest()]
     for n in ("a.wav", "b.wav")
   ]
-  (file,) = kept.iterdir()
+  (file,) = kept.glob("*/contents.json")
   file.write_text("{" if fault == "damaged" else '{"a.wav": 3, "c": []}')
   if fault == "no room":
 
@@ -400,6 +400,114 @@ def test_copies_in_one_s_own_splits_are_left_to_the_later(tmp_path):
   }  # fmt: skip
   notes = {c.id: c.note for clips in plan.splits.values() for c in clips}
   assert {i for i, note in notes.items() if note} == {"train/copy.wav"}
+
+
+def everything(prepared):
+  """What is prepared, as bytes."""
+  names = ("clips.csv", "skipped.csv", "contents.csv", "metadata.json")
+  path = pathlib.Path(prepared.path)
+  tables = [(path / name).read_bytes() for name in names]
+  records = [p.read_bytes() for p in sorted(path.glob("*.tfrecord*"))]
+  assert records
+  return tables + records
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+  """Names of the files that are decoded; the n-th is not, if n is put first."""
+  names, load = [], audio.load
+
+  def watched(path, rate):
+    names.append(os.path.basename(path))
+    if names[0] == len(names):
+      raise KeyboardInterrupt
+    return load(path, rate)
+
+  monkeypatch.setattr(audio, "load", watched)
+  return names
+
+
+@pytest.mark.parametrize("damage", ["", "sound", "line"])
+def test_what_a_killed_run_has_decoded_is_used(
+  tmp_path, loaded, monkeypatch, damage
+):
+  root = tmp_path / "m"
+  write_tree(root, [f"{i}.wav" for i in range(30)])
+  soundfile.write(root / "silent.wav", np.zeros(2400), RATE)
+  soundfile.write(root / "loud.wav", 3 * tone(1), RATE, "FLOAT")
+  loaded.append(25)
+  monkeypatch.setattr(os, "cpu_count", lambda: 2)
+  with pytest.raises(KeyboardInterrupt):
+    datasets.prepare(config(root, tmp_path))
+  kept = tmp_path / "prepared/folder/kept"
+  (lines,) = kept.glob("*/decoded-*.jsonl")
+  count = lines.read_bytes().count(b"\n")
+  # Of each of three splits, a few are decoded ahead of what is kept.
+  assert count >= 24 - 3 * (2 * 2 + 1)
+  if damage == "sound":
+    with open(lines.with_suffix(".pcm"), "r+b") as file:
+      file.seek(100)
+      file.write(b"x")
+  elif damage == "line":
+    lines.write_bytes(lines.read_bytes()[:-9])
+  loaded[:] = [0]
+  got = datasets.prepare(config(root, tmp_path))
+  assert len(loaded) - 1 == 32 - count + bool(damage)
+  assert not list(kept.glob("*/decoded-*"))
+  loaded[:] = [0]
+  want = datasets.prepare(config(root, tmp_path, dir=str(tmp_path / "anew")))
+  assert len(loaded) - 1 == 32
+  assert everything(got) == everything(want)
+
+
+@pytest.mark.parametrize("damage", ["", "records", "table"])
+def test_of_an_earlier_version_only_what_is_new_is_decoded(
+  tmp_path, loaded, damage
+):
+  root = tmp_path / "m"
+  write_tree(root, [f"{c}/{i}.wav" for c in "xy" for i in range(10)])
+  soundfile.write(root / "x/loud.wav", 3 * tone(1), RATE, "FLOAT")
+  loaded.append(0)
+  for rate in (4000, RATE):
+    section = config(root, tmp_path, sample_rate=rate, crop=1000)
+    old = pathlib.Path(datasets.prepare(section).path)
+  assert len(loaded) - 1 == 2 * 21
+  if damage == "records":
+    (file,) = old.glob("*train.tfrecord*")
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+  elif damage == "table":
+    (old / "contents.csv").write_text("id,split\n")
+  write_tree(root, ["x/0-0-30.wav"], CROP + 7)
+  os.rename(root / "y/3.wav", root / "x/moved.wav")
+  shutil.copyfile(root / "y/4.wav", root / "y/copy.wav")
+  (root / "y/5.wav").unlink()
+  loaded[:] = [0]
+  section = config(root, tmp_path, crop=1000)
+  got = datasets.prepare(section)
+  if damage:
+    assert "0-0-30.wav" in loaded and "loud.wav" in loaded
+  else:
+    assert loaded[1:] == ["0-0-30.wav"]
+  section.dir = str(tmp_path / "anew")
+  assert everything(got) == everything(datasets.prepare(section))
+
+
+def test_no_sound_is_kept_where_there_is_no_room(tmp_path, monkeypatch):
+  sound = decoded.Sound(b"1234", -3.0, "")
+  usage = shutil.disk_usage(tmp_path)
+  for free, kept in ((3 * 4 * 10, True), (3 * 4 * 10 - 1, False)):
+    monkeypatch.setattr(
+      shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
+    )
+    store = decoded.Store(tmp_path, {"rate": RATE}, 10)
+    for name in "abc":
+      store.add(name, sound)
+    found = decoded.Store(tmp_path, {"rate": RATE}, 10).get("b")
+    assert found == (sound if kept else None)
+    assert decoded.Store(tmp_path, {"rate": 1}, 10).get("b") is None
+    assert bool(list(tmp_path.iterdir())) == kept
+    decoded.Store(tmp_path, {}, 10).remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_leaves_nothing_to_open(tmp_path, monkeypatch):

@@ -32,10 +32,8 @@ ROOMS = {
   " pipeline step embed startup tpu",
   "doors": "__init__ main aot bench suite __main__",
 }
-DATASETS = (
-  "labels_table contents base archives folder fma gtzan magnatagatune synthetic"
-)
-DATASETS += " __init__"
+DATASETS = "labels_table contents decoded base official archives folder fma"
+DATASETS += " gtzan magnatagatune synthetic __init__"
 LONGEST_DOOR = 120
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 ORDER = [

@@ -54,10 +54,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from etils import epath
 from tqdm import tqdm
 
 from vicreg_jax.data import audio, beam_options
+from vicreg_jax.data.datasets import decoded
 from vicreg_jax.data.prepared import (
   Prepared,
   explain_damage,
@@ -73,10 +73,7 @@ _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1
-_SILENCE_DB = -120.0
 _AHEAD_SECONDS = 600.0  # of sound; longer clips are not decoded by threads
-# Music that is made loud touches full scale; more than this share is a fault.
-_CLIPPED_SHARE = 0.01
 
 
 class Clip(NamedTuple):
@@ -95,7 +92,9 @@ class Source:
 
   `label_kind` is "multi", "single" or "none". `skipped` (id -> reason) holds
   what is known to be left out before anything is decoded. `former` are
-  identities by which older versions of this package named the same data.
+  identities by which older versions of this package named the same data. Where
+  clips are files, `contents` (id -> SHA-256) has them; what is decoded of them
+  is kept in the directory `kept_at` until all is prepared.
   """
 
   name: str
@@ -105,6 +104,8 @@ class Source:
   label_kind: str
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
   former: Sequence[Any] = ()
+  contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  kept_at: str = ""
 
 
 class Report(NamedTuple):
@@ -149,6 +150,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._crop = int(data.crop)
     self._beam = data.beam
     self._reports = []
+    self._store = None
+    self._how = {"format": _FORMAT, "sample_rate": self._sample_rate}
     self._dir = os.path.expanduser(data.dir)
     config = tfds.core.BuilderConfig(name=self._config_name())
     path = os.path.join(self._dir, self.name, config.name, str(self.VERSION))
@@ -175,6 +178,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # What killed runs have left. One that still runs will find this data.
         for path in self.data_path.parent.glob(f"incomplete.*_{self.VERSION}"):
           path.rmtree(missing_ok=True)
+        if self._store:
+          self._store.remove()
     return Prepared.open(self.data_dir)
 
   def _decode_all(self):
@@ -185,6 +190,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     config = tfds.download.DownloadConfig()
     if self._beam:
       config.beam_options = beam_options.parse(self._beam, "data.beam")
+    kept_at = self._source.kept_at
+    if kept_at and "://" not in kept_at and not self._beam:
+      self._store = decoded.Store(kept_at, self._how, total)
     try:
       with self._progress:
         self.download_and_prepare(download_config=config)
@@ -242,7 +250,16 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return generators
 
   def _generate_examples(self, split, clips):
-    decode = functools.partial(_decode, split, self._crop)
+    digest_of, done = self._source.contents, set()
+    for report, example in self._earlier(split, clips):
+      done.add(report.id)
+      self._reports.append(report)
+      if example:
+        yield report.id, example
+    clips = [clip for clip in clips if clip.id not in done]
+    self._progress.update(len(done))
+
+    decode = functools.partial(_decode, split, self._crop, find=self._kept)
     ahead = functools.partial(decode, most_seconds=_AHEAD_SECONDS)
     # In threads, as libsndfile and soxr release the GIL.
     results = map_in_order(ahead, clips, os.cpu_count(), 2 * os.cpu_count())
@@ -253,7 +270,33 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       self._progress.update()
       self._reports.append(report)
       if example:
+        if self._store and digest_of.get(report.id):
+          pcm = example["samples"]
+          sound = decoded.Sound(pcm, report.dbfs, report.note)
+          self._store.add(digest_of[report.id], sound)
         yield report.id, example
+
+  def _kept(self, clip):
+    """What a killed run has decoded of a clip, or None."""
+    digest = self._source.contents.get(clip.id)
+    return self._store.get(digest) if self._store and digest else None
+
+  def _earlier(self, split, clips):
+    """(report, example) of clips that an earlier version of them has."""
+    clips_of = collections.defaultdict(list)
+    for clip in clips:
+      if digest := self._source.contents.get(clip.id):
+        clips_of[digest].append(clip)
+    if not clips_of:
+      return
+    for digest, sound in decoded.earlier(
+      os.path.join(self._dir, self.name),
+      str(self.VERSION),
+      self._how,
+      clips_of.keys(),
+    ):
+      for clip in clips_of.pop(digest, ()):
+        yield _example(split, self._crop, clip, sound)
 
   def _beam_examples(self, split, clips):
     """The same examples as a Beam transform; reports go to text files."""
@@ -299,13 +342,16 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       for label in report.labels:
         counts[report.split][label] += 1
     clips = itertools.chain(*self._source.splits.values())
-    track_of = {clip.id: clip.track for clip in clips}
+    clip_of = {clip.id: clip for clip in clips}
+    notes = {
+      r.id: "; ".join(filter(None, (clip_of[r.id].note, r.note))) for r in kept
+    }
     skipped = self._skipped()
     # TFDS writes the metadata beside the records right after this.
     self.info.metadata.update(
       labels=list(self._source.labels),
       label_kind=self._source.label_kind,
-      sample_rate=self._sample_rate,
+      **self._how,
       crop=self._crop,
       seconds={s: n / self._sample_rate for s, n in samples.items()},
       shortest=min(report.num_samples for report in kept),
@@ -313,12 +359,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       noted=dict(
         collections.Counter(
           note.split(",")[0]
-          for report in kept
-          for note in filter(None, report.note.split("; "))
+          for of_clip in notes.values()
+          for note in filter(None, of_clip.split("; "))
         )
       ),
       label_counts=counts,
-      tracks=len({track_of[report.id] for report in kept}),
+      tracks=len({clip_of[report.id].track for report in kept}),
     )
     self._write_csv("skipped.csv", ["id", "reason"], skipped.items())
     self._write_csv(
@@ -326,10 +372,17 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       ["id", "split", "seconds", "dbfs", "note"],
       [
         (r.id, r.split, f"{r.num_samples / self._sample_rate:.3f}",
-         f"{r.dbfs:.2f}", r.note)
+         f"{r.dbfs:.2f}", notes[r.id])
         for r in kept
       ],
     )  # fmt: skip
+    digest_of = self._source.contents
+    if digest_of:
+      self._write_csv(
+        decoded.CONTENTS_CSV,
+        decoded.CONTENTS_COLUMNS,
+        [(r.id, r.split, digest_of[r.id], r.dbfs, r.note) for r in kept],
+      )
 
   def _write_csv(self, name, header, rows):
     text = io.StringIO(newline="")
@@ -369,56 +422,6 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return text
 
 
-class OfficialBuilder(ClipBuilder, skip_registration=True):
-  """A published data set, which is the same wherever its files lie.
-
-  Subclasses name its variants, and their directories start with that name. So
-  what one machine has prepared another can open without the source files.
-  """
-
-  @classmethod
-  @abc.abstractmethod
-  def variant(cls, data) -> str:
-    """The part of the prepared directory's name that the options decide."""
-
-  @classmethod
-  def get(cls, data) -> Prepared:
-    """Opens what was prepared if `data.path` is empty; else as ever."""
-    if data.path:
-      return super().get(data)
-    directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
-    pattern = f"{cls.variant(data)}-*/{cls.VERSION}"
-    found = []
-    for path in sorted(directory.glob(pattern)):
-      prepared = json.loads((path / "metadata.json").read_text())
-      if (prepared["sample_rate"], prepared["crop"]) == (
-        data.sample_rate,
-        data.crop,
-      ):
-        found.append(path)
-    if len(found) != 1:
-      what = f"{len(found)} prepared sets fit" if found else "none is prepared"
-      raise ValueError(
-        f"data.path is empty, and in {directory} {what} ({pattern}, "
-        f"data.sample_rate={data.sample_rate}, data.crop={data.crop}): set "
-        "data.path to the directory with the official files"
-      )
-    return Prepared.open(found[0])
-
-
-def local_directory(path: str) -> str:
-  """`data.path` as a directory that exists; gs:// is left as it is."""
-  if "://" in path:
-    return path
-  directory = os.path.expanduser(path)
-  if not os.path.isdir(directory):
-    what = "is a file" if os.path.exists(directory) else "does not exist"
-    raise ValueError(
-      f"data.path={path!r} {what}: give the directory with the official files"
-    )
-  return directory
-
-
 def split_tracks(tracks) -> dict[str, str]:
   """{track: split} for the tracks of one class, stable by their SHA-256.
 
@@ -453,39 +456,32 @@ def _check_ids(source):
     )
 
 
-def _decode(split, crop, clip, most_seconds=np.inf):
-  """(report, example) of a clip; the example is None if it is left out."""
-  labels = np.asarray(clip.labels, np.uint8)
-  report = Report(
-    id=clip.id,
-    split=split,
-    reason="",
-    num_samples=0,
-    dbfs=_SILENCE_DB,
-    labels=np.flatnonzero(labels).tolist(),
-    note="",
-  )
-  try:
-    with audio.reading(most_seconds) as notes:
-      notes += filter(None, [clip.note])
-      samples = clip.load()
-  except audio.AudioError as error:
-    return report._replace(reason=error.reason), None
-  report = report._replace(num_samples=len(samples))
-  if len(samples) < crop:
+def _decode(split, crop, clip, most_seconds=np.inf, find=lambda clip: None):
+  """(report, example) of a clip; the example is None if it is left out.
+
+  `find` has a clip's `decoded.Sound`, if that is there.
+  """
+  sound = find(clip)
+  if sound is None:
+    try:
+      sound = decoded.decode(clip.load, most_seconds)
+    except audio.AudioError as error:
+      return _report(split, clip)._replace(reason=error.reason), None
+  return _example(split, crop, clip, sound)
+
+
+def _example(split, crop, clip, sound):
+  report = _report(split, clip)._replace(num_samples=sound.num_samples)
+  if sound.num_samples < crop:
     return report._replace(reason=TOO_SHORT), None
-  rms = np.sqrt(np.mean(np.square(samples, dtype=np.float32)))
-  if rms > 0:
-    report = report._replace(dbfs=max(20 * float(np.log10(rms)), _SILENCE_DB))
-  pcm = audio.to_int16(samples)
-  if not pcm.any():
-    notes.append("digital silence")
-  clipped = np.count_nonzero(np.abs(pcm) == audio.INT16_SCALE) / len(pcm)
-  if clipped > _CLIPPED_SHARE:
-    notes.append(f"clipped, {clipped:.1%} of its samples")
-  return report._replace(note="; ".join(notes)), {
+  return report._replace(dbfs=sound.dbfs, note=sound.note), {
     "id": clip.id,
     "track": clip.track,
-    "samples": pcm.astype("<i2").tobytes(),
-    "labels": labels,
+    "samples": sound.pcm,
+    "labels": np.asarray(clip.labels, np.uint8),
   }
+
+
+def _report(split, clip):
+  labels = np.flatnonzero(np.asarray(clip.labels, np.uint8)).tolist()
+  return Report(clip.id, split, "", 0, decoded.SILENCE_DB, labels, "")

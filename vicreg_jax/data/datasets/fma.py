@@ -27,7 +27,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS, Prepared
 from vicreg_jax.data.track_names import track_of
 
@@ -54,7 +54,7 @@ _BLOCK = 1 << 20
 _TIMEOUT_SECONDS = 60
 
 
-class Fma(base.OfficialBuilder, skip_registration=True):
+class Fma(official.OfficialBuilder, skip_registration=True):
   """The builder of `data.name="fma"`; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -71,7 +71,7 @@ class Fma(base.OfficialBuilder, skip_registration=True):
 
   @classmethod
   def source(cls, data) -> base.Source:
-    root = base.local_directory(data.path)
+    root = official.local_directory(data.path)
     files = _files(root, data.subset)
     rows = read_tracks(root, data.subset)
     genres = tuple(sorted({genre for *_, genre in rows if genre}))

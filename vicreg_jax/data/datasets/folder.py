@@ -41,7 +41,8 @@ class Folder(base.ClipBuilder, skip_registration=True):
     root = _root(data.path)
     files, skipped = _list(root)
     mode, table, left_out = _table(data, root, files, skipped)
-    digest_of = contents.digests(files, _kept_at(data, root))
+    kept_at = _kept_at(data, root)
+    digest_of = contents.digests(files, f"{kept_at}/contents.json")
     copies = collections.defaultdict(list)  # of one content
     for file in files:
       if file.id in table.tags and file.size and digest_of[file.id]:
@@ -82,6 +83,8 @@ class Folder(base.ClipBuilder, skip_registration=True):
       labels=table.labels,
       label_kind=table.label_kind,
       skipped=skipped | left_out,
+      contents=digest_of,
+      kept_at=kept_at,
     )
 
   def _config_name(self):
@@ -140,11 +143,9 @@ def _table(data, root, files, skipped):
 
 
 def _kept_at(data, root):
-  """The file of digests: beside the prepared data, one for a root."""
+  """Of one root: the directory of what is known of its files."""
   name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-  return os.path.join(
-    os.path.expanduser(data.dir), Folder.name, "contents", f"{name}.json"
-  )
+  return os.path.join(os.path.expanduser(data.dir), Folder.name, "kept", name)
 
 
 def _copies_elsewhere(copies, split_of):

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS
 
 GENRES = (
@@ -42,7 +42,7 @@ def filtered(split: str) -> list[str]:
   return [line.removesuffix(".wav") for line in lines]
 
 
-class Gtzan(base.OfficialBuilder, skip_registration=True):
+class Gtzan(official.OfficialBuilder, skip_registration=True):
   """The builder of `data.name="gtzan"`; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -89,7 +89,7 @@ class Gtzan(base.OfficialBuilder, skip_registration=True):
 
 
 def _tree(path):
-  root = base.local_directory(path)
+  root = official.local_directory(path)
   for folder in _FOLDERS:
     if os.path.isdir(os.path.join(root, folder)):
       return archives.Tree(os.path.join(root, folder))

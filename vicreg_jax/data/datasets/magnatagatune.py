@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vicreg_jax.data.datasets import archives, base
+from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS
 from vicreg_jax.data.track_names import track_of
 
@@ -40,7 +40,7 @@ KNOWN_FAULTS = (
 )
 
 
-class Magnatagatune(base.OfficialBuilder, skip_registration=True):
+class Magnatagatune(official.OfficialBuilder, skip_registration=True):
   """The builder of `data.name="magnatagatune"`; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -51,7 +51,7 @@ class Magnatagatune(base.OfficialBuilder, skip_registration=True):
 
   @classmethod
   def source(cls, data) -> base.Source:
-    root = base.local_directory(data.path)
+    root = official.local_directory(data.path)
     files = _files(root)
     tags, paths, labels_NxK = read_annotations(os.path.join(root, _CSV))
     splits = {split: [] for split in SPLITS}

@@ -1,0 +1,60 @@
+"""Published data sets, which are the same wherever their files lie."""
+
+import abc
+import json
+import os
+
+from etils import epath
+
+from vicreg_jax.data.datasets import base
+from vicreg_jax.data.prepared import Prepared
+
+
+class OfficialBuilder(base.ClipBuilder, skip_registration=True):
+  """A published data set, which is the same wherever its files lie.
+
+  Subclasses name its variants, and their directories start with that name. So
+  what one machine has prepared another can open without the source files.
+  """
+
+  @classmethod
+  @abc.abstractmethod
+  def variant(cls, data) -> str:
+    """The part of the prepared directory's name that the options decide."""
+
+  @classmethod
+  def get(cls, data) -> Prepared:
+    """Opens what was prepared if `data.path` is empty; else as ever."""
+    if data.path:
+      return super().get(data)
+    directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
+    pattern = f"{cls.variant(data)}-*/{cls.VERSION}"
+    found = []
+    for path in sorted(directory.glob(pattern)):
+      prepared = json.loads((path / "metadata.json").read_text())
+      if (prepared["sample_rate"], prepared["crop"]) == (
+        data.sample_rate,
+        data.crop,
+      ):
+        found.append(path)
+    if len(found) != 1:
+      what = f"{len(found)} prepared sets fit" if found else "none is prepared"
+      raise ValueError(
+        f"data.path is empty, and in {directory} {what} ({pattern}, "
+        f"data.sample_rate={data.sample_rate}, data.crop={data.crop}): set "
+        "data.path to the directory with the official files"
+      )
+    return Prepared.open(found[0])
+
+
+def local_directory(path: str) -> str:
+  """`data.path` as a directory that exists; gs:// is left as it is."""
+  if "://" in path:
+    return path
+  directory = os.path.expanduser(path)
+  if not os.path.isdir(directory):
+    what = "is a file" if os.path.exists(directory) else "does not exist"
+    raise ValueError(
+      f"data.path={path!r} {what}: give the directory with the official files"
+    )
+  return directory
