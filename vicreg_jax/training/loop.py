@@ -233,6 +233,13 @@ def state_at(init, devices, saved=None, step=0) -> steps.TrainState:
   return jax.jit(init, out_shardings=jax.tree.map(lambda _: whole, shapes))()
 
 
+_DIVERGED = (
+  "The checkpoints before it are kept. A lower optim.learning_rate, a longer"
+  " optim.warmup_epochs or dtype=float32 usually helps: go on so in another"
+  " --workdir, from the last encoder that was saved, by --config.init_from=OLD"
+)
+
+
 class _Loop:
   """Evaluate, save, next batch, step; scalars are fetched a step late.
 
@@ -301,8 +308,7 @@ class _Loop:
     loss = values.get("validation/loss", 0)
     if judged and not math.isfinite(loss):
       raise ValueError(
-        f"step {step}: the validation loss is {loss}. The checkpoints before it"
-        " are kept. A lower optim.learning_rate or dtype=float32 usually helps"
+        f"step {step}: the validation loss is {loss}. {_DIVERGED}"
       )
     self._log.write(step, values)
     if not judged or not self._best.add(step, values[self._best.key]):
@@ -322,9 +328,7 @@ class _Loop:
       terms = {k: float(v) for k, v in scalars.items()}
       raise ValueError(
         f"step {step}: the loss, its gradient or the parameters are not finite"
-        f" ({terms}). The checkpoints before it are kept. A lower"
-        " optim.learning_rate, a longer optim.warmup_epochs or dtype=float32"
-        " usually helps"
+        f" ({terms}). {_DIVERGED}"
       )
     if step % every and step not in (1, total):
       return
@@ -367,7 +371,8 @@ def _check_same(config, header, workdir):
       )
     raise ValueError(
       f"--workdir={workdir} holds a run of another config ({listed}){why}: use"
-      " the config it was started with, or another --workdir"
+      " the config it was started with, or another --workdir, which begins with"
+      f" the encoder of this one by --config.init_from={workdir}"
     )
 
 

@@ -1,7 +1,8 @@
 """GTZAN: 1,000 clips of 30 s in ten genres (Tzanetakis and Cook, 2002).
 
-`data.path` holds `genres.tar.gz`, which is extracted beside itself, once; or
-`genres/` or `genres_original/` with folders of .au or .wav files.
+`data.path` holds `genres.tar.gz`, which is extracted beside itself, once;
+`archive.zip` as Kaggle has it; or `genres/` or `genres_original/` with folders
+of .au or .wav files.
 
 `data.split_set="filtered"`: the splits of Kereliuk, Sturm and Larsen (2015),
 arXiv:1507.04761, without repeated, distorted and mislabelled clips and with no
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from vicreg_jax.data import audio
 from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS
 
@@ -26,7 +28,9 @@ GENRES = (
 )  # fmt: skip
 _CLIPS_PER_GENRE = 100
 _ARCHIVE, _FOLDERS = "genres.tar.gz", ("genres", "genres_original")
+_ZIP, _ZIP_ROOTS = "archive.zip", ("Data/genres_original", *_FOLDERS)
 _SUFFIXES = (".au", ".wav")
+_BROKEN = "jazz/jazz.00054"  # no WAV in Kaggle's copy
 _MEMBER = (
   rf"(\./)?({'|'.join(_FOLDERS)})/(?P<folder>{'|'.join(GENRES)})"
   r"/(?P<file>(?P=folder)\.\d{5}\.(au|wav))"
@@ -74,7 +78,7 @@ class Gtzan(official.OfficialBuilder, skip_registration=True):
 
     def clip(name):
       suffix = next((s for s in _SUFFIXES if name + s in files), _SUFFIXES[0])
-      load = functools.partial(files.load, name + suffix, int(data.sample_rate))
+      load = functools.partial(_load, files, name + suffix, data.sample_rate)
       label = [genre == name.split("/")[0] for genre in GENRES]
       return base.Clip(name, name, load, np.array(label, np.uint8))
 
@@ -88,15 +92,26 @@ class Gtzan(official.OfficialBuilder, skip_registration=True):
     )
 
 
+def _load(files, name, sample_rate):
+  try:
+    return files.load(name, int(sample_rate))
+  except audio.AudioError as error:
+    if name == f"{_BROKEN}.wav" and error.reason != "not found":
+      raise audio.AudioError(name, "broken in Kaggle's copy") from None
+    raise
+
+
 def _tree(path):
   root = official.local_directory(path)
   for folder in _FOLDERS:
     if os.path.isdir(os.path.join(root, folder)):
       return archives.Tree(os.path.join(root, folder))
-  archive = os.path.join(root, _ARCHIVE)
+  zipped, archive = os.path.join(root, _ZIP), os.path.join(root, _ARCHIVE)
   if not os.path.isfile(archive):
+    if os.path.isfile(zipped):
+      return archives.Zip.open([zipped], _ZIP_ROOTS)
     raise ValueError(
-      f"data.path={path!r} holds neither {_ARCHIVE} nor a folder "
+      f"data.path={path!r} holds neither {_ARCHIVE} nor {_ZIP} nor a folder "
       f"{' or '.join(_FOLDERS)}: put one of them there"
     )
   folder = os.path.join(root, _FOLDERS[0])
