@@ -205,6 +205,21 @@ def test_bad_tables_are_one_line(tmp_path, fault):
   assert error.startswith("error: ") and fault in error and "\n" not in error
 
 
+def test_memory_does_not_grow_with_the_table(tmp_path, monkeypatch):
+  """Of 64 MB, in row groups of 1, no more than some groups stay."""
+  monkeypatch.setattr("vicreg_jax.use.tables._ROWS", 1_000)
+  y_NxD = draw(size=(1_000, 256)).astype(np.float32)
+  paths = [f"{i}.ogg" for i in range(len(y_NxD))]
+  table = pq.read_table(write(tmp_path / "a", y_NxD, paths))
+  with pq.ParquetWriter(tmp_path / "b", table.schema) as writer:
+    for _ in range(64):
+      writer.write_table(table)
+  before, held = pa.total_allocated_bytes(), []
+  for _ in Tables([str(tmp_path / "b")]).segments():
+    held.append(pa.total_allocated_bytes() - before)
+  assert max(held) < 32e6
+
+
 def test_a_table_without_rows_is_one_line(tmp_path):
   table = write(tmp_path / "a", np.eye(3)[:0])
   assert "there are no rows" in call("similar", table, "0.ogg")

@@ -137,7 +137,8 @@ def _reading(path):
         source = stack.enter_context(epath.Path(path).open("rb"))
       elif os.path.isdir(path):
         raise ValueError(f"{path} is a directory; give a table of `embed`")
-      yield stack.enter_context(pq.ParquetFile(source))
+      # Else what was read stays in memory until the file is closed.
+      yield stack.enter_context(pq.ParquetFile(source, pre_buffer=False))
   except (pa.ArrowException, OSError, json.JSONDecodeError) as e:
     text = " ".join(str(e).split())[:300]
     raise ValueError(
