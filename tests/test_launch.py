@@ -645,7 +645,7 @@ def test_babysit_tells_a_dying_tpu_from_an_error(cloud):
   assert len(cloud.created()) == 2 and checkpoints(cloud) == [100, 400]
 
 
-@pytest.mark.parametrize("end", ["killed", "134"])
+@pytest.mark.parametrize("end", ["killed", "134", "69"])
 def test_babysit_starts_a_crashed_run_again(cloud, end):
   cloud.plan(f"100:{end}", "400:0")
   cloud.run("babysit.sh", "pretrain")

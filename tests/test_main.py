@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import warm
 
+from vicreg_jax import __main__ as verbs
 from vicreg_jax import checks, cli, main, mesh
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets, input_pipeline
@@ -146,6 +147,23 @@ def test_two_steps_and_a_probe_by_command(data_dir, tmp_path):
     x for x in done.stderr.splitlines() if "Warning" in x or x[:1] == "I"
   ]
   assert not noise
+
+
+def test_a_device_that_is_held_is_one_line(tmp_path, monkeypatch, capsys):
+  """Its exit code is not 1, which babysit.sh takes for the program's own."""
+
+  def held():
+    raise RuntimeError("The TPU is already in use by process 7.\nNot now")
+
+  monkeypatch.setattr(jax, "devices", held)
+  soundfile.write(tmp_path / "a.wav", np.zeros(99), 22_050)
+  out = f"--output={tmp_path}/out"
+  with pytest.raises(SystemExit) as ended:
+    verbs.main(["embed", "starter", str(tmp_path), out])
+  assert ended.value.code == 69
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: no device can be used (The TPU is already in")
+  assert "process 7. Not now" in line and "remove /tmp/libtpu_lockfile" in line
 
 
 def test_a_bad_flag_is_one_line_of_the_command(tmp_path):

@@ -30,7 +30,7 @@ def main(argv=None):
   except ValueError as e:
     if args.debug or not cli.ours(e):
       raise
-    sys.exit(f"error: {cli.line(e)}")
+    cli.end(e)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)
     sys.exit(cli.EXIT_INTERRUPTED)

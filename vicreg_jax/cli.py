@@ -70,7 +70,13 @@ def errors():
   except ValueError as e:
     if DEBUG.value or not ours(e):
       raise
-    sys.exit(f"error: {line(e)}")
+    end(e)
+
+
+def end(error):
+  """Prints an error and ends the command: 1, or the error's own exit code."""
+  print(f"error: {line(error)}", file=sys.stderr)
+  sys.exit(getattr(error, "exit_code", 1))
 
 
 def _no_config(error):

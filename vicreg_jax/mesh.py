@@ -28,6 +28,12 @@ _PATIENCE_MS = 24 * 3600 * 1000
 _meetings = itertools.count()  # a barrier's name serves once
 
 
+class DeviceError(ValueError):
+  """No device can be used: here, but perhaps on another machine, or later."""
+
+  exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
 def join_hosts(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ):
@@ -126,14 +132,23 @@ def make_mesh() -> Mesh:
   """All devices of all hosts along one axis, "data", host after host.
 
   Raises:
+    DeviceError: there is none that can be used.
     ValueError: there are other hosts, and `join_hosts` was not called.
   """
+  try:
+    devices = sorted(jax.devices(), key=lambda d: d.process_index)
+  except Exception as e:  # each platform has its own
+    raise DeviceError(
+      f"no device can be used ({' '.join(str(e).split()) or repr(e)}). If"
+      " another process holds the TPU, end it (sudo lsof -w /dev/accel* tells"
+      " which; of one that is dead, remove /tmp/libtpu_lockfile). If there is"
+      " none, unset JAX_PLATFORMS or set it to cpu"
+    ) from e
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
     raise ValueError(
       f"this is one of {jax.process_count()} hosts: run the command on each of"
       " them with --multihost"
     )
-  devices = sorted(jax.devices(), key=lambda d: d.process_index)
   return Mesh(np.asarray(devices), ("data",))
 
 
