@@ -7,6 +7,8 @@ bucket: nothing can be appended to, and no directory can be renamed.
 
 import json
 import os
+import pathlib
+import shutil
 import sys
 import types
 
@@ -106,6 +108,44 @@ def lines_of(workdir):
   rows = [json.loads(line) for line in lines]
   timing = "train/clips_per_second"
   return [{k: v for k, v in r.items() if k != timing} for r in rows]
+
+
+@pytest.mark.slow
+def test_a_workdir_may_be_copied_there_and_back(
+  bucket, small, tmp_path, monkeypatch
+):
+  """Also of an Orbax that writes no commit_success.txt on disks."""
+  small.checkpoint.every_epochs = 1.0
+  small.data.crop, small.model.blocks = 27, 2
+  here, back = str(tmp_path / "run"), str(tmp_path / "back")
+  copied = str(tmp_path / "buckets/bucket/run")
+  record = loop._Loop._record
+
+  def crash(self, step, scalars):
+    record(self, step, scalars)
+    if step == 4:
+      raise RuntimeError
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop._Loop, "_record", crash)
+    with pytest.raises(RuntimeError):
+      pretrain.run(small, here)
+  manifest = pathlib.Path(here, "checkpoints/3/manifest.json")
+  measured = json.loads(manifest.read_text())
+  for path in manifest.parent.rglob("commit_success.txt"):
+    measured.pop(str(path.relative_to(manifest.parent)), None)
+    path.unlink()
+  manifest.write_text(json.dumps(measured))
+  shutil.copytree(here, copied)
+  assert checkpoint.saved_steps("gs://bucket/run") == [3]
+  pretrain.run(small, "gs://bucket/run")
+  assert sorted(os.listdir(f"{copied}/checkpoints")) == ["3", "5"]
+  shutil.copytree(copied, back)
+  pretrain.run(small, here)
+  assert lines_of("gs://bucket/run") == lines_of(here)
+  monkeypatch.setattr(loop._Loop, "_record", crash)  # there are no steps to do
+  pretrain.run(small, back)
+  assert lines_of(back) == lines_of(here)
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ from vicreg_jax.training.steps import TrainState
 
 MANIFEST = "manifest.json"
 # Orbax writes these while it commits, after the manifest; no state is in them.
-_UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+_COMMITTED = "commit_success.txt"
+_UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", _COMMITTED)
 _CHUNK = 1 << 24  # bytes
 
 
@@ -255,11 +256,19 @@ def saved_steps(run: str) -> list[int]:
 
 
 def _steps(path) -> list[int]:
-  """Steps that Orbax has committed, the oldest first."""
+  """Steps that are committed, or copied from elsewhere, the oldest first."""
   if not path.exists():
     return []
   found = ocp.path.step.standard_name_format().find_all(path)
-  return sorted(metadata.step for metadata in found)
+  steps = {metadata.step for metadata in found}
+  if files.is_bucket(path):
+    # Orbax commits by a file there, which copies from a disk lack.
+    steps |= {
+      int(p.name)
+      for p in path.iterdir()
+      if p.name.isdecimal() and (p / MANIFEST).exists()
+    }
+  return sorted(steps)
 
 
 def _choose_resume_step(path, keep, keep_at) -> int | None:
@@ -280,7 +289,17 @@ def _choose_resume_step(path, keep, keep_at) -> int | None:
       (path / str(step)).rename(free)
     for step in set(steps) - set(whole) - set(damaged) - set(keep_at):
       (path / str(step)).rmtree()
+    if files.is_bucket(path):
+      for step in set(_steps(path)) - set(damaged):
+        _commit(path / str(step))
   return whole[0]
+
+
+def _commit(path):
+  """Writes what a copy from a disk lacks, for Orbax to take it as whole."""
+  for directory in (path, *(p for p in path.iterdir() if p.is_dir())):
+    if not (directory / _COMMITTED).exists():
+      (directory / _COMMITTED).write_text("copied\n")
 
 
 def _examine(path, steps, enough, item="") -> tuple[list[int], list[int]]:

@@ -269,7 +269,7 @@ class Writer:
       try:
         yield
       except tf.errors.OpError as e:
-        raise OSError(" ".join(str(e).split())) from e
+        raise OSError(e.message.rpartition("; ")[2]) from e  # PATH; REASON
 
 
 def _encode(line):

@@ -4,6 +4,7 @@ import abc
 import json
 import os
 
+from absl import logging
 from etils import epath
 
 from vicreg_jax.data.datasets import base
@@ -24,7 +25,7 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
 
   @classmethod
   def get(cls, data) -> Prepared:
-    """Opens what was prepared if `data.path` is empty; else as ever."""
+    """Opens the newest that fits if `data.path` is empty; else as ever."""
     if data.path:
       return super().get(data)
     directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
@@ -37,14 +38,20 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
         data.crop,
       ):
         found.append(path)
-    if len(found) != 1:
-      what = f"{len(found)} prepared sets fit" if found else "none is prepared"
+    if not found:
       raise ValueError(
-        f"data.path is empty, and in {directory} {what} ({pattern}, "
+        f"data.path is empty, and in {directory} none is prepared ({pattern}, "
         f"data.sample_rate={data.sample_rate}, data.crop={data.crop}): set "
         "data.path to the directory with the official files"
       )
-    return Prepared.open(found[0])
+    newest = max(
+      found, key=lambda path: (path / "dataset_info.json").stat().mtime
+    )
+    if len(found) > 1:
+      logging.warning(
+        "%d prepared sets fit; the newest is taken, %s", len(found), newest
+      )
+    return Prepared.open(newest)
 
 
 def local_directory(path: str) -> str:
