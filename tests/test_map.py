@@ -370,13 +370,16 @@ def test_a_browser_shows_and_plays_the_map(
 def _check_point(browser, table, names, i, capsys):
   """Clicks on it: it plays from its second, and has its neighbours."""
   name = on_disk(names[i // 2])
+  # A busy machine asks late: the page notes where it has begun.
+  browser.ask(
+    "window.begun = -1; audio.addEventListener("
+    "'seeked', () => { window.begun = audio.currentTime; }, { once: true })"
+  )
   browser.click(*browser.ask(f"screen({i})"))
-  browser.until(f"state.selected === {i} && audio.currentTime > 0.1")
+  browser.until("begun >= 0 && audio.currentTime > begun")
   start = 1.5 * (i % 2)
-  now = browser.ask("audio.currentTime")
-  assert start < now < start + 1.4 and not browser.ask("audio.paused")
-  if i % 2:
-    browser.until(f"audio.currentTime > {start}")
+  assert browser.ask("state.selected") == i
+  assert start <= browser.ask("begun") < start + 0.5
   shown = browser.ask("$('folder').textContent + $('name').textContent")
   assert shown == f"{name} at 0:0{int(start)}"
   path = on_disk(str(pathlib.Path(table).parent / "# music" / names[i // 2]))

@@ -171,9 +171,8 @@ def picture(made: Points, path: str, colouring: str):
   for code, label in enumerate(labels):
     xy_Mx2 = made.xy_Nx2[code_N == code]
     palette = RANGES if ordered else COLOURS
-    color = palette[code % len(palette)][0]
-    if label in (points_lib.OTHERS, points_lib.UNKNOWN):
-      color = _GREY
+    grey = label in (points_lib.OTHERS, points_lib.UNKNOWN)
+    color = _GREY if grey else palette[code % len(palette)][0]
     ring = not ordered and code >= len(COLOURS)
     ax.scatter(
       *xy_Mx2.T,
@@ -182,6 +181,7 @@ def picture(made: Points, path: str, colouring: str):
       facecolors="none" if ring else color,
       edgecolors=color,
       linewidths=0.8,
+      zorder=1 if grey else 2,
     )
   ax.set_aspect("equal")
   ax.set_axis_off()

@@ -79,19 +79,25 @@ const extent = [0, 1].map((axis) => {
   for (let i = axis; i < 2 * count; i += 2) { least = Math.min(least, place[i]); most = Math.max(most, place[i]); }
   return Math.max(0.05, (most - least) / 65535);
 });
-// Screen pixels of the square's side.
-function width() { const [w, h] = size(); return state.zoom * Math.min((w - 40) / extent[0], (h - 40) / extent[1]); }
-function screen(i) {
-  const [w, h] = size(), s = width();
+// The canvas and the square's side in pixels; asking the page is slow, so once for many points.
+function view() {
+  const [w, h] = size();
+  return [w, h, state.zoom * Math.min((w - 40) / extent[0], (h - 40) / extent[1])];
+}
+function screen(i, [w, h, s] = view()) {
   return [w / 2 + (place[2 * i] / 65535 - 0.5) * s + state.x, h / 2 - (place[2 * i + 1] / 65535 - 0.5) * s + state.y];
 }
 function radius() {
   return Math.max(0.75, Math.min(7, 70 / Math.sqrt(count) * Math.pow(state.zoom, 0.45)));
 }
 
+function isGrey(code) {
+  const label = colourings[state.colouring].labels[code];
+  return label === data.others || label === data.unknown;
+}
 function colour(code) {
-  const c = colourings[state.colouring], label = c.labels[code];
-  if (label === data.others || label === data.unknown) return getComputedStyle(document.documentElement).getPropertyValue("--other");
+  const c = colourings[state.colouring];
+  if (isGrey(code)) return getComputedStyle(document.documentElement).getPropertyValue("--other");
   if (c.ordered) {
     return RANGES[code % RANGES.length][dark.matches ? 1 : 0];
   }
@@ -114,26 +120,30 @@ function dot(i, r, fill, line) {
 
 function paint() {
   waiting = 0;
-  const [w, h] = size(), ratio = devicePixelRatio || 1, r = radius();
-  canvas.width = w * ratio;
-  canvas.height = h * ratio;
+  const now = view(), [w, h] = now, ratio = devicePixelRatio || 1, r = radius();
+  const across = Math.round(w * ratio), down = Math.round(h * ratio);
+  if (canvas.width !== across) canvas.width = across;
+  if (canvas.height !== down) canvas.height = down;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, w, h);
   const fore = getComputedStyle(document.documentElement).getPropertyValue("--fore");
-  order.forEach((points, code) => {
-    if (state.hidden.has(code)) return;
+  // What is grey lies below.
+  const codes = [...order.keys()].sort((a, b) => isGrey(b) - isGrey(a));
+  for (const code of codes) {
+    if (state.hidden.has(code)) continue;
     const tone = colour(code), ring = isRing(code) && r > 2;
     context.fillStyle = context.strokeStyle = tone;
     context.lineWidth = 1.5;
     context.globalAlpha = count > 5000 ? 0.7 : 0.9;
-    for (const i of points) {
-      const [x, y] = screen(i);
+    for (const i of order[code]) {
+      const [x, y] = screen(i, now);
       if (x < -9 || y < -9 || x > w + 9 || y > h + 9) continue;
       if (r <= 1.5) { context.fillRect(x - r, y - r, 2 * r, 2 * r); continue; }
       context.beginPath();
       context.arc(x, y, r, 0, 7);
       if (ring) context.stroke(); else context.fill();
     }
-  });
+  }
   context.globalAlpha = 1;
   if (state.selected >= 0) {
     const [x, y] = screen(state.selected);
@@ -156,7 +166,7 @@ function paint() {
 }
 
 function nearestTo(x, y, within) {
-  const [w, h] = size(), s = width();
+  const now = view(), [w, h, s] = now;
   const cx = ((x - state.x - w / 2) / s + 0.5) * SIDE, cy = (0.5 - (y - state.y - h / 2) / s) * SIDE;
   const reach = within / s * SIDE + 1;
   let best = -1, least = within * within;
@@ -166,7 +176,7 @@ function nearestTo(x, y, within) {
       for (let k = grid.first[c]; k < grid.first[c + 1]; k++) {
         const i = grid.of[k];
         if (!shows(i)) continue;
-        const [px, py] = screen(i), d = (px - x) ** 2 + (py - y) ** 2;
+        const [px, py] = screen(i, now), d = (px - x) ** 2 + (py - y) ** 2;
         if (d <= least) { best = i; least = d; }
       }
     }
@@ -304,11 +314,11 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 function step([dx, dy]) {
   const from = state.selected;
   if (from < 0) return select(Math.max(0, nearestTo(...size().map((s) => s / 2), 1e5)), true);
-  const [x, y] = screen(from);
+  const now = view(), [x, y] = screen(from, now);
   let best = -1, least = Infinity;
   for (let i = 0; i < count; i++) {
     if (i === from || !shows(i)) continue;
-    const [px, py] = screen(i), along = (px - x) * dx + (py - y) * dy, off = Math.abs((px - x) * dy - (py - y) * dx);
+    const [px, py] = screen(i, now), along = (px - x) * dx + (py - y) * dy, off = Math.abs((px - x) * dy - (py - y) * dx);
     if (along <= 0 || off > along) continue;
     if (along + 2 * off < least) { best = i; least = along + 2 * off; }
   }
