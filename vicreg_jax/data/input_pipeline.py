@@ -60,8 +60,17 @@ class Labels(NamedTuple):
 
 
 def num_train_clips(prepared: Prepared, config) -> int:
-  """Clips of the splits that the config trains on."""
-  return sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
+  """Clips of the splits that the config trains on; ValueError without any."""
+  count = sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
+  if not count:
+    left_out = [f"{n} {reason}" for reason, n in prepared.skipped.items()]
+    raise ValueError(
+      f"the data set {prepared.path} has no clip to train on, in"
+      f" {' or '.join(config.train_splits)} (left out:"
+      f" {', '.join(left_out) or 'none'}; skipped.csv there lists them): add"
+      " clips, or lower data.crop if they are too short"
+    )
+  return count
 
 
 def train_views(

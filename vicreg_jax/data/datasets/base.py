@@ -245,8 +245,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       first = list(itertools.islice(examples, 1))
       if first:
         generators[split] = itertools.chain(first, examples)
-    if "train" not in generators:
-      raise ValueError(self._empty_error(generators))
+    if not generators:
+      raise ValueError(self._empty_error())
     return generators
 
   def _generate_examples(self, split, clips):
@@ -401,12 +401,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   _log_download_done = _log_download_bytes
 
-  def _empty_error(self, other_splits):
+  def _empty_error(self):
     skipped = self._skipped()
     counts = collections.Counter(skipped.values())
-    text = f"{self._source.name}: no clip is left to train on"
-    if other_splits:
-      text += f" (only {', '.join(other_splits)})"
+    text = f"{self._source.name}: no clip is left"
     if counts:
       text += f"; left out: {reasons(counts)}"
     if TOO_SHORT in counts:
