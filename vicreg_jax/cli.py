@@ -74,9 +74,12 @@ def errors():
 
 
 def end(error):
-  """Prints an error and ends the command: 1, or the error's own exit code."""
-  print(f"error: {line(error)}", file=sys.stderr)
-  sys.exit(getattr(error, "exit_code", 1))
+  """Ends the command with an error's line, and with 1 or its own exit code."""
+  text = f"error: {line(error)}"
+  if hasattr(error, "exit_code"):
+    print(text, file=sys.stderr)
+    sys.exit(error.exit_code)
+  sys.exit(text)
 
 
 def _no_config(error):

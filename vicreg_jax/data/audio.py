@@ -58,11 +58,13 @@ _reading = contextvars.ContextVar("reading", default=(None, np.inf))
 
 
 class _Sound(soundfile.SoundFile):
-  """Reads on without a seek after each block, which repeats what follows a gap
-  in an OGG."""
+  """Seeks after each block, as soundfile does, but not in an OGG.
+
+  There it would repeat what follows a gap.
+  """
 
   def seekable(self):
-    return False
+    return self.format != "OGG" and super().seekable()
 
 
 class AudioError(ValueError):
