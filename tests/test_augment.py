@@ -424,6 +424,7 @@ def test_p_zero_is_the_identity_and_leaves_no_op():
   assert not types & {"If", "StatelessIf", "RFFT", "AddV2", "Mul"}
 
 
+@pytest.mark.slow
 def test_same_bits_eager_in_a_pipeline_and_on_any_number_of_threads():
   c = views.default_augment()
   x = white(12)

@@ -62,6 +62,7 @@ def test_what_sounds_alike_lies_together(clusters):
   )
 
 
+@pytest.mark.slow
 def test_umap_lays_out_too(clusters):
   pytest.importorskip("umap")
   xy_Nx2 = points.make(Tables([clusters]), projection="umap").xy_Nx2

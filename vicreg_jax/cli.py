@@ -27,9 +27,9 @@ def parse(argv):
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
     which = f"{line(spaced[0])}: " if "space" in str(e) and spaced else ""
     sys.exit(f"error: {which}{line(e)}")
-  except (AttributeError, KeyError) as e:
-    # ml_collections reports an unknown key as a missing attribute, followed
-    # by a suggestion if a known key is near.
+  except (AttributeError, IndexError, KeyError) as e:
+    # ml_collections reports an unknown key as a missing attribute (or index),
+    # followed by a suggestion if a known key is near.
     words = set(re.findall(r"\w+", str(e).replace("\\n", " ")))
     for flag in argv[1:]:
       keys = re.findall(r"\w+", flag.split("=")[0])[1:]

@@ -57,6 +57,12 @@ _SHORTER_ELSE = 0.2
 _reading = contextvars.ContextVar("reading", default=(None, np.inf))
 
 
+class _Bytes(io.BytesIO):
+  """With a name, of which FFmpeg takes a hint where the content gives none."""
+
+  name = ""
+
+
 class _Sound(soundfile.SoundFile):
   """Seeks after each block, as soundfile does, but not in an OGG.
 
@@ -130,7 +136,9 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
   """As `load`, from a file's bytes; errors call it `name`."""
-  return np.concatenate(list(_decode(io.BytesIO(content), name, sample_rate)))
+  file = _Bytes(content)
+  file.name = os.fspath(name)
+  return np.concatenate(list(_decode(file, name, sample_rate)))
 
 
 def _decode(file, name, sample_rate):
