@@ -747,6 +747,7 @@ def ram(monkeypatch):
   monkeypatch.setattr(type(backend.tf_backend), "rename", rename)
 
 
+@pytest.mark.slow
 def test_prepared_data_in_a_bucket(ram, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   root = mtat_archives(tmp_path / "official")

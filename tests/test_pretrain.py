@@ -125,6 +125,7 @@ def refuse(*args, **kwargs):
   raise AssertionError("there was nothing to do")
 
 
+@pytest.mark.slow
 def test_a_finished_run_prints_its_table_at_once(
   small, tmp_path, monkeypatch, capsys
 ):
@@ -641,6 +642,7 @@ def pretend(monkeypatch, *knn):
   )
 
 
+@pytest.mark.slow
 def test_the_best_by_knn_counts(by_knn, tmp_path, monkeypatch):
   """Also where the run is resumed, and where it is complete."""
   pretend(monkeypatch, 60.0, 70.0, 65.0, 70.0)
