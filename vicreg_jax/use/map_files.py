@@ -65,8 +65,7 @@ def audio_of(paths: list[str], root: str = "") -> Audio:
       "" is the current directory.
   """
   common = points_lib.common_folder(paths)
-  start = len(common) + 1 if common not in ("", "/") else len(common)
-  names = [path[start:] for path in paths]
+  names = points_lib.below(common, paths)
   folder = os.path.join(root, common)
   if root and not os.path.exists(_file(folder, names[0])):
     folder = root

@@ -5,6 +5,7 @@ laid out by UMAP on the exact neighbours, or without it by scikit-learn.
 """
 
 import collections
+import importlib.util
 import io
 import itertools
 import os
@@ -160,12 +161,9 @@ def _turned(xy_Nx2) -> np.ndarray:
 
 
 def _best_projection(count) -> str:
-  try:
-    import umap  # noqa: F401
-
+  if importlib.util.find_spec("umap"):
     return "umap"
-  except ImportError:
-    return "tsne" if count <= _MOST_TSNE else "pca"
+  return "tsne" if count <= _MOST_TSNE else "pca"
 
 
 def _umap(unit_NxD, near):
@@ -202,11 +200,15 @@ def common_folder(paths: list[str]) -> str:
     return ""
 
 
+def below(folder: str, paths: list[str]) -> list[str]:
+  """The paths, as they are called below their `common_folder`."""
+  start = len(folder) + 1 if folder not in ("", "/") else len(folder)
+  return [path[start:] for path in paths]
+
+
 def _folders(paths) -> list[str]:
   """Of each path the folder below the one that all lie in."""
-  common = common_folder(paths)
-  start = len(common) + 1 if common not in ("", "/") else len(common)
-  inner = (path[start:].split("/") for path in paths)
+  inner = (name.split("/") for name in below(common_folder(paths), paths))
   return [parts[0] if len(parts) > 1 else "." for parts in inner]
 
 
