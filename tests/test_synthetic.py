@@ -24,6 +24,9 @@ RATE = 22_050
 SECONDS = 6
 CROP = 59_049
 
+# Its first use takes half a minute: numba compiles.
+heard_by_librosa = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scores():
@@ -178,6 +181,7 @@ def test_notes_are_in_tune(scores, instrument):
       assert power[near].max() > 30 * power[beside].max(), (score.index, midi)
 
 
+@heard_by_librosa
 def test_tempo_is_heard(scores):
   hits = []
   for score in scores[:40]:
@@ -201,6 +205,7 @@ def test_bounds_of_tempo_and_register(scores, labels):
   assert np.abs(tempo - 135).min() > 2 and np.abs(tempo - 80).min() > 1.9
 
 
+@heard_by_librosa
 def test_drums_are_heard(scores, labels):
   jumps = []
   for i in np.flatnonzero(labels["drums"])[:20]:
@@ -286,6 +291,7 @@ def test_register_is_heard(scores, labels):
   assert roc_auc_score(labels["low"], -lowest) > 0.95
 
 
+@heard_by_librosa
 def test_arpeggio_is_heard(scores, labels):
   voices = []
   for score in scores:
@@ -298,6 +304,7 @@ def test_arpeggio_is_heard(scores, labels):
   assert auc > 0.85
 
 
+@heard_by_librosa
 def test_staccato_is_heard(scores, labels):
   active = []
   for score in scores:
