@@ -112,7 +112,7 @@ def per_shard_step(config, tx, devices):
 
   def shard(state, views):
     def objective(params):
-      return steps._forward(config, params, state.batch_stats, views, True)
+      return steps._forward(config, state, params, views, True)
 
     (loss, (terms, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params

@@ -24,6 +24,12 @@ ADDED = {
   "data.folders": "auto",
   "data.track_pattern": "",
   "freeze_epochs": 0.0,
+  "loss.barlow_twins.redundancy_coeff": 0.005,
+  "loss.dcl.temperature": 0.1,
+  "loss.sigreg.knots": 17,
+  "loss.sigreg.slices": 1024,
+  "loss.sigreg.t_max": 3.0,
+  "loss.sigreg.trade_off": 0.05,
   "optim.encoder_scale": 1.0,
   "train_fraction": 1.0,
 }
@@ -90,6 +96,28 @@ def _probe() -> dict:
   )
 
 
+def _loss() -> dict:
+  """VICReg's keys, NT-Xent's, and a section for each other objective."""
+  return dict(
+    name="vicreg",  # or another of `losses.LOSSES`
+    convention="release",
+    sim_coeff=25.0,
+    std_coeff=25.0,
+    cov_coeff=1.0,
+    gamma=1.0,
+    eps=1e-4,
+    temperature=0.5,  # nt_xent
+    dcl=dict(temperature=0.1),
+    barlow_twins=dict(redundancy_coeff=0.005),  # lambda
+    sigreg=dict(
+      trade_off=0.05,  # lambda: SIGReg's weight; invariance has the rest
+      slices=1024,  # random directions, new ones each step
+      knots=17,  # of the characteristic function, from 0 to t_max
+      t_max=3.0,
+    ),
+  )
+
+
 def base_pretrain() -> ml_collections.ConfigDict:
   """The thesis's VICReg (table 3.1), without data."""
   return ml_collections.ConfigDict(
@@ -116,16 +144,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
         projector=(8196, 8196, 8196),
         projector_batch_norm=True,
       ),
-      loss=dict(
-        name="vicreg",
-        convention="release",
-        sim_coeff=25.0,
-        std_coeff=25.0,
-        cov_coeff=1.0,
-        gamma=1.0,
-        eps=1e-4,
-        temperature=0.5,  # nt_xent
-      ),
+      loss=_loss(),
       optim=dict(
         name="lars",
         learning_rate=0.2,
@@ -374,6 +393,12 @@ _LIMITS = {
   "loss.gamma": _AT_LEAST_0,
   "loss.eps": _ABOVE_0,
   "loss.temperature": _ABOVE_0,
+  "loss.dcl.temperature": _ABOVE_0,
+  "loss.barlow_twins.redundancy_coeff": _AT_LEAST_0,
+  "loss.sigreg.trade_off": checks.Bounds(least=0, most=1),
+  "loss.sigreg.slices": _WIDTH,
+  "loss.sigreg.knots": checks.Bounds(least=2, most=1000),
+  "loss.sigreg.t_max": _ABOVE_0,
   "optim.name": optim.NAMES,
   "optim.learning_rate": _ABOVE_0,
   "optim.schedule": optim.SCHEDULES,

@@ -14,6 +14,8 @@ TERMS = (
   "invariance",
   "variance",
   "covariance",
+  "redundancy",
+  "gaussianity",
   "positive_similarity",
   "negative_similarity",
   "top1",

@@ -1,19 +1,26 @@
-"""VICReg and NT-Xent, the two objectives of the study, and that of labels.
+"""The objectives of pretraining (`LOSSES` is their table), and that of labels.
 
-The two take the embeddings of two views, `z1_BxD` and `z2_BxD`, row i of one
-being the positive of row i of the other, and give `(loss, terms)`: a float32
-scalar to minimise and a dict of float32 scalars to watch. Statistics and sums
-are in float32 whatever the inputs' type. Under `jit` with the batch sharded,
-every mean and Gram matrix is over the global batch.
+The study compares VICReg and NT-Xent; Barlow Twins, DCL and SIGReg stand beside
+them. Each takes the embeddings of two views, `z1_BxD` and `z2_BxD`, row i of
+one being the positive of row i of the other, and gives `(loss, terms)`: a
+float32 scalar to minimise and a dict of float32 scalars to watch. Statistics
+and sums are in float32 whatever the inputs' type. Under `jit` with the batch
+sharded, every mean and Gram matrix is over the global batch.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 CONVENTIONS = ("release", "paper")
 # A vector shorter than this has no direction: similarity and gradient are zero.
 MIN_NORM = 1e-8
+# Added to the variance by which Barlow Twins divides, as BatchNorm does.
+BARLOW_EPS = 1e-5
 
 
 def vicreg_loss(
@@ -88,42 +95,164 @@ def nt_xent_loss(z1_BxD, z2_BxD, *, temperature=0.5):
   Raises:
     ValueError: on a temperature <= 0, shapes that differ, or B < 2.
   """
-  if temperature <= 0:
-    raise ValueError(
-      f"loss.temperature is {temperature}: it must be above 0 (CLMR uses 0.5)."
-    )
+  _check_temperature("loss.temperature", temperature, "CLMR uses 0.5")
   _check_pair("nt_xent_loss", z1_BxD, z2_BxD)
-  n = z1_BxD.shape[0]
-  u_AxD = _unit(jnp.concatenate([z1_BxD, z2_BxD]))  # A = 2B anchors
-  cosine_AxA = _matmul(u_AxD, u_AxD.T)
-  paired_A = jnp.roll(jnp.arange(2 * n), n)
-  itself_AxA = jnp.eye(2 * n, dtype=bool)
-  paired_AxA = itself_AxA[paired_A]
-
+  cosine_AxA, paired_AxA, negative_AxA = _cosines(z1_BxD, z2_BxD)
   # The denominator of eq. 2.10 holds the positive and every negative.
-  logits_AxA = jnp.where(itself_AxA, -jnp.inf, cosine_AxA / temperature)
+  others_AxA = paired_AxA | negative_AxA
+  logits_AxA = jnp.where(others_AxA, cosine_AxA / temperature, -jnp.inf)
   log_p_AxA = jax.nn.log_softmax(logits_AxA, axis=1)
   loss = -jnp.mean(jnp.sum(log_p_AxA, axis=1, where=paired_AxA))
+  return loss, _contrast(cosine_AxA, paired_AxA, negative_AxA)
 
-  positive_A = jnp.sum(cosine_AxA, axis=1, where=paired_AxA)
-  negative_AxA = ~(itself_AxA | paired_AxA)
-  hardest_A = jnp.max(cosine_AxA, axis=1, where=negative_AxA, initial=-jnp.inf)
+
+def dcl_loss(z1_BxD, z2_BxD, *, temperature=0.1):
+  """Decoupled contrastive loss (arXiv 2110.06848, eq. 6), unweighted.
+
+  NT-Xent without the positive in the denominator, so that a positive that is
+  close already does not weaken the pull. The mean over the 2B anchors.
+
+  Args:
+    z1_BxD, z2_BxD: embeddings of the two views, float32 or bfloat16, B >= 2.
+    temperature: tau, above 0.
+
+  Returns:
+    The loss, which may be below 0, and the terms of `nt_xent_loss`.
+
+  Raises:
+    ValueError: on a temperature <= 0, shapes that differ, or B < 2.
+  """
+  _check_temperature("loss.dcl.temperature", temperature, "0.1 is usual")
+  _check_pair("dcl_loss", z1_BxD, z2_BxD)
+  cosine_AxA, paired_AxA, negative_AxA = _cosines(z1_BxD, z2_BxD)
+  logits_AxA = cosine_AxA / temperature
+  positive_A = jnp.sum(logits_AxA, axis=1, where=paired_AxA)
+  negative_A = jax.nn.logsumexp(
+    jnp.where(negative_AxA, logits_AxA, -jnp.inf), axis=1
+  )
+  loss = jnp.mean(negative_A - positive_A)
+  return loss, _contrast(cosine_AxA, paired_AxA, negative_AxA)
+
+
+def barlow_twins_loss(z1_BxD, z2_BxD, *, redundancy_coeff=0.005):
+  """Barlow Twins (arXiv 2103.03230, eq. 1): correlations become the identity.
+
+  C_DxD are the correlations of the views' dimensions, each of mean 0 and
+  variance 1 over the batch.
+
+  Args:
+    z1_BxD, z2_BxD: embeddings of the two views, float32 or bfloat16, B >= 2.
+    redundancy_coeff: lambda, the weight of the second term.
+
+  Returns:
+    The loss, and the unweighted terms: "invariance", the sum over the diagonal
+    of (1 - C_ii)^2, and "redundancy", the sum of C_ij^2 off the diagonal.
+
+  Raises:
+    ValueError: on shapes that differ, or B < 2.
+  """
+  _check_pair("barlow_twins_loss", z1_BxD, z2_BxD)
+  n, d = z1_BxD.shape
+  a32_BxD, b32_BxD = _standardised(z1_BxD), _standardised(z2_BxD)
+  diagonal_D = jnp.mean(a32_BxD * b32_BxD, axis=0)
+
+  # As in VICReg: back to bfloat16 for the matrix unit, if it was bfloat16.
+  a_BxD, b_BxD = a32_BxD.astype(z1_BxD.dtype), b32_BxD.astype(z2_BxD.dtype)
+  if n < d:
+    product_BxD = a_BxD.astype(jnp.float32) * b_BxD.astype(jnp.float32)
+    on_diagonal = jnp.sum(jnp.sum(product_BxD, axis=0) ** 2)
+    off_diagonal = _cross_squared(a_BxD, b_BxD) - on_diagonal
+  else:
+    cross_DxD = _matmul(a_BxD.T, b_BxD)
+    off_diagonal = jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0, cross_DxD**2))
   terms = {
-    "positive_similarity": jnp.mean(positive_A),
-    "negative_similarity": jnp.mean(cosine_AxA, where=negative_AxA),
-    "top1": jnp.mean((positive_A > hardest_A).astype(jnp.float32)),
+    "invariance": jnp.sum((1 - diagonal_D) ** 2),
+    "redundancy": off_diagonal / n**2,
   }
+  loss = terms["invariance"] + redundancy_coeff * terms["redundancy"]
   return loss, terms
 
 
-# `loss.name`: the loss, and the keys of the config's section `loss` that it
-# takes. .github/CONTRIBUTING.md says how to add one.
+def sigreg_loss(
+  z1_BxD, z2_BxD, *, key, trade_off=0.05, slices=1024, knots=17, t_max=3.0
+):
+  """LeJEPA's objective (arXiv 2511.08544): invariance, and SIGReg.
+
+  SIGReg asks that each view's embeddings, along random directions, be standard
+  normal: it integrates the squared distance of their characteristic function to
+  exp(-t^2 / 2), weighted by that (the test of Epps and Pulley).
+
+  Args:
+    z1_BxD, z2_BxD: embeddings of the two views, float32 or bfloat16, B >= 2.
+    key: of the random directions.
+    trade_off: lambda, the weight of SIGReg, 0 to 1; invariance has the rest.
+    slices: how many directions.
+    knots: at how many t, evenly from 0 to t_max, the functions are compared.
+    t_max: the integral is from -t_max to t_max.
+
+  Returns:
+    The loss, and the unweighted terms: "invariance", the mean square of the
+    embeddings less the mean of both views, and "gaussianity", the test's
+    statistic, its mean over directions and views.
+
+  Raises:
+    ValueError: on shapes that differ, or B < 2.
+  """
+  _check_pair("sigreg_loss", z1_BxD, z2_BxD)
+  n, d = z1_BxD.shape
+  half_BxD = (z1_BxD.astype(jnp.float32) - z2_BxD.astype(jnp.float32)) / 2
+  directions_DxS = jax.random.normal(key, (d, slices))
+  directions_DxS /= jnp.linalg.norm(directions_DxS, axis=0)
+
+  t_K = np.linspace(0, t_max, knots, dtype=np.float32)
+  normal_K = np.exp(-(t_K**2) / 2)
+  # The trapezoidal rule, twice over: the integrand is even in t.
+  weight_K = np.full(knots, 2 * t_max / (knots - 1), np.float32) * normal_K
+  weight_K[[0, -1]] /= 2
+  statistics = []
+  for z_BxD in (z1_BxD, z2_BxD):
+    sliced_BxS = _matmul(z_BxD, directions_DxS.astype(z_BxD.dtype))
+    angle_BxSxK = sliced_BxS[..., None] * t_K
+    real_SxK = jnp.mean(jnp.cos(angle_BxSxK), axis=0)
+    imaginary_SxK = jnp.mean(jnp.sin(angle_BxSxK), axis=0)
+    distance_SxK = (real_SxK - normal_K) ** 2 + imaginary_SxK**2
+    statistics.append(n * jnp.mean(jnp.sum(distance_SxK * weight_K, axis=1)))
+  terms = {
+    "invariance": jnp.mean(half_BxD**2),
+    "gaussianity": sum(statistics) / 2,
+  }
+  loss = (1 - trade_off) * terms["invariance"]
+  return loss + trade_off * terms["gaussianity"], terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A row of `LOSSES`.
+
+  Attributes:
+    loss: `(z1_BxD, z2_BxD, **options) -> (loss, terms)`.
+    keys: its options, as the config's section `loss.NAME` has them, or, where
+      there is none of that name, the section `loss`.
+    random: whether it draws something: then it takes `key` besides.
+  """
+
+  loss: Callable
+  keys: tuple[str, ...]
+  random: bool = False
+
+
+# By `loss.name`. .github/CONTRIBUTING.md says how to add one.
 LOSSES = {
-  "vicreg": (
+  "vicreg": Objective(
     vicreg_loss,
     ("sim_coeff", "std_coeff", "cov_coeff", "gamma", "eps", "convention"),
   ),
-  "nt_xent": (nt_xent_loss, ("temperature",)),
+  "nt_xent": Objective(nt_xent_loss, ("temperature",)),
+  "dcl": Objective(dcl_loss, ("temperature",)),
+  "barlow_twins": Objective(barlow_twins_loss, ("redundancy_coeff",)),
+  "sigreg": Objective(
+    sigreg_loss, ("trade_off", "slices", "knots", "t_max"), random=True
+  ),
 }
 
 
@@ -154,6 +283,11 @@ def _check_pair(name, z1_BxD, z2_BxD):
       f"{name} needs a batch of at least 2 clips, not {z1_BxD.shape[0]}: it "
       "compares the clips of a batch. Raise batch_size."
     )
+
+
+def _check_temperature(key, temperature, usual):
+  if temperature <= 0:
+    raise ValueError(f"{key} is {temperature}: it must be above 0 ({usual}).")
 
 
 def _matmul(a, b):
@@ -214,6 +348,63 @@ def _gram_squared_bwd(saved, g):
 
 
 _gram_squared.defvjp(_gram_squared_fwd, _gram_squared_bwd)
+
+
+@jax.custom_vjp
+def _cross_squared(a_BxD, b_BxD):
+  """||A^T B||_F^2 = <A A^T, B B^T>, gradients 2 (B B^T) A and 2 (A A^T) B.
+
+  For the reasons of `_gram_squared`.
+  """
+  return _cross_squared_fwd(a_BxD, b_BxD)[0]
+
+
+def _cross_squared_fwd(a_BxD, b_BxD):
+  a_BxD, b_BxD = jax.lax.optimization_barrier((a_BxD, b_BxD))
+  a_BxB, b_BxB = _matmul(a_BxD, a_BxD.T), _matmul(b_BxD, b_BxD.T)
+  return jnp.sum(a_BxB * b_BxB), (a_BxB, b_BxB, a_BxD, b_BxD)
+
+
+def _cross_squared_bwd(saved, g):
+  a_BxB, b_BxB, a_BxD, b_BxD = saved
+  da_BxD = _matmul(b_BxB.astype(a_BxD.dtype), a_BxD)
+  db_BxD = _matmul(a_BxB.astype(b_BxD.dtype), b_BxD)
+  return (
+    (2 * g * da_BxD).astype(a_BxD.dtype),
+    (2 * g * db_BxD).astype(b_BxD.dtype),
+  )
+
+
+_cross_squared.defvjp(_cross_squared_fwd, _cross_squared_bwd)
+
+
+def _standardised(z_BxD):
+  """Each dimension of mean 0 and variance 1 over the batch; float32."""
+  z_BxD = z_BxD.astype(jnp.float32)
+  z_BxD = z_BxD - jnp.mean(z_BxD, axis=0)
+  var_D = jnp.mean(z_BxD**2, axis=0)
+  return z_BxD * jax.lax.rsqrt(var_D + BARLOW_EPS)
+
+
+def _cosines(z1_BxD, z2_BxD):
+  """Cosines of all A = 2B anchors; which are of positives, of negatives."""
+  n = z1_BxD.shape[0]
+  u_AxD = _unit(jnp.concatenate([z1_BxD, z2_BxD]))
+  cosine_AxA = _matmul(u_AxD, u_AxD.T)
+  itself_AxA = jnp.eye(2 * n, dtype=bool)
+  paired_AxA = itself_AxA[jnp.roll(jnp.arange(2 * n), n)]
+  return cosine_AxA, paired_AxA, ~(itself_AxA | paired_AxA)
+
+
+def _contrast(cosine_AxA, paired_AxA, negative_AxA):
+  """The terms of `nt_xent_loss`."""
+  positive_A = jnp.sum(cosine_AxA, axis=1, where=paired_AxA)
+  hardest_A = jnp.max(cosine_AxA, axis=1, where=negative_AxA, initial=-jnp.inf)
+  return {
+    "positive_similarity": jnp.mean(positive_A),
+    "negative_similarity": jnp.mean(cosine_AxA, where=negative_AxA),
+    "top1": jnp.mean((positive_A > hardest_A).astype(jnp.float32)),
+  }
 
 
 def _unit(z_BxD):

@@ -177,8 +177,10 @@ def with_encoder(state: TrainState, variables) -> TrainState:
   )
 
 
-def loss_of(config, z_NxD: jax.Array):
+def loss_of(config, z_NxD: jax.Array, step=0):
   """Loss and terms of embeddings whose rows alternate between two views.
+
+  What it draws is a function of the step and the seed.
 
   Raises:
     ValueError: there is no loss of the name that the config has.
@@ -189,9 +191,12 @@ def loss_of(config, z_NxD: jax.Array):
     raise ValueError(
       f"loss.name is {name!r}; use one of {', '.join(losses.LOSSES)}"
     )
-  loss, keys = losses.LOSSES[name]
-  options = {key: config.loss[key] for key in keys}
-  return loss(z_BxVxD[:, 0], z_BxVxD[:, 1], **options)
+  objective = losses.LOSSES[name]
+  section = config.loss.get(name, config.loss)
+  options = {key: section[key] for key in objective.keys}
+  if objective.random:
+    options["key"] = mesh.stream_key(config.seed, name, step)
+  return objective.loss(z_BxVxD[:, 0], z_BxVxD[:, 1], **options)
 
 
 def _apply(module, params, batch_stats, x, train, views=VIEWS):
@@ -223,9 +228,11 @@ def _outputs(config, params, batch_stats, views_BxVxT, train):
   return y_NxD, z_NxE, stats
 
 
-def _forward(config, params, batch_stats, views_BxVxT, train):
-  _, z_NxE, stats = _outputs(config, params, batch_stats, views_BxVxT, train)
-  loss, terms = loss_of(config, z_NxE)
+def _forward(config, state, params, views_BxVxT, train):
+  _, z_NxE, stats = _outputs(
+    config, params, state.batch_stats, views_BxVxT, train
+  )
+  loss, terms = loss_of(config, z_NxE, state.step)
   return loss, (terms, stats)
 
 
@@ -235,7 +242,7 @@ def train_step(
   """One optimizer step on the global batch; scalars for the log."""
 
   def objective(params):
-    return _forward(config, params, state.batch_stats, views_BxVxT, True)
+    return _forward(config, state, params, views_BxVxT, True)
 
   return _update(tx, state, objective)
 
@@ -308,9 +315,7 @@ def _update(tx, state, objective):
 
 def eval_step(config, state: TrainState, views_BxVxT) -> dict[str, jax.Array]:
   """Loss and terms of a batch, with BatchNorm's running statistics."""
-  loss, (terms, _) = _forward(
-    config, state.params, state.batch_stats, views_BxVxT, False
-  )
+  loss, (terms, _) = _forward(config, state, state.params, views_BxVxT, False)
   return {"loss": loss, **terms}
 
 

@@ -1,0 +1,305 @@
+"""Barlow Twins, DCL and SIGReg against float64 NumPy, in their papers' terms.
+
+Gradients are those of the references, by central differences in float64.
+"""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import warm
+
+from vicreg_jax import config as configs
+from vicreg_jax import mesh
+from vicreg_jax.model import losses
+from vicreg_jax.training import steps
+
+SEED, SLICES = 5, 6
+# name: (B, D, how the two views are made). Equal shapes are one program.
+CASES = {
+  "n_below_d": (4, 7, "random"),
+  "n_above_d": (7, 4, "random"),
+  "two_clips": (2, 4, "random"),
+  "collapsed": (4, 7, "constant"),
+  "identical_views": (4, 7, "identical"),
+}
+NEW = ("barlow_twins", "dcl", "sigreg")
+
+
+def views(case):
+  n, d, kind = CASES[case]
+  rng = np.random.default_rng(3)
+  z1_BxD = rng.normal(size=(n, d)) * rng.uniform(0.2, 2.0, d) + 0.7
+  z2_BxD = z1_BxD + 0.3 * rng.normal(size=(n, d))
+  if kind == "constant":
+    z1_BxD, z2_BxD = np.full((n, d), 0.25), np.full((n, d), -0.5)
+  if kind == "identical":
+    z2_BxD = z1_BxD
+  return np.float32(z1_BxD), np.float32(z2_BxD)
+
+
+def barlow_numpy(z1_BxD, z2_BxD, redundancy_coeff=0.2):
+  a_BxD, b_BxD = (
+    (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in (z1_BxD, z2_BxD)
+  )
+  c_DxD = a_BxD.T @ b_BxD / len(a_BxD)
+  off_DxD = c_DxD - np.diag(np.diag(c_DxD))
+  terms = {
+    "invariance": ((1 - np.diag(c_DxD)) ** 2).sum(),
+    "redundancy": (off_DxD**2).sum(),
+  }
+  return terms["invariance"] + redundancy_coeff * terms["redundancy"], terms
+
+
+def dcl_numpy(z1_BxD, z2_BxD, temperature=0.3):
+  """Eq. 6 of the paper, an anchor after the other."""
+  n, total = len(z1_BxD), 0.0
+  z_AxD = np.concatenate([z1_BxD, z2_BxD])
+  z_AxD = z_AxD / np.linalg.norm(z_AxD, axis=1, keepdims=True)
+  cosine_AxA = z_AxD @ z_AxD.T
+  for i in range(2 * n):
+    others = [k for k in range(2 * n) if k % n != i % n]
+    negatives = np.exp(cosine_AxA[i, others] / temperature).sum()
+    positive = cosine_AxA[i, (i + n) % (2 * n)] / temperature
+    total += np.log(negatives) - positive
+  return total / (2 * n), {}
+
+
+@functools.cache
+def directions(d, slices=SLICES):
+  a_DxS = np.float64(jax.random.normal(jax.random.key(SEED), (d, slices)))
+  return a_DxS / np.linalg.norm(a_DxS, axis=0)
+
+
+def sigreg_numpy(z1_BxD, z2_BxD, a_DxS=None, trade_off=0.3):
+  """The complex characteristic functions over the whole interval."""
+  n, d = z1_BxD.shape
+  a_DxS = directions(d) if a_DxS is None else a_DxS
+  center_BxD = (z1_BxD + z2_BxD) / 2
+  t_K = np.linspace(-2.5, 2.5, 17)
+  normal_K = np.exp(-(t_K**2) / 2)
+  tests, squares = [], []
+  for z_BxD in (z1_BxD, z2_BxD):
+    function_SxK = np.exp(1j * (z_BxD @ a_DxS)[..., None] * t_K).mean(0)
+    error_SxK = np.abs(function_SxK - normal_K) ** 2 * normal_K
+    tests.append(n * np.trapezoid(error_SxK, t_K, axis=1).mean())
+    squares.append(((z_BxD - center_BxD) ** 2).mean())
+  terms = {"invariance": np.mean(squares), "gaussianity": np.mean(tests)}
+  loss = (1 - trade_off) * terms["invariance"] + trade_off * np.mean(tests)
+  return loss, terms
+
+
+def sigreg(z1_BxD, z2_BxD):
+  key = jax.random.key(SEED)
+  options = dict(trade_off=0.3, slices=SLICES, knots=9, t_max=2.5)
+  return losses.sigreg_loss(z1_BxD, z2_BxD, key=key, **options)
+
+
+# Ours, with options that are not the defaults, and its reference.
+PAIRS = {
+  "barlow_twins": (
+    functools.partial(losses.barlow_twins_loss, redundancy_coeff=0.2),
+    barlow_numpy,
+  ),
+  "dcl": (functools.partial(losses.dcl_loss, temperature=0.3), dcl_numpy),
+  "sigreg": (sigreg, sigreg_numpy),
+}
+
+
+@jax.jit
+def values_and_grads(z1_BxD, z2_BxD):
+  """{name: ((loss, terms), gradients)}, in one program."""
+  return {
+    name: jax.value_and_grad(ours, (0, 1), has_aux=True)(z1_BxD, z2_BxD)
+    for name, (ours, _) in PAIRS.items()
+  }
+
+
+def gradients_numpy(loss_of, z_VxBxD, step=1e-5):
+  """Central differences of a function of both views, [V, B, D]."""
+  z_VxBxD = z_VxBxD.copy()
+  grad_VxBxD = np.zeros_like(z_VxBxD)
+  for i in np.ndindex(*z_VxBxD.shape):
+    at, ends = z_VxBxD[i], []
+    for sign in (1, -1):
+      z_VxBxD[i] = at + sign * step
+      ends.append(loss_of(*z_VxBxD)[0])
+    z_VxBxD[i] = at
+    grad_VxBxD[i] = (ends[0] - ends[1]) / (2 * step)
+  return grad_VxBxD
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_the_references(case):
+  pair = views(case)
+  z_VxBxD = np.float64(pair)
+  found = values_and_grads(*pair)
+  for name, (_, reference) in PAIRS.items():
+    (got, terms), grads = found[name]
+    want, want_terms = reference(*z_VxBxD)
+    np.testing.assert_allclose(got, want, 1e-5, 1e-6, err_msg=name)
+    for key, value in want_terms.items():
+      np.testing.assert_allclose(terms[key], value, 1e-5, 2e-6, err_msg=key)
+    want_VxBxD = gradients_numpy(reference, z_VxBxD)
+    # By the largest; that of a collapse may be zero but for rounding.
+    tolerance = 2e-5 * np.abs(want_VxBxD).max() + 2e-6
+    np.testing.assert_allclose(grads, want_VxBxD, 0, tolerance, err_msg=name)
+
+
+def test_dcl_is_watched_as_nt_xent_is():
+  pair = views("n_below_d")
+  _, terms = jax.jit(losses.dcl_loss)(*pair)
+  _, expected = jax.jit(losses.nt_xent_loss)(*pair)
+  assert terms == expected
+
+
+def test_barlow_twins_are_best_at_equal_and_uncorrelated():
+  barlow = jax.jit(losses.barlow_twins_loss)
+  hadamard = np.array([[1, 1], [1, -1]], np.float32)
+  z_BxD = np.kron(np.kron(hadamard, hadamard), hadamard)[:, 1:]
+  loss, terms = barlow(z_BxD, z_BxD)
+  assert loss < 1e-6 and terms["redundancy"] < 1e-6
+  _, terms = barlow(z_BxD, -z_BxD)
+  np.testing.assert_allclose(terms["invariance"], 4 * 7, rtol=1e-4)
+
+
+def test_sigreg_is_least_for_a_standard_normal():
+  rng = np.random.default_rng(0)
+  z_BxD = rng.normal(size=(500, 4)).astype(np.float32)
+  test = jax.jit(lambda z_BxD: sigreg(z_BxD, z_BxD)[1]["gaussianity"])
+  normal = test(z_BxD)
+  for other_BxD in (
+    2 * z_BxD,
+    z_BxD / 2,
+    z_BxD + 1,
+    z_BxD * np.float32([1, 1, 1, 0]),
+    rng.uniform(-(3**0.5), 3**0.5, (500, 4)).astype(np.float32) ** 3,
+  ):
+    assert test(other_BxD) > 2 * normal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n, d", [(4, 600), (600, 4)])
+def test_bfloat16_is_summed_in_float32(n, d):
+  """Each value and product is exact, and bfloat16 cannot count to 300."""
+  rng = np.random.default_rng(0)
+  sign_Bx1 = np.where(np.arange(n) % 2, 1, -1)[:, None]
+  z_BxD = rng.choice([-1.0, 1.0], d) * sign_Bx1
+  half_BxD = jnp.asarray(z_BxD, jnp.bfloat16)
+  a_DxS = np.float64(jnp.asarray(directions(d), jnp.bfloat16))
+  found = values_and_grads(half_BxD, half_BxD)
+  for name, (_, reference) in PAIRS.items():
+    (loss, _), _ = found[name]
+    expected = reference(z_BxD, z_BxD, *([a_DxS] * (name == "sigreg")))
+    np.testing.assert_allclose(loss, expected[0], 1e-4, err_msg=name)
+
+
+def test_gradients_of_bfloat16_embeddings():
+  half = [jnp.asarray(z, jnp.bfloat16) for z in views("n_below_d")]
+  found = values_and_grads(*half)
+  for name, (_, reference) in PAIRS.items():
+    values, grads = found[name]
+    kinds = {value.dtype for value in jax.tree.leaves(values)}
+    assert kinds == {jnp.dtype("float32")}
+    assert {grad.dtype for grad in grads} == {jnp.dtype("bfloat16")}
+    want_VxBxD = gradients_numpy(reference, np.float64(half))
+    error = np.abs(np.float64(grads) - want_VxBxD).max()
+    assert error < 0.02 * np.abs(want_VxBxD).max(), name
+
+
+def test_directions_are_of_seed_and_step():
+  config = configs.base_pretrain()
+  config.loss.name, config.loss.sigreg.slices = "sigreg", SLICES
+  z_NxD = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
+  loss_of = jax.jit(lambda step: steps.loss_of(config, z_NxD, step)[0])
+  key = mesh.stream_key(config.seed, "sigreg", 3)
+  expected, _ = jax.jit(
+    lambda a, b: losses.sigreg_loss(a, b, key=key, slices=SLICES)
+  )(z_NxD[::2], z_NxD[1::2])
+  at_3 = loss_of(3)
+  np.testing.assert_allclose(at_3, expected, rtol=1e-6)
+  assert abs(at_3 - loss_of(4)) > 1e-3
+  config.seed = 1
+  other = jax.jit(lambda: steps.loss_of(config, z_NxD, 3)[0])()
+  assert abs(at_3 - other) > 1e-3
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_bad_embeddings_are_refused(name):
+  ours, _ = PAIRS[name]
+  with pytest.raises(ValueError, match=r"at least 2 clips, not 1"):
+    ours(np.ones((1, 4)), np.ones((1, 4)))
+  with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 5\)"):
+    ours(np.ones((3, 4)), np.ones((3, 5)))
+  with pytest.raises(ValueError, match=r"loss.dcl.temperature is 0: "):
+    losses.dcl_loss(np.ones((3, 4)), np.ones((3, 4)), temperature=0)
+
+
+def across_devices():
+  """Prints {case: differences of losses and gradients, eight devices to one;
+  of the mean of two halves' losses; the program's d x d}.
+  """
+  from jax.sharding import Mesh
+
+  assert len(jax.devices()) == 8
+  rng, found = np.random.default_rng(0), {}
+  for name in NEW:
+    for n, d in ((16, 24), (24, 16)):
+      config = configs.base_pretrain()
+      config.loss.name = name
+      config.loss.sigreg.slices = 20
+      # Clips of unlike loudness: shards have other statistics than the batch.
+      z_BxVxD = (
+        rng.normal(size=(n, 2, d)) * np.linspace(0.2, 3, n)[:, None, None]
+      )
+      z_NxD = z_BxVxD.reshape(2 * n, d).astype(np.float32)
+
+      def both(z_NxD, config=config):
+        loss_of = jax.value_and_grad(steps.loss_of, 1, has_aux=True)
+        return loss_of(config, z_NxD, 7)
+
+      results, texts = [], []
+      for count in (1, 8):
+        devices = Mesh(np.array(jax.devices()[:count]), ("data",))
+        split = mesh.batch_sharding(devices)
+        step = jax.jit(
+          both,
+          in_shardings=split,
+          out_shardings=((mesh.replicated(devices),) * 2, split),
+        )
+        program = step.lower(z_NxD).compile()
+        texts.append(program.as_text())
+        (loss, _), grad = program(jax.device_put(z_NxD, split))
+        results.append((float(loss), np.asarray(grad)))
+      (one, one_grad), (eight, eight_grad) = results
+      halves = [jax.jit(both)(half)[0][0] for half in np.split(z_NxD, 2)]
+      found[f"{name} {n} {d}"] = [
+        abs(eight / one - 1),
+        float(np.abs(eight_grad - one_grad).max() / np.abs(one_grad).max()),
+        abs(float(np.mean(halves)) / one - 1),
+        texts[1].count(f"f32[{d},{d}]"),
+      ]
+  print(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one(tmp_path):
+  process = warm.Process(
+    across_devices,
+    out=tmp_path / "out",
+    err=tmp_path / "err",
+    env=warm.devices(8),
+  )
+  code, printed, errors = process.wait()
+  assert code == 0, errors
+  found = json.loads(printed.splitlines()[-1])
+  assert len(found) == 6
+  for case, (loss, gradients, halves, matrices) in found.items():
+    assert loss < 1e-5 and gradients < 1e-5, case
+    assert halves > 1e-3, case
+    # Where n < d no device has, and none sums, a d x d matrix.
+    assert matrices == 0 or case == "barlow_twins 24 16", case
+  assert found["barlow_twins 24 16"][-1] > 0
