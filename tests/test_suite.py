@@ -80,7 +80,7 @@ def test_the_thesis_takes_sixty_runs():
   """Counted by hand: 6 for convergence (CLMR's lengths are one), then what is
   new in representation (4 and 4), transfer (3 and the supervised one), batch
   size (8), projector (2), and the grid (4 x 8)."""
-  others = ("soundtracks", "label_efficiency")
+  others = ("soundtracks", "label_efficiency", "objectives")
   names = [p.stem for p in SUITES if p.stem not in others]
   assert len(names) == 8
   jobs = jobs_of(names, THESIS)
@@ -130,6 +130,30 @@ def test_commands_are_the_thesis():
   assert parsed(probe).data.name == "magnatagatune"
   assert parsed(probe).epoch == 1000
   assert parsed(probe).checkpoint == "/root/runs/vicreg-fma-b64-d512-e1000"
+
+
+def test_objectives_differ_in_nothing_else():
+  jobs = jobs_of(["objectives"], THESIS)
+  runs = {
+    j.workdir: parsed(j) for j in jobs.values() if "probe" not in j.config
+  }
+  vicreg = "runs/vicreg-fma-b768-d512-e1000"
+  clmr = "runs/clmr-fma-b256-d512-vicreg-projector"
+  for workdir, suite_ in ((vicreg, "convergence"), (clmr, "projector")):
+    assert jobs[workdir] == jobs_of([suite_], THESIS)[workdir]
+  others = {
+    "runs/barlow-twins-fma-b768-d512-e1000": (vicreg, "barlow_twins"),
+    "runs/sigreg-fma-b768-d512-e1000": (vicreg, "sigreg"),
+    "runs/dcl-fma-b256-d512-vicreg-projector": (clmr, "dcl"),
+  }
+  assert set(runs) == {vicreg, clmr, *others}
+  for workdir, (recipe, loss) in others.items():
+    config = runs[workdir].to_dict()
+    assert config["loss"]["name"] == loss
+    config["loss"]["name"] = runs[recipe].loss.name
+    assert config == runs[recipe].to_dict()
+  assert {r.epochs for r in runs.values()} == {1000}
+  assert {tuple(r.model.projector) for r in runs.values()} == {(8196,) * 3}
 
 
 def test_label_efficiency_is_of_one_encoder_and_as_many_steps():
@@ -528,7 +552,7 @@ def test_every_suite_draws_what_its_runs_left(path, tmp_path, monkeypatch):
   results = tables.collect(loaded, str(tmp_path))
   loaded.draw(results, str(tmp_path / "figure"), stamp="a stamp")
   assert "| 66.0" in tables.markdown(loaded, results, "")
-  assert len(saved) == (4 if path.stem == "collapse" else 2)
+  assert len(saved) == (4 if path.stem in ("collapse", "objectives") else 2)
   assert saved[-1].get_supxlabel() == "a stamp"
 
 

@@ -46,6 +46,12 @@ _CONFIGS = {
   ("CLMR", "GTZAN"): "clmr_gtzan",
 }
 _BATCH_SIZE = {"VICReg": 768, "CLMR": 256}
+# Objectives beside the thesis's: whose recipe they take, and their `loss.name`.
+_OBJECTIVES = {
+  "DCL": ("CLMR", "dcl"),
+  "Barlow Twins": ("VICReg", "barlow_twins"),
+  "SIGReg": ("VICReg", "sigreg"),
+}
 # Smoke scale: epochs, batch sizes and widths are so much smaller.
 _FEWER_EPOCHS, _SMALLER_BATCH, _NARROWER = 100, 16, 8
 _SEEDS = {"FMA": 0, "GTZAN": 1, "MTAT": 2}  # of the synthetic music
@@ -178,24 +184,26 @@ def pretrain(
   size: int = 512,
   projector: str | None = None,
 ) -> Job:
-  """A pretraining of the thesis, from its config in `configs`.
+  """A pretraining of the thesis, or by another objective in its recipe.
 
   Args:
     scale: of the suite.
-    method: "VICReg" or "CLMR".
+    method: "VICReg", "CLMR", "DCL", "Barlow Twins" or "SIGReg".
     data: "FMA", "GTZAN" or "MTAT".
     epochs: how many. CLMR's rate is constant, so a longer run has all shorter
       ones in it.
     batch_size: the method's own if not given.
     size: of the representation.
-    projector: of which method; its own if not given.
+    projector: "VICReg" or "CLMR": whose; its own if not given.
   """
-  batch_size = scale.batch_size(batch_size or _BATCH_SIZE[method])
-  projector, constant = projector or method, method == "CLMR"
+  recipe, loss = _OBJECTIVES.get(method, (method, None))
+  batch_size = scale.batch_size(batch_size or _BATCH_SIZE[recipe])
+  projector, constant = projector or recipe, recipe == "CLMR"
   name = f"{method}-{data}-b{batch_size}-d{scale.width(size)}".lower()
+  name = name.replace(" ", "-")
   if not constant:
     name += f"-e{scale.epochs(epochs)}"
-  if projector != method:
+  if projector != recipe:
     name += f"-{projector.lower()}-projector"
   overrides = {
     "epochs": scale.epochs(epochs),
@@ -204,6 +212,8 @@ def pretrain(
     "model.projector": _projector(scale, projector, size),
     "model.projector_batch_norm": projector == "VICReg",
   }
+  if loss:
+    overrides["loss.name"] = loss
   if data == "FMA":
     # Held out, as nothing of FMA is (figure A.1).
     overrides["valid_data.name"] = "magnatagatune"
@@ -223,7 +233,7 @@ def pretrain(
       overrides["valid_data.name"] = "synthetic"
       overrides["valid_data.seed"] = _SEEDS["MTAT"]
   return Job(
-    config=_CONFIGS[method, data],
+    config=_CONFIGS[recipe, data],
     workdir=f"runs/{name}",
     overrides=overrides,
     work=scale.epochs(epochs),
