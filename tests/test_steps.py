@@ -138,24 +138,16 @@ def test_the_loss_takes_the_keys_of_its_section(tiny):
   z_NxD = jnp.asarray(np.random.default_rng(0).normal(size=(12, 7)))
   changed = {"sim_coeff": 2.0, "std_coeff": 3.0, "cov_coeff": 4.0}
   changed |= {"gamma": 5.0, "eps": 0.5, "convention": "paper"}
-  for name, keys in (
-    ("vicreg", changed),
-    ("nt_xent", {"temperature": 0.1}),
-    ("dcl", {"temperature": 0.2}),
-    ("barlow_twins", {"redundancy_coeff": 0.1}),
-    ("sigreg", {"trade_off": 0.1, "slices": 5, "knots": 9, "t_max": 2.0}),
-  ):
+  for name, keys in (("vicreg", changed), ("nt_xent", {"temperature": 0.1})):
     tiny.loss.name = name
     objective = losses.LOSSES[name]
     assert set(objective.keys) == set(keys)
-    section = tiny.loss.get(name, tiny.loss)
-    loss, _ = steps.loss_of(tiny, z_NxD)
     for key, value in keys.items():
-      section[key], before = value, loss
-      loss, _ = steps.loss_of(tiny, z_NxD)
+      before = steps.loss_of(tiny, z_NxD)[0]
+      tiny.loss[key] = value
+      loss = steps.loss_of(tiny, z_NxD)[0]
       assert loss != before, key
-    drawn = {"key": mesh.stream_key(0, name)} if objective.random else {}
-    expected, _ = objective.loss(z_NxD[0::2], z_NxD[1::2], **keys, **drawn)
+    expected, _ = objective.loss(z_NxD[0::2], z_NxD[1::2], **keys)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
