@@ -80,7 +80,7 @@ def test_the_thesis_takes_sixty_runs():
   """Counted by hand: 6 for convergence (CLMR's lengths are one), then what is
   new in representation (4 and 4), transfer (3 and the supervised one), batch
   size (8), projector (2), and the grid (4 x 8)."""
-  others = ("soundtracks", "label_efficiency", "objectives")
+  others = ("soundtracks", "label_efficiency", "objectives", "rates")
   names = [p.stem for p in SUITES if p.stem not in others]
   assert len(names) == 8
   jobs = jobs_of(names, THESIS)
@@ -154,6 +154,24 @@ def test_objectives_differ_in_nothing_else():
     assert config == runs[recipe].to_dict()
   assert {r.epochs for r in runs.values()} == {1000}
   assert {tuple(r.model.projector) for r in runs.values()} == {(8196,) * 3}
+
+
+def test_rates_are_of_the_thesis_and_around():
+  jobs = jobs_of(["rates"], THESIS)
+  runs = {
+    j.workdir: parsed(j) for j in jobs.values() if "probe" not in j.config
+  }
+  shared = jobs_of(["convergence"], THESIS)
+  own = {f"runs/vicreg-fma-b768-d512-e{e}" for e in (300, 1000, 3000)}
+  assert own == runs.keys() & shared.keys() and len(runs) == 20
+  found = {
+    (c.epochs, c.optim.warmup_epochs, c.optim.learning_rate)
+    for c in runs.values()
+  }
+  schedules = {(300, 10), (1000, 10), (3000, 10), (1000, 50)}
+  assert found == {
+    (*s, r) for s in schedules for r in (0.1, 0.2, 0.4, 0.8, 1.6)
+  }
 
 
 def test_label_efficiency_is_of_one_encoder_and_as_many_steps():
