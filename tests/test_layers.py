@@ -24,7 +24,7 @@ ROOMS = {
   "config": "",
   "training": "workdir best steps writer checkpoint loop",
   "use": "options clmr heads export encoder adopt corpus tables neighbours"
-  " points map_files serve hear verbs",
+  " index points map_files serve hear verbs",
   "jobs": "scores representations prepare embed clip_probes"
   " retrieval probe pretrain supervised",
   "study": "thesis figures plan tables runner",

@@ -26,6 +26,16 @@ def exists(path) -> bool:
     return epath.Path(path).exists()
 
 
+def is_empty(path) -> bool:
+  """Whether a directory has no files, or is not there.
+
+  Raises OSError if it is a file, or cannot be read.
+  """
+  with _as_os_error(path):
+    directory = epath.Path(path)
+    return not (directory.exists() and any(directory.iterdir()))
+
+
 def read(path) -> bytes:
   """The content of a file. Raises OSError if it cannot be read."""
   with _as_os_error(path):
@@ -81,6 +91,14 @@ def write(path, content: bytes):
     with contextlib.suppress(OSError):
       os.unlink(partial)
     raise
+
+
+def remove_tree(path):
+  """Deletes a directory, if it is there. Raises OSError if it cannot be."""
+  with _as_os_error(path):
+    directory = epath.Path(path)
+    if directory.exists():
+      directory.rmtree()
 
 
 @contextlib.contextmanager

@@ -95,23 +95,23 @@ def of_all(
   found = []
   for at in range(0, len(y_NxD), _QUERIES):
     part = slice(at, at + _QUERIES)
-    found.append(_nearest(unit_NxD[part], group_N[part], unit_NxD, group_N, k))
+    found.append(nearest(unit_NxD[part], group_N[part], unit_NxD, group_N, k))
   cosine_NxK, number_NxK = map(np.concatenate, zip(*found))
   return cosine_NxK, number_NxK
 
 
-def _nearest(unit_QxD, group_Q, unit_NxD, group_N, k):
+def nearest(unit_QxD, group_Q, unit_NxD, group_N, k):
   """Cosines [Q, k], the highest first, and numbers of the nearest vectors."""
   count = len(unit_QxD)
   rows = -(-count // 8) * 8
   unit_QxD, group_Q = _padded(unit_QxD, rows), _padded(group_Q, rows)
-  best = _nothing(count, k)
+  best = nothing(count, k)
   for at in range(0, len(unit_NxD), _BLOCK):
     unit_BxD = _padded(unit_NxD[at : at + _BLOCK], _BLOCK)
     group_B = _padded(group_N[at : at + _BLOCK], _BLOCK, -1)
     found = _nearest_of_block(unit_QxD, group_Q, unit_BxD, group_B, k)
     cosine_QxK, number_QxK = (np.asarray(x)[:count] for x in found)
-    best = _merged(best, (cosine_QxK, number_QxK + at))
+    best = merged(best, (cosine_QxK, number_QxK + at))
   return best
 
 
@@ -129,11 +129,12 @@ def _padded(x, rows, value=0):
   return pad(x, padding, constant_values=value) if rows > len(x) else x
 
 
-def _nothing(count, k):
+def nothing(count, k):
+  """Cosines and numbers, as `nearest` gives them, of no vectors."""
   return np.full((count, k), -np.inf, np.float32), np.full((count, k), -1)
 
 
-def _merged(best, found):
+def merged(best, found):
   """Of cosines and numbers the best; of equal ones those that came first."""
   k = best[0].shape[1]
   cosine, number = (np.concatenate(x, axis=1) for x in zip(best, found))
@@ -171,15 +172,15 @@ def search(
     count: at most so many rows.
   """
   unit_QxD, query_Q = scaling.unit(y_QxD), np.zeros(len(y_QxD), np.int32)
-  best, told, before = _nothing(len(y_QxD), count), {}, 0
+  best, told, before = nothing(len(y_QxD), count), {}, 0
   for rows in pieces:
     unit_NxD = scaling.unit(rows.y_NxD)
     group_N = np.array([not leave_out(path) for path in rows.paths], np.int32)
-    cosine_QxK, number_QxK = _nearest(
+    cosine_QxK, number_QxK = nearest(
       unit_QxD, query_Q, unit_NxD, group_N, count
     )
     number_QxK = np.where(number_QxK < 0, -1, number_QxK + before)
-    best = _merged(best, (cosine_QxK, number_QxK))
+    best = merged(best, (cosine_QxK, number_QxK))
     kept = set(best[1].ravel().tolist()) - {-1}
     for number in kept - told.keys():
       i = number - before

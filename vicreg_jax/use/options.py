@@ -103,6 +103,13 @@ def _similar(verbs):
     help="no pieces of the same track, which SONG-0-30.ogg and SONG-30-60.ogg"
     " are",
   )
+  similar.add_argument(
+    "--index",
+    metavar="DIR",
+    default="",
+    help="asked instead of the tables, and built from them where there is none:"
+    " for many questions, or millions of vectors",
+  )
   _scale(similar)
   similar.add_argument("--json", action="store_true", help="for programs")
   similar.set_defaults(run="similar")

@@ -61,6 +61,7 @@ def make(
   most: int = 100_000,
   table: str = "",
   heads: Heads | None = None,
+  color: str = "folder",
 ) -> Points:
   """The points of a map.
 
@@ -72,9 +73,10 @@ def make(
     most: of more points, a random sample of so many is drawn.
     table: CSV or Parquet with a column `path`; its others are colourings.
     heads: whose most probable label is the colouring "tag".
+    color: a colouring that there must be; a layout takes minutes.
 
   Raises:
-    ValueError: there are less than two points, or the table does not fit.
+    ValueError: there are less than two points, or table or color do not fit.
   """
   rows, total = _sampled(tables, by, most)
   if len(rows.paths) < 2:
@@ -92,6 +94,11 @@ def make(
     best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
     colourings["tag"] = of_values([heads.labels[i] for i in best_N])
   colourings |= columns
+  if color not in colourings:
+    raise ValueError(
+      f"--color={color}: there are {', '.join(colourings)}; tag needs --model,"
+      " and a column --table"
+    )
   number_N = np.arange(len(rows.paths), dtype=np.int32)
   k = min(max(_UMAP_NEIGHBOURS, SHOWN), len(number_N) - 1)
   near = neighbours.of_all(rows.y_NxD, number_N, scaling, k)

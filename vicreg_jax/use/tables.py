@@ -84,6 +84,10 @@ class Tables:
       said = (schema.metadata or {}).get(corpus.KEY, b"{}")
       return kind.list_size, dict(json.loads(said)), table.metadata.num_rows
 
+  def state(self) -> list:
+    """[path, size, time of the last change] of each file."""
+    return [_state(path) for path in self._paths]
+
   def segments(self) -> Iterator[Rows]:
     """All rows. Raises ValueError if one is not finite, or cannot be read."""
     for path in self._paths:
@@ -125,6 +129,14 @@ class Tables:
             rows = rows.filter(has).combine_chunks()
             found += [self._rows(name, batch) for batch in rows.to_batches()]
     return joined(*found) if found else None
+
+
+def _state(path):
+  if files.is_bucket(path):
+    stat = epath.Path(path).stat()
+    return [path, stat.length, stat.mtime]
+  stat = os.stat(path)
+  return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from vicreg_jax.data.track_names import track_of
 from vicreg_jax.use import adopt, corpus, neighbours, serve
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import export as exports
+from vicreg_jax.use import index as indexes
 from vicreg_jax.use.tables import Rows, Tables, means
 
 EXIT_LEFT_OUT = 3  # complete, but for files that were left out
@@ -114,22 +115,25 @@ def similar(args) -> int:
     query = _passage(query, args.at)
   elif not passages:
     query = next(means([query]))
-  scaling = neighbours.fit(
-    (rows.y_NxD for rows in tables.segments()), tables.size, args.scale
-  )
-  hits = neighbours.search(
-    query.y_NxD,
-    tables.segments() if passages else tables.tracks(),
-    scaling,
-    _is_own(name, args.other_tracks),
-    args.top,
-  )
+  hits = _hits(args, tables, query, _is_own(name, args.other_tracks))
   if not hits:
     raise ValueError(
       f"{args.path}: there is nothing else in {', '.join(args.embeddings)}"
     )
   _show(hits, query, passages, args.json)
   return 0
+
+
+def _hits(args, tables, query, is_own) -> list[neighbours.Hit]:
+  """Of the index, or of the tables."""
+  if args.index:
+    index = indexes.of_tables(args.index, tables, args.by, args.scale)
+    return index.search(query.y_NxD, is_own, args.top)
+  scaling = neighbours.fit(
+    (rows.y_NxD for rows in tables.segments()), tables.size, args.scale
+  )
+  pieces = tables.segments() if args.by == "segments" else tables.tracks()
+  return neighbours.search(query.y_NxD, pieces, scaling, is_own, args.top)
 
 
 def _check_passages(args, tables):
@@ -234,6 +238,8 @@ def map_(args) -> int:
     heads = _model_of(args, tables).heads
     if heads is None:
       raise ValueError(f"--model={args.model} has no heads: probe it first")
+  if args.serve is not None:  # a layout takes minutes
+    serve.server(b"", [], args.serve).server_close()
   made = points.make(
     tables,
     by=args.by,
@@ -242,12 +248,8 @@ def map_(args) -> int:
     most=args.most,
     table=args.table,
     heads=heads,
+    color=args.color,
   )
-  if args.color not in made.colourings:
-    raise ValueError(
-      f"--color={args.color}: there are {', '.join(made.colourings)}; tag needs"
-      " --model, and a column --table"
-    )
   audio = map_files.audio_of(made.rows.paths, args.audio_root)
   html = map_files.page(made, audio, os.path.dirname(args.output), args.color)
   with files.explained(args.output, "--output"):

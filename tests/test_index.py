@@ -1,0 +1,220 @@
+"""The index of LanceDB: what it finds, and when it is built anew."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_neighbours import call, cosines, draw, similar, write
+
+from vicreg_jax.use import index as indexes
+from vicreg_jax.use.tables import Tables
+
+
+def test_without_lancedb_it_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "lancedb", None)
+  table = write(tmp_path / "a", np.eye(3))
+  error = call("similar", table, "0.ogg", f"--index={tmp_path}/index")
+  assert "pip install 'vicreg_jax[index]'" in error and "\n" not in error
+  assert not (tmp_path / "index").exists()
+
+
+@pytest.fixture
+def index(tmp_path):
+  """The flag of a directory that is not there yet."""
+  pytest.importorskip("lancedb")
+  return f"--index={tmp_path}/index"
+
+
+@pytest.mark.parametrize("scale", ["none", "whiten"])
+def test_few_rows_have_the_neighbours_of_float64(
+  tmp_path, capsys, index, scale
+):
+  y_NxD = draw(size=(90, 8)) * np.linspace(1, 5, 8) + 1
+  table = write(tmp_path / "a", y_NxD, [f"'{i // 3}\n.ogg" for i in range(90)])
+  flags = [table, "'4\n.ogg", "--top=5", f"--scale={scale}"]
+  exact, hits = similar(capsys, *flags), similar(capsys, *flags, index)
+  tracks = y_NxD.reshape(30, 3, 8).mean(axis=1)
+  if scale == "whiten":
+    tracks = _whitened(y_NxD, tracks)
+  expected = cosines(tracks[4:5], tracks)[0]
+  order = [i for i in np.argsort(-expected) if i != 4][:5]
+  assert [hit["path"] for hit in hits] == [f"'{i}\n.ogg" for i in order]
+  for hit, other in zip(hits, exact, strict=True):
+    assert hit.pop("similarity") == pytest.approx(
+      other.pop("similarity"), abs=1e-5
+    )
+    assert hit == other
+
+
+def _whitened(y_NxD, tracks):
+  """The tracks, by the spread of the rows."""
+  centred = y_NxD - y_NxD.mean(axis=0)
+  _, spread_D, directions = np.linalg.svd(centred, full_matrices=False)
+  variance_D = spread_D**2 / len(y_NxD)
+  root_D = 1 / np.sqrt(variance_D + variance_D.mean())
+  return (tracks - y_NxD.mean(axis=0)) @ (directions.T * root_D)
+
+
+def test_passages_and_pieces_of_the_track_are_as_without(
+  tmp_path, capsys, index
+):
+  """Also where all that is nearest is left out."""
+  y_NxD = draw(size=(60, 8))
+  y_NxD[:40] = y_NxD[0] + 0.01 * y_NxD[:40]
+  paths = [f"s-{i // 5}-{i // 5 + 1}.ogg" for i in range(40)]
+  table = write(tmp_path / "a", y_NxD, paths + ["t.ogg"] * 10 + ["u.ogg"] * 10)
+  for flags in (
+    ["s-0-1.ogg", "--by=segments", "--top=3"],
+    ["s-0-1.ogg", "--by=segments", "--top=3", "--other-tracks"],
+    ["s-0-1.ogg", "--other-tracks"],
+  ):
+    exact, hits = (similar(capsys, table, *flags, *f) for f in ([], [index]))
+    assert len(hits) == len(exact) > 0
+    for hit, other in zip(hits, exact):
+      assert hit["path"] == other["path"]
+      assert hit["start"] == other["start"]
+      assert hit.get("query_start") == other.get("query_start")
+
+
+def test_most_neighbours_of_clusters_are_found(
+  tmp_path, capsys, index, monkeypatch
+):
+  """In 3,000 vectors, compressed; and recall is what float64 makes it."""
+  monkeypatch.setattr(indexes, "_FEWEST", 2_000)
+  monkeypatch.setattr(indexes, "_CANDIDATES", 40)  # so that some are missed
+  monkeypatch.setattr(indexes, "_PROBES", 1)
+  y_NxD = draw(size=(30, 32)).repeat(100, axis=0) + 0.5 * draw(size=(3_000, 32))
+  table = write(tmp_path / "a", y_NxD)
+  found = indexes.of_tables(
+    f"{tmp_path}/index", Tables([table]), "tracks", "none"
+  )
+  (record,) = _records(tmp_path).values()
+  assert record["rows"] == found.count == 3_000
+  assert found._table.list_indices()
+  y_NxD = np.asarray(y_NxD, np.float32)
+  chosen = np.random.default_rng(1).choice(3_000, 100, replace=False)
+  expected = cosines(y_NxD[chosen], y_NxD)
+  expected[np.arange(100), chosen] = -np.inf
+  right = 0
+  for i, cosine_N in zip(chosen, expected):
+    hits = found.search(y_NxD[i : i + 1], f"{i}.ogg".__eq__, 10)
+    numbers = [int(hit.path.removesuffix(".ogg")) for hit in hits]
+    assert len(set(numbers)) == 10 and i not in numbers
+    np.testing.assert_allclose(
+      [hit.similarity for hit in hits], cosine_N[numbers], atol=1e-5
+    )
+    right += len({*numbers} & {*np.argsort(-cosine_N)[:10]})
+  assert right / 1_000 >= 0.9
+  assert abs(record["recall_at_10"] - right / 1_000) < 0.05
+  assert "of the 10 nearest" in capsys.readouterr().err
+
+
+def _records(tmp_path):
+  return json.loads((tmp_path / "index/index.json").read_text())["vicreg_jax"]
+
+
+def test_it_is_kept_until_the_table_changes(tmp_path, capsys, index):
+  table = write(tmp_path / "a", np.eye(4) + 1)
+  said = []
+  for y_NxD in (None, None, np.eye(5)[:, ::-1] + 1):
+    if y_NxD is not None:
+      os.unlink(table)
+      write(table, y_NxD)
+    capsys.readouterr()
+    assert call("similar", table, "0.ogg", index) is None
+    out, err = capsys.readouterr()
+    said.append(err)
+  assert "none of them" in said[0] and not said[1]
+  assert "have changed" in said[2] and len(out.splitlines()) == 5
+  assert call("similar", table, "0.ogg", index, "--scale=whiten") is None
+  assert set(_records(tmp_path)) == {"tracks-none", "tracks-whiten"}
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_is_begun_anew(tmp_path, capsys, index):
+  table = write(tmp_path / "a", np.eye(4) + 1)
+  code = f"""
+import os, lancedb
+from vicreg_jax.use import index
+from vicreg_jax.use.tables import Tables
+index.Index.recall = lambda *_: os._exit(9)
+tables = Tables([{table!r}])
+index.of_tables({str(tmp_path / "index")!r}, tables, "tracks", "none")
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert (
+    done.returncode == 9 and (tmp_path / "index/tracks-none.lance").exists()
+  )
+  assert _records(tmp_path) == {}
+  assert len(similar(capsys, table, "0.ogg", index)) == 3
+  assert set(_records(tmp_path)) == {"tracks-none"}
+
+
+def test_other_directories_are_left_alone(tmp_path, index):
+  table = write(tmp_path / "a", np.eye(3))
+  mine = tmp_path / "index" / "tracks-none.lance"
+  mine.mkdir(parents=True)
+  (mine / "notes").write_text("mine")
+  assert "other files" in call("similar", table, "0.ogg", index)
+  (tmp_path / "index/index.json").write_text('{"a": 1}')
+  assert "no directory of an index" in call("similar", table, "0.ogg", index)
+  assert "no directory" in call("similar", table, "0.ogg", f"--index={table}")
+  assert (mine / "notes").read_text() == "mine"
+
+
+def test_a_damaged_index_is_one_line(tmp_path, index):
+  table = write(tmp_path / "a", np.eye(3))
+  assert call("similar", table, "0.ogg", index) is None
+  for kind in ("data/*", "_versions/*.manifest"):
+    for path in (tmp_path / "index/tracks-none.lance").glob(kind):
+      path.write_bytes(b"x" * 64)
+    error = call("similar", table, "0.ogg", index)
+    assert error.startswith("error: ") and "built anew" in error
+    assert "\n" not in error
+
+
+def test_a_bad_row_ends_the_build(tmp_path, index):
+  table = write(tmp_path / "a", [[1, 2], [np.nan, 1]])
+  assert "1.ogg is not finite" in call("similar", table, "0.ogg", index)
+  assert _records(tmp_path) == {}
+
+
+def test_a_full_disk_is_one_line(tmp_path, index, monkeypatch):
+  import lancedb
+
+  def full(*_, **__):
+    raise RuntimeError("lance error: No space left on device (os error 28)")
+
+  monkeypatch.setattr(lancedb.db.LanceDBConnection, "create_table", full)
+  table = write(tmp_path / "a", np.eye(3))
+  error = call("similar", table, "0.ogg", index)
+  assert "free disk space" in error and _records(tmp_path) == {}
+
+
+def test_lancedb_is_given_the_name_of_a_bucket(tmp_path, index, monkeypatch):
+  """No bucket is asked: only what would be."""
+  import lancedb
+
+  asked = []
+
+  def connect(place):
+    asked.append(place)
+    raise RuntimeError("no network")
+
+  monkeypatch.setattr(lancedb, "connect", connect)
+  monkeypatch.setattr(indexes, "_records", lambda _: {})
+  monkeypatch.setattr(
+    indexes.files, "write", lambda path, _: asked.append(path)
+  )
+  monkeypatch.setattr(indexes.files, "remove_tree", asked.append)
+  table = write(tmp_path / "a", np.eye(3))
+  assert "no network" in call("similar", table, "0.ogg", "--index=gs://b/i")
+  assert asked == [
+    "gs://b/i/index.json",
+    "gs://b/i/tracks-none.npz",
+    "gs://b/i/tracks-none.lance",
+    "gs://b/i",
+  ]
