@@ -35,7 +35,10 @@ def test_few_rows_have_the_neighbours_of_float64(
   y_NxD = draw(size=(90, 8)) * np.linspace(1, 5, 8) + 1
   table = write(tmp_path / "a", y_NxD, [f"'{i // 3}\n.ogg" for i in range(90)])
   flags = [table, "'4\n.ogg", "--top=5", f"--scale={scale}"]
-  exact, hits = similar(capsys, *flags), similar(capsys, *flags, index)
+  exact, built, hits = (
+    similar(capsys, *flags, *more) for more in ([], [index], [index])
+  )
+  assert built == hits
   tracks = y_NxD.reshape(30, 3, 8).mean(axis=1)
   if scale == "whiten":
     tracks = _whitened(y_NxD, tracks)
@@ -129,6 +132,9 @@ def test_it_is_kept_until_the_table_changes(tmp_path, capsys, index):
     said.append(err)
   assert "none of them" in said[0] and not said[1]
   assert "have changed" in said[2] and len(out.splitlines()) == 5
+  os.utime(table, ns=(0, 0))  # of the same size
+  assert call("similar", table, "0.ogg", index) is None
+  assert "have changed" in capsys.readouterr().err
   assert call("similar", table, "0.ogg", index, "--scale=whiten") is None
   assert set(_records(tmp_path)) == {"tracks-none", "tracks-whiten"}
 
@@ -178,7 +184,9 @@ def test_a_damaged_index_is_one_line(tmp_path, index):
 
 def test_a_bad_row_ends_the_build(tmp_path, index):
   table = write(tmp_path / "a", [[1, 2], [np.nan, 1]])
-  assert "1.ogg is not finite" in call("similar", table, "0.ogg", index)
+  error = call("similar", table, "0.ogg", index)
+  assert error.startswith(f"error: {table}: the embedding of 1.ogg is not")
+  assert "Traceback" not in error
   assert _records(tmp_path) == {}
 
 
