@@ -191,7 +191,7 @@ def test_killed_between_table_and_list_nothing_counts_twice(
 
 @pytest.mark.slow
 def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
-  """kill -9, three times; then the table is that of an unbroken run."""
+  """kill -9, twice; then the table is that of an unbroken run."""
   for i in range(300):
     write(tmp_path / "music" / f"{i}.wav", 2.0, i)
   flags = [small_run, str(tmp_path / "music"), "--pooling=none"]
@@ -201,7 +201,7 @@ def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
     " from vicreg_jax import __main__ as m; m.main(sys.argv[1:])"
   )
   out = tmp_path / "out"
-  for parts in (1, 3, 6):
+  for parts in (1, 4):
     process = subprocess.Popen(
       [*start, code, "embed", *flags, f"--output={out}"]
     )

@@ -77,7 +77,6 @@ def torch_nt_xent(z1, z2, torch):
   return torch.nn.functional.cross_entropy(logits, target)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["vicreg", "nt_xent"])
 def test_five_adam_steps_equal_pytorch(tiny, name):
   torch = pytest.importorskip("torch")

@@ -126,7 +126,6 @@ def torch_loss(logits, labels_BxK, single):
   return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("single", [False, True])
 def test_five_steps_equal_pytorch(single):
   torch = pytest.importorskip("torch")
@@ -153,7 +152,6 @@ def test_five_steps_equal_pytorch(single):
   )
 
 
-@pytest.mark.usefixtures("optimized")
 def test_fine_tuning_equals_pytorch():
   torch = pytest.importorskip("torch")
   config = tiny()
