@@ -78,7 +78,6 @@ def get_config():
   c.checkpoint.keep = 9
   c.probe_after = True
   c.probe.max_epochs, c.probe.heads = 2, ("linear",)
-  c.probe.untrained = False
   return c
 """
 

@@ -29,7 +29,7 @@ ROOMS = {
   " retrieval probe pretrain supervised",
   "study": "thesis figures plan tables runner",
   "benchmarks": "timing music torch_twin compiler decode prepare augment"
-  " pipeline step embed startup tpu",
+  " pipeline step embed similar startup tpu",
   "doors": "__init__ main aot bench suite __main__",
 }
 DATASETS = "labels_table contents decoded base official archives folder fma"

@@ -8,6 +8,7 @@ augment   CPU time of each augmentation, against sox and others
 pipeline  the tf.data pipeline: cores, overhead, waiting, memory
 step      the train step, against PyTorch
 embed     the verb `embed`, against onnxruntime; its start and memory
+similar   the nearest of many vectors, against an index of LanceDB
 startup   from the command to the first step; memory of training
 tpu       hours on a TPU v3-8, by the compiler's estimate
 
@@ -31,6 +32,7 @@ NAMES = (
   "pipeline",
   "step",
   "embed",
+  "similar",
   "startup",
   "tpu",
 )

@@ -45,7 +45,7 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
         "data.path to the directory with the official files"
       )
     newest = max(
-      found, key=lambda path: (path / "dataset_info.json").stat().mtime
+      found, key=lambda path: (path / "dataset_info.json").stat().mtime_nsec
     )
     if len(found) > 1:
       logging.warning(
