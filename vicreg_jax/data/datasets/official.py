@@ -7,6 +7,7 @@ import os
 from absl import logging
 from etils import epath
 
+from vicreg_jax import files
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import Prepared
 
@@ -44,14 +45,19 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
         f"data.sample_rate={data.sample_rate}, data.crop={data.crop}): set "
         "data.path to the directory with the official files"
       )
-    newest = max(
-      found, key=lambda path: (path / "dataset_info.json").stat().mtime_nsec
-    )
+    newest = max(found, key=_made)
     if len(found) > 1:
       logging.warning(
         "%d prepared sets fit; the newest is taken, %s", len(found), newest
       )
     return Prepared.open(newest)
+
+
+def _made(path) -> float:
+  """When a set was, in seconds; in a bucket in whole ones, as epath has."""
+  info = path / "dataset_info.json"
+  in_bucket = files.is_bucket(str(info))
+  return info.stat().mtime if in_bucket else os.stat(info).st_mtime
 
 
 def local_directory(path: str) -> str:
