@@ -7,7 +7,6 @@ running process. `recall_at_10` is of 100 rows, against the exact search.
 """
 
 import functools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -73,8 +72,6 @@ def run(args) -> timing.Report:
       results[f"{kind}, index"]["speedup"] = timing.speedup(
         *([t.wall for t in times[f"{kind}, {s}"]] for s in ("index", "exact"))
       )
-  peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-  results["commands"] = {"peak_mib": peak}
   return timing.Report(results, notes)
 
 
