@@ -2,7 +2,7 @@
 
     python tests/soak.py --kills=50 [--devices=8] [--seed=0]
 
-A run (pretraining, then the probes) is killed by
+A run (pretraining with every augmentation, then the probes) is killed by
 SIGKILL at random moments of its start, its steps, its saves and its probes, and
 started anew by the same command until it ends. Checkpoints, metrics.jsonl and
 probe.json must equal those of an unbroken run bit for bit, and every start must
@@ -35,7 +35,7 @@ from vicreg_jax import config as configs
 def get_config():
   c = shrink(configs.base_pretrain(), {data!r})
   for op in c.augment.values():
-    op.p = 0.8 if op.p else 0.0  # others take seconds to trace
+    op.p = 0.8
   c.steps = {steps}
   c.shuffle_buffer = 7  # a window smaller than the set
   c.log_every_steps = 2
