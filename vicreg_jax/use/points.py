@@ -24,7 +24,6 @@ from vicreg_jax.use import neighbours
 from vicreg_jax.use.heads import Heads
 from vicreg_jax.use.tables import Rows, Tables, joined
 
-PROJECTIONS = ("umap", "tsne", "pca")
 SHOWN = 10  # neighbours of a point
 OTHERS, UNKNOWN = "others", "unknown"
 _LABELS = 16  # that a colouring tells apart
@@ -69,7 +68,7 @@ def make(
     tables: of embeddings.
     by: a point is one of the "tracks" or "segments".
     scale: of `neighbours.SCALES`.
-    projection: of PROJECTIONS; "" takes the best that there is.
+    projection: "umap", "tsne" or "pca"; "" takes the best that there is.
     most: of more points, a random sample of so many is drawn.
     table: CSV or Parquet with a column `path`; its others are colourings.
     heads: whose most probable label is the colouring "tag".
