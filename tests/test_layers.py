@@ -32,8 +32,8 @@ ROOMS = {
   " pipeline step embed similar startup tpu",
   "doors": "__init__ main aot bench suite __main__",
 }
-DATASETS = "labels_table contents decoded base official archives folder fma"
-DATASETS += " gtzan magnatagatune synthetic __init__"
+DATASETS = "labels_table contents decoded base archives official folder fma"
+DATASETS += " gtzan magnatagatune mtg_jamendo nsynth synthetic __init__"
 LONGEST_DOOR = 120
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
 ORDER = [

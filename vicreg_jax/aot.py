@@ -38,7 +38,7 @@ CLIPS = flags.DEFINE_integer(
 
 def _clips(config):
   data, usual = config.data, configs.base_prepare().data
-  variants = ("subset", "split_set", "convention")
+  variants = ("subset", "split_set", "convention", "tags", "split_number")
   clips = CLIPS.value
   entry = datasets.DATASETS.get(data.name)
   if not clips and all(data[key] == usual[key] for key in variants):

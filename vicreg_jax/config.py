@@ -22,6 +22,9 @@ SPLITS = ("train", "valid", "test")
 ADDED = {
   "checkpoint.best_by": "",
   "data.folders": "auto",
+  "data.split_number": 0,
+  "data.tags": "top50",
+  "data.target": "pitch",
   "data.track_pattern": "",
   "freeze_epochs": 0.0,
   "loss.barlow_twins.redundancy_coeff": 0.005,
@@ -50,10 +53,14 @@ def _data() -> dict:
     seed=0,  # synthetic: which pieces are composed
     sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
     clip_seconds=10.0,  # synthetic
-    subset="medium",  # fma: "small", "medium" (the thesis's), "large"
+    subset="medium",  # fma: "small", "medium" (the thesis's), "large", "full"
     download=False,  # fma: get what data.path lacks, 23 GB for "medium"
     split_set="filtered",  # gtzan: without its faults, or "full"
     convention="all",  # magnatagatune: all clips, or only the "tagged"
+    # mtg_jamendo: "top50", "genre", "instrument", "moodtheme", or "all" tags.
+    tags="top50",
+    split_number=0,  # mtg_jamendo: which of its five official splits
+    target="pitch",  # nsynth: labelled by "pitch", or instrument "family"
   )
 
 
@@ -369,9 +376,12 @@ _LIMITS = {
   "data.seed": _AT_LEAST_0,
   "data.sizes": _AT_LEAST_0,
   "data.clip_seconds": checks.Bounds(above=0, most=3600),
-  "data.subset": ("small", "medium", "large"),
+  "data.subset": ("small", "medium", "large", "full"),
   "data.split_set": ("filtered", "full"),
   "data.convention": ("all", "tagged"),
+  "data.tags": ("top50", "genre", "instrument", "moodtheme", "all"),
+  "data.split_number": checks.Bounds(least=0, most=4),
+  "data.target": ("pitch", "family"),
   "data.sample_rate": checks.Bounds(
     least=audio.SAMPLE_RATES[0], most=audio.SAMPLE_RATES[-1]
   ),

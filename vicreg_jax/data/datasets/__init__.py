@@ -17,6 +17,8 @@ DATASETS = {
   "folder": Entry("folder", "Folder"),
   "gtzan": Entry("gtzan", "Gtzan", 930),
   "magnatagatune": Entry("magnatagatune", "Magnatagatune", 18_709),
+  "mtg_jamendo": Entry("mtg_jamendo", "MtgJamendo", 32_136),
+  "nsynth": Entry("nsynth", "Nsynth", 289_205),
   "synthetic": Entry("synthetic", "Synthetic"),
 }
 
@@ -30,7 +32,8 @@ def prepare(data):
       and `beam`; `path` where there are source files; for "folder" also
       `labels`, `csv`, `folders` and `track_pattern`; for "synthetic" `seed`,
       `sizes` and `clip_seconds`; for "fma" `subset` and `download`; for "gtzan"
-      `split_set`; for "magnatagatune" `convention`.
+      `split_set`; for "magnatagatune" `convention`; for "mtg_jamendo" `tags`
+      and `split_number`; for "nsynth" `target`.
 
   Returns:
     A `Prepared`. It is found again, at once, while neither the source

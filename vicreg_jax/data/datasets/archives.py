@@ -27,8 +27,8 @@ import tensorflow as tf
 
 from vicreg_jax.data import audio
 
-# A clip of 30 s has a few MB at most: more is a zip bomb.
-_LARGEST_MEMBER = 1 << 28
+# A track of five hours has 0.6 GB; more is a zip bomb.
+_LARGEST_MEMBER = 1 << 30
 # What reading a damaged archive or member raises. RuntimeError: encrypted, or
 # (as NotImplementedError) an unknown compression. ValueError: no UTF-8.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)

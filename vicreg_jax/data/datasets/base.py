@@ -94,7 +94,8 @@ class Source:
   what is known to be left out before anything is decoded. `former` are
   identities by which older versions of this package named the same data. Where
   clips are files, `contents` (id -> SHA-256) has them; what is decoded of them
-  is kept in the directory `kept_at` until all is prepared.
+  is kept in the directory `kept_at` until all is prepared, and taken from other
+  records of the same data set.
   """
 
   name: str

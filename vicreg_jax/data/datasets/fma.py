@@ -1,17 +1,18 @@
 """FMA: clips of 30 s with a genre, CC-licensed (Defferrard et al., 2017).
 
 `data.subset` is "small" (8,000 clips, 8 genres), "medium" (25,000, 16 genres:
-the thesis's, and it contains "small") or "large" (106,574, about half without a
-genre). `data.path` holds the clips and the metadata as they were published,
-`fma_medium.zip` and `fma_metadata.zip`, which are read in place; or extracted,
-`fma_medium/000/000002.mp3` and `fma_metadata/tracks.csv`. Where both are there
-the archive counts, for it is known to be whole; a larger subset serves too.
+the thesis's, and it contains "small"), "large" (106,574, about half without a
+genre) or "full" (their tracks, untrimmed). `data.path` holds the clips and the
+metadata as they were published, `fma_medium.zip` and `fma_metadata.zip`, which
+are read in place; or extracted, `fma_medium/000/000002.mp3` and
+`fma_metadata/tracks.csv`. Where both are there the archive counts, for it is
+known to be whole; a larger subset serves too, but for "full".
 
 With `data.download=True` what `data.path` lacks is downloaded, and the archives
 are compared with the published SHA-1.
 
 The official split and top genre are kept. A set in which every clip has a genre
-is labelled by one each; "large" by one or none.
+is labelled by one each; "large" and "full" by one or none.
 """
 
 import csv
@@ -37,14 +38,16 @@ SHA1 = {
   "fma_small.zip": "ade154f733639d52e35e32f5593efe5be76c6d70",
   "fma_medium.zip": "c67b69ea232021025fca9231fc1c7c1a063ab50b",
   "fma_large.zip": "497109f4dd721066b5ce5e5f250ec604dc78939e",
+  "fma_full.zip": "0f0ace23fbe9ba30ecb7e95f763e435ea802b8ab",
 }
-SUBSETS = ("small", "medium", "large")
-# Published empty or seconds long (the FMA's wiki); known, so that other faults
-# stand out.
+SUBSETS = ("small", "medium", "large")  # each in the next; "full" is no subset
+# Published empty or seconds long (the FMA's wiki and its issue 8), as they were
+# cut where their tracks have ended; known, so that other faults stand out.
 KNOWN_FAULTS = frozenset(
   (1486, 5574, 65753, 80391, 99134, 108925, 133297)  # empty
   + (98558, 98559, 98560)  # empty
   + (98565, 98566, 98567, 98568, 98569)  # short
+  + (98571, 105247, 126981, 127336, 143992)  # empty, in "large" alone
 )
 _SPLITS = {"training": "train", "validation": "valid", "test": "test"}
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "genre_top"))
@@ -82,7 +85,7 @@ class Fma(official.OfficialBuilder, skip_registration=True):
       # As published: six digits, the first three are the folder.
       name = f"{track_id:06d}.mp3"
       name = f"{name[:3]}/{name}"
-      if track_id in KNOWN_FAULTS:
+      if track_id in KNOWN_FAULTS and data.subset != "full":
         skipped[name] = base.KNOWN_FAULT
         continue
       names.append(name)
@@ -120,7 +123,7 @@ def read_tracks(root: str, subset: str) -> list[tuple[int, str, str]]:
   with file:
     lines = csv.reader(file)
     try:
-      rows = _rows(lines, SUBSETS[: SUBSETS.index(subset) + 1])
+      rows = _rows(lines, _up_to(subset))
     except (csv.Error, *archives.DAMAGE) as error:
       raise ValueError(
         f"{path} line {lines.line_num}: {error}: get fma_metadata.zip again"
@@ -128,6 +131,12 @@ def read_tracks(root: str, subset: str) -> list[tuple[int, str, str]]:
   if not rows:
     raise ValueError(f"{path}: no track is in the subset {subset!r}")
   return rows
+
+
+def _up_to(subset):
+  if subset == "full":  # no row says so: all are in it
+    return SUBSETS
+  return SUBSETS[: SUBSETS.index(subset) + 1]
 
 
 def _rows(lines, subsets):
@@ -159,7 +168,8 @@ def _rows(lines, subsets):
 
 
 def _files(root, subset):
-  larger = SUBSETS[SUBSETS.index(subset) :]
+  # Untrimmed tracks are no clips of 30 s.
+  larger = ("full",) if subset == "full" else SUBSETS[SUBSETS.index(subset) :]
   for name in larger:
     path = os.path.join(root, f"fma_{name}.zip")
     if tf.io.gfile.exists(path):

@@ -1,14 +1,16 @@
 """Published data sets, which are the same wherever their files lie."""
 
 import abc
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 
 from absl import logging
 from etils import epath
 
 from vicreg_jax import files
-from vicreg_jax.data.datasets import base
+from vicreg_jax.data.datasets import archives, base
 from vicreg_jax.data.prepared import Prepared
 
 
@@ -23,6 +25,12 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
   @abc.abstractmethod
   def variant(cls, data) -> str:
     """The part of the prepared directory's name that the options decide."""
+
+  @classmethod
+  def kept_at(cls, data) -> str:
+    """Where what a killed preparation has decoded is kept; see `Source`."""
+    directory = os.path.expanduser(data.dir)
+    return os.path.join(directory, cls.name, "kept", cls.variant(data))
 
   @classmethod
   def get(cls, data) -> Prepared:
@@ -58,6 +66,17 @@ def _made(path) -> float:
   info = path / "dataset_info.json"
   in_bucket = files.is_bucket(str(info))
   return info.stat().mtime if in_bucket else os.stat(info).st_mtime
+
+
+def contents(files: archives.Tree, names: Sequence[str]) -> dict[str, str]:
+  """`Source.contents` of files that are there, by name, size and time.
+
+  By what is in them, hundreds of gigabytes would be read.
+  """
+  return {
+    stamp[0]: hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
+    for stamp in files.stamp(names)
+  }
 
 
 def local_directory(path: str) -> str:

@@ -1,0 +1,126 @@
+"""NSynth: 305,979 notes of 4 s, by 1,006 instruments (Engel et al., 2017).
+
+`data.path` holds `nsynth-train.jsonwav.tar.gz`, and the same of `valid` and
+`test`, which are extracted beside themselves, once; or what is in them,
+`nsynth-train/` with `examples.json` and `audio/*.wav`, and so on.
+
+`data.target` is what a note is labelled by: its "pitch", as a MIDI number, or
+the "family" of its instrument, one of eleven. The splits are the official ones:
+289,205, 12,678 and 4,096 notes. No instrument of the first is in the others. A
+clip's `track` is its instrument.
+"""
+
+import functools
+import json
+import os
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from vicreg_jax.data.datasets import archives, base, official
+from vicreg_jax.data.prepared import SPLITS
+
+FAMILIES = (
+  "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed",
+  "string", "synth_lead", "vocal",
+)  # fmt: skip
+_JSON = "examples.json"
+_PITCHES = range(128)
+_NOTE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Nsynth(official.OfficialBuilder, skip_registration=True):
+  """The builder of `data.name="nsynth"`; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  @classmethod
+  def variant(cls, data) -> str:
+    return data.target
+
+  @classmethod
+  def source(cls, data) -> base.Source:
+    root = official.local_directory(data.path)
+    for split in SPLITS:
+      _extract(root, split)
+    files = archives.Tree(root)
+    notes = [
+      (split, f"nsynth-{split}/audio/{note}.wav", instrument, pitch, family)
+      for split in SPLITS
+      for note, instrument, pitch, family in read_notes(root, split)
+    ]
+    if data.target == "family":
+      labels = FAMILIES
+      label_of = [family for *_, family in notes]
+    else:
+      labels = tuple(map(str, sorted({pitch for *_, pitch, _ in notes})))
+      label_of = [str(pitch) for *_, pitch, _ in notes]
+    row_of = dict(zip(labels, np.eye(len(labels), dtype=np.uint8), strict=True))
+    splits = {split: [] for split in SPLITS}
+    for (split, name, instrument, *_), label in zip(
+      notes, label_of, strict=True
+    ):
+      load = functools.partial(files.load, name, int(data.sample_rate))
+      splits[split].append(base.Clip(name, instrument, load, row_of[label]))
+    names = [name for _, name, *_ in notes]
+    return base.Source(
+      name=cls.variant(data),
+      identity=[files.stamp(names), notes],
+      splits=splits,
+      labels=labels,
+      label_kind="single",
+      contents=official.contents(files, names),
+      kept_at=cls.kept_at(data),
+    )
+
+
+def read_notes(root: str, split: str) -> list[tuple[str, str, int, str]]:
+  """(name, instrument, pitch, family) of a split's notes, as in its JSON."""
+  path = os.path.join(root, f"nsynth-{split}", _JSON)
+  try:
+    with open(path, encoding="utf-8") as file:
+      notes = json.load(file)
+    if not (isinstance(notes, dict) and notes):
+      raise ValueError("no notes in it")
+    return [_note(name, note) for name, note in notes.items()]
+  except (OSError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path}: cannot be read ({error}): get"
+      f" nsynth-{split}.jsonwav.tar.gz again"
+    ) from None
+
+
+def _note(name, note):
+  keys = ("instrument_str", "pitch", "instrument_family_str")
+  found = [note.get(k) for k in keys] if isinstance(note, dict) else [None] * 3
+  instrument, pitch, family = found
+  if not (
+    _NOTE.fullmatch(name)
+    and isinstance(instrument, str)
+    and type(pitch) is int
+    and pitch in _PITCHES
+    and family in FAMILIES
+  ):
+    raise ValueError(f"{name!r} has no valid {', '.join(keys)}")
+  return name, instrument, pitch, family
+
+
+def _extract(root, split):
+  folder = os.path.join(root, f"nsynth-{split}")
+  archive = f"{folder}.jsonwav.tar.gz"
+  if os.path.isdir(folder):
+    return
+  if not os.path.isfile(archive):
+    raise ValueError(
+      f"data.path={root!r} holds neither nsynth-{split}.jsonwav.tar.gz nor"
+      f" nsynth-{split}/: put one of them there"
+    )
+  # `folder` is empty for the JSON, which is not in one.
+  member = (
+    rf"(\./)?nsynth-{split}/(?P<folder>(audio(?=/))?)/?"
+    rf"(?P<file>{re.escape(_JSON)}|{_NOTE.pattern}\.wav)"
+  )
+  for name in archives.extract_tar(archive, folder, member):
+    logging.warning("%s: unsafe member %r is left out", archive, name)
