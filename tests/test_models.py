@@ -112,6 +112,65 @@ def test_encoder_equals_pytorch(torch_twin, variant, train):
       )
 
 
+def test_residual_encoder_equals_pytorch(torch_twin):
+  """Outputs, gradients of all parameters, and running statistics."""
+  import torch
+  from flax.traverse_util import flatten_dict
+
+  B, T, D, C = 4, 3**5 + 100, 6, (4, 4, 8, 8)
+  module = samplecnn.SampleCNN(D, "rese-2-multi", width=1 / 32, blocks=4)
+  rng = np.random.default_rng(0)
+  x_BxVxT = rng.normal(size=(B, VIEWS, T)).astype(np.float32)
+  weight_BxVxD = rng.normal(size=(B, VIEWS, D)).astype(np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x_BxVxT[0])
+  variables = randomise(
+    jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5, s.shape), shapes)
+  )
+
+  def objective(params, train=True):
+    y_NxD, updated = module.apply(
+      {**variables, "params": params},
+      x_BxVxT.reshape(-1, T),
+      train=train,
+      views=VIEWS,
+      mutable=["batch_stats"],
+    )
+    y_BxVxD = y_NxD.reshape(B, VIEWS, D)
+    return (y_BxVxD * weight_BxVxD).sum(), (y_BxVxD, updated)
+
+  twin = torch_twin.ResidualSampleCNN(4, C, D)
+  torch_twin.copy_residual_encoder(variables, twin)
+
+  def expected():
+    # Each view is a forward pass of its own there.
+    views = [twin(torch.tensor(x_BxVxT[:, v])) for v in range(VIEWS)]
+    return torch.stack(views, 1)
+
+  close = dict(rtol=1e-3, atol=1e-4)
+  evaluate = jax.jit(lambda params: objective(params, train=False)[1][0])
+  twin.eval()
+  y_BxVxD = expected().detach().numpy()
+  assert np.abs(y_BxVxD).max() > 0.1
+  np.testing.assert_allclose(evaluate(variables["params"]), y_BxVxD, **close)
+  twin.train()
+  y_BxVxD = expected()
+  (y_BxVxD * torch.tensor(weight_BxVxD)).sum().backward()
+  differentiate = jax.jit(jax.grad(objective, has_aux=True))
+  g, (found, updated) = differentiate(variables["params"])
+  np.testing.assert_allclose(found, y_BxVxD.detach().numpy(), **close)
+  theirs = dict(twin.named_parameters())
+  for path, found in flatten_dict(g).items():
+    if path == ("stem_conv", "bias"):
+      continue  # normalisation takes it away, so ours has none
+    gradient = theirs[torch_twin.residual_name(path)].grad.numpy()
+    found = torch_twin.residual_array(path, found)
+    np.testing.assert_allclose(found, gradient, err_msg=str(path), **close)
+  theirs = twin.state_dict()
+  for path, found in flatten_dict(updated["batch_stats"]).items():
+    name = torch_twin.residual_name(path)
+    np.testing.assert_allclose(found, theirs[name], err_msg=name, **close)
+
+
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   "widths, batch_norm", [((40, 48, 56), True), ((32, 8), False)]
@@ -130,6 +189,41 @@ def test_projector_equals_pytorch(torch_twin, widths, batch_norm, train):
     expected = twin(torch.tensor(y_BxD)).numpy()
   z, _ = module.apply(variables, y_BxD, train=train, mutable=["batch_stats"])
   np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["thesis", "rese-2-multi"])
+def test_blocks_computed_anew_change_no_number(variant):
+  rng = np.random.default_rng(0)
+  x_NxT = rng.normal(size=(6, 27))
+  # Two programs may round otherwise, which float64 keeps small.
+  module = samplecnn.SampleCNN(4, variant, 1 / 32, 2, jnp.float64)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x_NxT)
+  variables = randomise(
+    jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5, s.shape), shapes)
+  )
+
+  def differentiated(module):
+    def objective(params):
+      y_NxD, updated = module.apply(
+        {**variables, "params": params},
+        x_NxT,
+        train=True,
+        views=VIEWS,
+        mutable=["batch_stats"],
+      )
+      return (y_NxD**2).sum(), updated
+
+    compute = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    return compute(variables["params"])
+
+  with jax.enable_x64(True):
+    variables = jax.tree.map(lambda a: a.astype(float), variables)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+      differentiated(module),
+      differentiated(module.clone(remat=True)),
+    )
 
 
 class Plain(nn.Module):

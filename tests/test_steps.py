@@ -118,6 +118,17 @@ def test_five_adam_steps_equal_pytorch(tiny, name):
   assert int(state.step) == 5
 
 
+def test_gradients_compute_blocks_anew_where_the_config_says_so(tiny):
+  tiny.model.blocks, x_BxVxT = 1, views(0)[:, :, :9]
+  tiny.data.crop = 9
+  tx = steps.make_optimizer(tiny, configs.durations(tiny, 60))
+  state = jax.eval_shape(lambda: steps.init_state(tiny, tx))
+  for remat in (False, True):
+    tiny.model.remat = remat
+    program = jax.make_jaxpr(lambda s: steps.train_step(tiny, tx, s, x_BxVxT))
+    assert ("remat" in str(program(state))) == remat
+
+
 def test_the_loss_is_of_pairs_of_views(tiny):
   z_BxVxD = np.random.default_rng(0).normal(size=(B, 2, 7))
   z_BxVxD = z_BxVxD.astype(np.float32)

@@ -33,6 +33,7 @@ ADDED = {
   "loss.sigreg.slices": 1024,
   "loss.sigreg.t_max": 3.0,
   "loss.sigreg.trade_off": 0.05,
+  "model.remat": False,
   "optim.encoder_scale": 1.0,
   "train_fraction": 1.0,
 }
@@ -148,6 +149,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
         representation_size=512,
         width=1.0,  # factor on the channels
         blocks=9,
+        remat=False,  # computes blocks anew for gradients: less memory
         projector=(8196, 8196, 8196),
         projector_batch_norm=True,
       ),

@@ -5,6 +5,8 @@ that convolutions and matrix products compute in (bfloat16 on TPU).
 
 Batch normalisation is of each view by itself: `PerViewNorm` says how, and
 `NormRelu`, `Stem` and `Block` compute it.
+
+Variant "rese-2-multi" is of Kim, Lee and Nam 2018 (arXiv:1710.10451).
 """
 
 import functools
@@ -15,11 +17,16 @@ import jax
 import jax.numpy as jnp
 
 # Output channels of the nine pooled blocks, and the kernel of the convolution
-# that follows them: thesis table 2.1, and the code that CLMR released.
+# that follows them: thesis table 2.1, the code that CLMR released, and Kim et
+# al., whose blocks are residual.
+RESIDUAL = "rese-2-multi"
 VARIANTS = {
   "thesis": ((128, 128, 256, 256, 256, 256, 256, 512, 512), 1),
   "clmr": ((128, 128, 256, 256, 256, 256, 256, 256, 512), 3),
+  RESIDUAL: ((128, 128, 256, 256, 256, 256, 256, 256, 512), 1),
 }
+LEVELS = 3  # so many of these blocks the representation sees
+AMPLIFYING = 16  # a gate's hidden layer is so many times as wide
 STEM_CHANNELS = 128
 POOL = 3
 
@@ -30,6 +37,8 @@ _EXACT = dict(precision=jax.lax.Precision.HIGHEST)
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 # PyTorch's default for Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 _dense_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Keras's default, of gates and shortcuts.
+_glorot_init = nn.initializers.glorot_uniform()
 
 
 def crop_for(blocks: int) -> int:
@@ -37,10 +46,17 @@ def crop_for(blocks: int) -> int:
   return POOL ** (blocks + 1)
 
 
-def max_pool(x_BxTxC: jax.Array) -> jax.Array:
+def max_pool(x_BxTxC: jax.Array, larger=jnp.maximum) -> jax.Array:
   """Maximum over windows of 3 without overlap; a shorter rest is dropped."""
-  a, b, c = _phases(x_BxTxC)
-  return jnp.maximum(jnp.maximum(a, b), c)
+  return functools.reduce(larger, _phases(x_BxTxC))
+
+
+def _larger(a, b):
+  """Maximum. Where values tie, the first has the gradient, as in PyTorch.
+
+  JAX's own compares with a result that may be computed anew, and then differs.
+  """
+  return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def _phases(x_BxTxC):
@@ -64,10 +80,14 @@ def _view_statistics(x_NxTxC, views):
   return mean_VxC, jnp.maximum(square_VxC - jnp.square(mean_VxC), 0.0)
 
 
-def _affine_relu(x_NxTxC, a_VxC, b_VxC):
-  """relu(a x + b) by view, in the type of x."""
+def _affine(x_NxTxC, a_VxC, b_VxC, relu=False):
+  """a x + b by view, in the type of x."""
   y = _by_view(x_NxTxC, len(a_VxC)) * a_VxC[:, None] + b_VxC[:, None]
-  return nn.relu(y).astype(x_NxTxC.dtype).reshape(x_NxTxC.shape)
+  y = nn.relu(y) if relu else y
+  return y.astype(x_NxTxC.dtype).reshape(x_NxTxC.shape)
+
+
+_affine_relu = functools.partial(_affine, relu=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -165,7 +185,9 @@ class PerViewNorm(nn.Module):
 
 
 class NormRelu(PerViewNorm):
-  """relu(batch_norm(x)) of any x."""
+  """relu(batch_norm(x)) of any x; without `relu` the normalisation alone."""
+
+  relu: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, views: int = 1) -> jax.Array:
@@ -178,9 +200,8 @@ class NormRelu(PerViewNorm):
     else:
       mean_VxC, var_VxC = mean.value[None], var.value[None]
     a_VxC = scale_C * jax.lax.rsqrt(var_VxC + self.epsilon)
-    return _affine_relu(x_NxTxC, a_VxC, bias_C - mean_VxC * a_VxC).reshape(
-      x.shape
-    )
+    b_VxC = bias_C - mean_VxC * a_VxC
+    return _affine(x_NxTxC, a_VxC, b_VxC, self.relu).reshape(x.shape)
 
 
 class Stem(PerViewNorm):
@@ -280,6 +301,53 @@ class _Weights(nn.Module):
     return kernel, jax.lax.stop_gradient(bias)
 
 
+class ResidualBlock(nn.Module):
+  """max_pool(relu(shortcut(x) + gate * bn(conv(relu(bn(conv(x))))))).
+
+  "ReSE-2" of Kim et al.: the gate, of each channel and clip, is made of the
+  means over time (squeeze and excitation). The shortcut is x itself, or, for
+  other channels, a normalised 1x1 convolution. Left out are their dropout of
+  0.2 between the convolutions, as the thesis's encoder has none, and biases of
+  convolutions, which normalisation takes away again.
+  """
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x_NxTxC: jax.Array, *, train: bool, views: int = 1
+  ) -> jax.Array:
+    def conv(x, width, name, init=_conv_init):
+      return nn.Conv(
+        self.features,
+        (width,),
+        padding="SAME",
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=init,
+        name=f"{name}_conv",
+      )(x)
+
+    def norm(x, name, relu=False):
+      return NormRelu(relu=relu, name=f"{name}_bn")(x, train=train, views=views)
+
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, kernel_init=_glorot_init
+    )
+
+    y = norm(conv(x_NxTxC, POOL, "first"), "first", relu=True)
+    y = norm(conv(y, POOL, "second"), "second")
+    gate_NxC = y.mean(1, dtype=jnp.promote_types(y.dtype, jnp.float32))
+    gate_NxC = dense(AMPLIFYING * self.features, name="squeeze")(gate_NxC)
+    gate_NxC = dense(self.features, name="excite")(nn.relu(gate_NxC))
+    y *= nn.sigmoid(gate_NxC)[:, None]
+    if x_NxTxC.shape[-1] != self.features:
+      x_NxTxC = conv(x_NxTxC, 1, "shortcut", _glorot_init)
+      x_NxTxC = norm(x_NxTxC, "shortcut")
+    return nn.relu(max_pool(x_NxTxC + y, _larger))  # the ReLU is monotone
+
+
 class SampleCNN(nn.Module):
   """SampleCNN (Lee et al. 2018) on raw audio, thesis table 2.1.
 
@@ -287,13 +355,18 @@ class SampleCNN(nn.Module):
   max-pool, and a last convolution to the representation. Each layer but the
   first sees frames three times as long as the one before it.
 
+  Variant "rese-2-multi" has `ResidualBlock`s, and its last layer sees the
+  maxima over time of the last three of them. In its paper that layer has as
+  many channels as it sees, 1,024; here it has the representation's.
+
   Attributes:
     representation_size: D, channels of the last convolution.
-    variant: "thesis" (2,434,816 parameters at size 512) or "clmr".
+    variant: a name of VARIANTS. "thesis" has 2,434,816 parameters at size 512.
     width: factor on all channels but the representation's.
     blocks: how many of the table's blocks, from its top. Nine read 59,049
       samples; each one fewer a third as many.
     dtype: type of the convolutions.
+    remat: gradients compute blocks anew, in place of keeping what is in them.
   """
 
   representation_size: int = 512
@@ -301,6 +374,7 @@ class SampleCNN(nn.Module):
   width: float = 1.0
   blocks: int = 9
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -332,10 +406,28 @@ class SampleCNN(nn.Module):
     x = x_BxT[:, :T].reshape(x_BxT.shape[0], T // POOL, POOL)
     kernel, shift = _Weights((1, POOL, stem), name="stem_conv")()
     x = Stem(name="stem_bn")(x.astype(self.dtype), kernel[0], shift, **how)
-    for i, features in enumerate(channels):
-      shape = (POOL, x.shape[-1], features)
+
+    def block(self, x, i):
+      if self.variant == RESIDUAL:
+        return ResidualBlock(channels[i], self.dtype, name=f"block{i}")(
+          x, **how
+        )
+      shape = (POOL, x.shape[-1], channels[i])
       kernel, shift = _Weights(shape, name=f"block{i}_conv")()
-      x = Block(name=f"block{i}_bn")(x, kernel, shift, **how)
+      return Block(name=f"block{i}_bn")(x, kernel, shift, **how)
+
+    if self.remat:
+      block = nn.remat(block, static_argnums=2)
+    levels = []
+    for i in range(len(channels)):
+      x = block(self, x, i)
+      levels.append(x)
+    if self.variant == RESIDUAL:
+      maxima = [
+        functools.reduce(_larger, jnp.unstack(level, axis=1))
+        for level in levels[-LEVELS:]
+      ]
+      x = jnp.concatenate(maxima, -1)[:, None]
     x = nn.Conv(
       self.representation_size,
       (last_kernel,),

@@ -45,14 +45,18 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
 
 
-def make_encoder(model, dtype: str) -> samplecnn.SampleCNN:
-  """The encoder that a config's `model` section describes."""
+def make_encoder(model, dtype: str, remat: bool = False) -> samplecnn.SampleCNN:
+  """The encoder that a config's `model` section describes.
+
+  `remat` is for what computes gradients.
+  """
   return samplecnn.SampleCNN(
     representation_size=model.representation_size,
     variant=model.variant,
     width=model.width,
     blocks=model.blocks,
     dtype=jnp.dtype(dtype),
+    remat=remat,
   )
 
 
@@ -215,7 +219,7 @@ def _apply(module, params, batch_stats, x, train, views=VIEWS):
 
 def _outputs(config, params, batch_stats, views_BxVxT, train):
   """Representations, embeddings (views side by side), and the statistics."""
-  encoder = make_encoder(config.model, config.dtype)
+  encoder = make_encoder(config.model, config.dtype, config.model.remat)
   projector = make_projector(config.model, config.dtype)
   x_NxT = views_BxVxT.reshape(-1, views_BxVxT.shape[-1])
   y_NxD, encoder_stats = _apply(
@@ -276,7 +280,7 @@ def supervised_step(
     if frozen:
       encoder_params = jax.lax.stop_gradient(encoder_params)
     y_BxD, encoder_stats = _apply(
-      make_encoder(config.model, config.dtype),
+      make_encoder(config.model, config.dtype, config.model.remat),
       encoder_params,
       state.batch_stats["encoder"],
       x_BxT,

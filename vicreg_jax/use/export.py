@@ -221,6 +221,12 @@ def _config(card) -> dict:
 
 
 def _encoder(config) -> samplecnn.SampleCNN:
+  variant = config["model"]["variant"]
+  if variant == samplecnn.RESIDUAL:
+    raise ValueError(
+      f"model.variant is {variant!r}, and exports have CLMR's layers: use the"
+      " workdir itself, or export an encoder of variant 'thesis' or 'clmr'"
+    )
   return samplecnn.SampleCNN(**config["model"])
 
 
