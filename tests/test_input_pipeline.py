@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -366,6 +367,20 @@ def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
   np.testing.assert_array_equal(found, expected)
   pipeline.labels(mine, "train")
   assert len(scans) == 1  # not over again each time
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"", b"no clip"])
+def test_records_that_are_no_clips_are_named(prepared, tmp_path, content):
+  shutil.copytree(prepared.path, tmp_path / "1.0.0")
+  (tmp_path / "1.0.0" / "index-valid.npz").unlink(missing_ok=True)
+  (path,) = (tmp_path / "1.0.0").glob("*valid.tfrecord*")
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for _ in range(prepared.num_clips["valid"]):
+      writer.write(content)
+  mine = Prepared.open(tmp_path / "1.0.0")
+  message = f"{path} has a record that is no clip"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    records.Clips(mine, ("valid",))
 
 
 @pytest.mark.parametrize("crop", [1, 5_000, 8_192, 59_049, 100_000])
