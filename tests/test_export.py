@@ -139,6 +139,14 @@ def test_safetensors_are_what_pytorch_loads(tmp_path, variant):
 
 
 @pytest.mark.parametrize("kind", list(export.WEIGHTS))
+def test_a_residual_encoder_is_not_exported(tmp_path, kind):
+  card = card_of(config_of("rese-2-multi"))
+  with pytest.raises(ValueError, match=r"'rese-2-multi'.* use the workdir"):
+    export.write({}, card, str(tmp_path / "e"), kind)
+  assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", list(export.WEIGHTS))
 def test_a_card_says_what_an_export_is(tmp_path, kind):
   config = config_of("clmr", sample_rate=16_000)
   variables = variables_of(config)[1]

@@ -157,6 +157,29 @@ def test_objectives_differ_in_nothing_else():
   assert {tuple(r.model.projector) for r in runs.values()} == {(8196,) * 3}
 
 
+def test_larger_encoders_see_the_same_clips():
+  jobs = jobs_of(["scaling"], THESIS)
+  runs = {
+    j.workdir: parsed(j).to_dict()
+    for j in jobs.values()
+    if "probe" not in j.config
+  }
+  thesis_own = "runs/vicreg-fma-b768-d512-e1000"
+  assert jobs[thesis_own] == jobs_of(["convergence"], THESIS)[thesis_own]
+  keys = ("variant", "width", "representation_size")
+  found = [tuple(c["model"].pop(key) for key in keys) for c in runs.values()]
+  assert found == [
+    ("thesis", 1, 512),
+    ("thesis", 2, 512),
+    ("thesis", 4, 512),
+    ("thesis", 1, 1024),
+    ("thesis", 1, 2048),
+    ("rese-2-multi", 1, 512),
+  ]
+  # They differ in nothing else.
+  assert all(c == runs[thesis_own] for c in runs.values())
+
+
 def test_rates_are_of_the_thesis_and_around():
   jobs = jobs_of(["rates"], THESIS)
   runs = {
@@ -568,6 +591,9 @@ def test_every_suite_draws_what_its_runs_left(path, tmp_path, monkeypatch):
       (run / "probe.json").write_text(json.dumps(left))
       text = "".join(json.dumps(line) + "\n" for line in lines)
       (run / "metrics.jsonl").write_text(text)
+      if path.stem == "scaling":  # counts the encoders' parameters
+        config = json.dumps(parsed(job).to_dict())
+        (run / "config.json").write_text(config)
   results = tables.collect(loaded, str(tmp_path))
   loaded.draw(results, str(tmp_path / "figure"), stamp="a stamp")
   assert "| 66.0" in tables.markdown(loaded, results, "")

@@ -16,10 +16,7 @@ from vicreg_jax.study import figures, plan
 
 RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 SCHEDULES = ((300, 10), (1000, 10), (3000, 10), (1000, 50))  # epochs, warm-up
-
-
-def scaled(scale, warmup):
-  return warmup / (10 if scale.smoke else 1)
+SMOKE_RATES, SMOKE_SCHEDULES = RATES[1::2], SCHEDULES[:2]
 
 
 def pretrain(scale, rate, epochs, warmup):
@@ -29,7 +26,7 @@ def pretrain(scale, rate, epochs, warmup):
     overrides["optim.learning_rate"] = rate
     name += f"-r{rate}"
   if warmup != usual.warmup_epochs:
-    overrides["optim.warmup_epochs"] = scaled(scale, warmup)
+    overrides["optim.warmup_epochs"] = float(warmup)
     name += f"-w{warmup}"
   return dataclasses.replace(
     job, workdir=name, overrides=job.overrides | overrides
@@ -38,12 +35,12 @@ def pretrain(scale, rate, epochs, warmup):
 
 def get_suite(scale):
   points = []
-  for epochs, warmup in scale.axis(SCHEDULES):
-    for rate in scale.axis(RATES):
+  for epochs, warmup in SMOKE_SCHEDULES if scale.smoke else SCHEDULES:
+    for rate in SMOKE_RATES if scale.smoke else RATES:
       run = pretrain(scale, rate, epochs, warmup)
       name = str(scale.epochs(epochs))
       if warmup != SCHEDULES[0][1]:
-        name += f", warm-up {scaled(scale, warmup):g}"
+        name += f", warm-up {warmup}"
       labels = {"epochs": name, "base rate": rate}
       points.append(plan.probed(scale, labels, run, epochs))
   draw = functools.partial(
