@@ -241,6 +241,19 @@ def test_pipeline(tmp_path):
   assert median(result["overhead"]) == pytest.approx(whole / ops - 1, abs=0.5)
 
 
+def test_many_tiny_clips_are_a_data_set(tmp_path, monkeypatch):
+  from vicreg_jax.data import records
+  from vicreg_jax.data.prepared import Prepared
+
+  monkeypatch.setattr(pipeline, "_A_FILE", 16)
+  config = pipeline._tiny(str(tmp_path), 40)
+  clips = records.Clips(Prepared.open(config.data.path), config.train_splits)
+  assert list(clips.files.counts.values()) == [16, 16, 8]
+  assert clips.index.id_N.tolist() == [b"%08d" % i for i in range(40)]
+  (pcm_NxVxM, _) = clips.read(np.array([39]), np.array([[10]]), 243)
+  assert pcm_NxVxM.any()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_peak_memory_is_that_of_the_process_alone():
   """Of a small child of a process that holds 300 MiB, and of what it takes."""
