@@ -149,7 +149,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
         representation_size=512,
         width=1.0,  # factor on the channels
         blocks=9,
-        remat=False,  # computes blocks anew for gradients: less memory
+        remat=False,  # gradients compute blocks anew
         projector=(8196, 8196, 8196),
         projector_batch_norm=True,
       ),
