@@ -112,6 +112,7 @@ def test_encoder_equals_pytorch(torch_twin, variant, train):
       )
 
 
+@pytest.mark.slow
 def test_residual_encoder_equals_pytorch(torch_twin):
   """Outputs, gradients of all parameters, and running statistics."""
   import torch
