@@ -358,10 +358,10 @@ def test_a_full_width_encoder_trains(data_dir):
   config = load(ROOT / "configs/vicreg_fma.py").get_config()
   config.data.name = "synthetic"
   config.data.dir = data_dir
-  config.data.sizes = (8, 0, 0)
+  config.data.sizes = (4, 0, 0)
   config.data.clip_seconds = 3.0
   config.train_splits = ("train",)
-  config.batch_size = 4
+  config.batch_size = 2
   config.steps = 2
   config.model.projector = (512, 512, 512)
   prepared = datasets.prepare(config.data)
