@@ -100,7 +100,7 @@ def small_run(tmp_path_factory):
   root = tmp_path_factory.mktemp("run")
   here = os.path.dirname(os.path.abspath(__file__))
   with tarfile.open(f"{here}/fixtures/workdir_65d3f10.tar.gz") as archive:
-    archive.extractall(root, filter="data")
+    archive.extractall(root)
   return str(root / "run")
 
 

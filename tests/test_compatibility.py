@@ -29,7 +29,7 @@ TIMING = "train/clips_per_second"
 def old(tmp_path):
   """(the run's config, where the archive is unpacked)."""
   with tarfile.open(ARCHIVE) as archive:
-    archive.extractall(tmp_path, filter="data")
+    archive.extractall(tmp_path)
   config = runpy.run_path(str(tmp_path / "config.py"))["get_config"]()
   config.data.dir = str(tmp_path / "data")
   configs.validate(config)

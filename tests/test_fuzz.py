@@ -858,7 +858,7 @@ def small_encoder(tmp):
 
   archive = ROOT / "tests" / "fixtures" / "workdir_65d3f10.tar.gz"
   with tarfile.open(archive) as f:
-    f.extractall(tmp, filter="data")
+    f.extractall(tmp)
   return encoders.load(str(tmp / "run"))
 
 
