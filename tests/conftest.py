@@ -15,10 +15,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Each worker's threads would wait for one another while they spin: PyTorch's,
-# and XLA's.
+# Each worker's threads would wait for one another while they spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NPROC", "1")
 # Without fusion emitters a step compiles in a third of the time. Later releases
 # of jaxlib end at the flag, which they do not know.
 EMITTERS = "xla_cpu_use_fusion_emitters"
