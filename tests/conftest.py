@@ -3,8 +3,11 @@
 import importlib.metadata
 import os
 import pathlib
+import sys
 import tarfile
 import tempfile
+import types
+from unittest import mock
 
 # Programs that several tests, or their subprocesses, run are compiled once, and
 # sooner, as most runs are compared with one another. Where numbers are compared
@@ -85,6 +88,25 @@ def optimized(monkeypatch):
   jax.config.update(name, False)
   yield
   jax.config.update(name, before)
+
+
+@pytest.fixture(scope="session")
+def plain_librosa():
+  """librosa as it is written: numba compiles it in half a minute."""
+
+  def decorator(*args, **_):
+    written = args and isinstance(args[0], types.FunctionType)
+    return args[0] if written else lambda function: function
+
+  names = "jit", "njit", "vectorize", "guvectorize", "stencil"
+  numba = mock.MagicMock(**dict.fromkeys(names, decorator))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, "numba", numba)
+    import librosa
+    import librosa.core
+    import librosa.feature
+    import librosa.onset
+  return librosa
 
 
 @pytest.fixture(scope="session")

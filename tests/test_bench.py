@@ -66,7 +66,7 @@ def test_turns_spreads_and_ratios():
 
 
 @pytest.mark.slow
-def test_decode(music, capsys, monkeypatch):
+def test_decode(music, capsys, monkeypatch, plain_librosa):
   load = audio.load
 
   def slow(path, rate):
@@ -163,7 +163,7 @@ def test_augment_has_figures_of_every_op(capsys):
 
 
 @pytest.mark.slow
-def test_embed(music, capsys, monkeypatch, tmp_path):
+def test_embed(music, capsys, monkeypatch, tmp_path, plain_librosa):
   """Its peer embeds the same, and its commands run."""
   pytest.importorskip("onnx")
   pytest.importorskip("onnxruntime")
