@@ -1,5 +1,7 @@
 """Small data and configs that the tests of several modules share."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import os
 import pathlib
@@ -30,6 +32,13 @@ if _jaxlib.startswith("0.10.") and EMITTERS not in _flags:
 # Processes that tests start find the tests' modules.
 _path = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _path))
+
+# Workers that begin at once would each compile all that they import. So they
+# begin at different places, and then find what another has compiled.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+  _first = "tensorflow", "jax", "torch", "sklearn.manifold"
+  with contextlib.suppress(ImportError):
+    importlib.import_module(_first[int(worker[2:]) % len(_first)])
 
 import jax
 import pytest
