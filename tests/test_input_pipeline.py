@@ -406,6 +406,32 @@ def test_crops_read_are_those_of_the_clip(small, tmp_path, crop):
       )
 
 
+def test_nothing_is_tuned(small, prepared, tmp_path, monkeypatch):
+  """TensorFlow's thread for it may take a minute to end, and is waited for."""
+  shutil.copytree(prepared.path, tmp_path / "1.0.0")
+  (tmp_path / "1.0.0" / "index-train.npz").unlink(missing_ok=True)
+  mine = Prepared.open(tmp_path / "1.0.0")
+  begin, tuned = tf.data.Dataset.as_numpy_iterator, []
+
+  def begun(dataset):
+    tuned.append(dataset.options().autotune.enabled)
+    return begin(dataset)
+
+  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", begun)
+  size = dict(crop=243, batch_size=8)
+  for stream in (
+    pipeline.train_views(mine, small),
+    pipeline.ValidViews(mine, small, "valid", 8),
+    pipeline.labelled_crops(mine, small),
+    pipeline.probe_crops(mine, "train", seed=0, epoch=0, **size),
+    pipeline.segments(mine, "train", **size),
+    pipeline.tracks(mine, "train"),
+    pipeline.samples(mine, "train"),
+  ):
+    next(iter(stream))
+  assert len(tuned) > 7 and set(tuned) == {False}
+
+
 def test_streams_that_are_dropped_end_their_threads(small, prepared):
   def threads():
     return {t for t in threading.enumerate() if "_run" in t.name}

@@ -47,7 +47,8 @@ def load(source, *, step: int = -1, epoch: float = -1.0):
     source: "starter", the encoder that comes with the package; a workdir of a
       training (local or gs://), a folder that `export` has written, or a file
       of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
-    step, epoch: which checkpoint of a workdir; the newest if neither is given.
+    step, epoch: which checkpoint of a workdir. If neither is given, the best
+      where the training was to keep it (`checkpoint.best_by`), or the newest.
 
   Raises:
     ValueError: there is no encoder; says what was expected and what found.

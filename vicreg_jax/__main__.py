@@ -9,8 +9,8 @@
 
 MODEL is "starter", a training's workdir, a folder that `export` has written, or
 a file of CLMR's weights. `VERB --help` says more. Exit codes: 0 complete, 1 an
-error, in one line, 3 complete but for files that were left out, 75 interrupted:
-the same command continues.
+error, in one line, 3 complete but for files that were left out, 69 no device to
+compute on, 75 interrupted: the same command continues.
 """
 
 import signal

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from vicreg_jax.data import audio, records, seeds
+from vicreg_jax.data.prepared import reading
 from vicreg_jax.data.threads import map_in_order
 
 # Clips read in one go for a queue, by so many threads, and how many goes ahead
@@ -29,8 +30,8 @@ from vicreg_jax.data.threads import map_in_order
 _GROUP, _READERS, _GROUPS_AHEAD = 16, min(8, os.cpu_count()), 2
 _BATCHES_AHEAD = 4
 _DRAWERS = 4
-# Crops at work: a core that has ended one finds the next.
-_CALLS = 2 * os.cpu_count()
+# Calls at work: a core that has ended one finds the next.
+CALLS = 2 * os.cpu_count()
 
 
 class Drawn(NamedTuple):
@@ -81,13 +82,10 @@ def _draw(clips, order, crop, group) -> tf.data.Dataset:
     ]
     return Drawn(clip, tf.stack(starts), view_Vx2)
 
-  options = tf.data.Options()
-  # There is little to tune, and what is tuned may take a minute to end.
-  options.autotune.enabled = False
   return (
-    order.map(draw, num_parallel_calls=_DRAWERS, deterministic=True)
+    order.map(draw, num_parallel_calls=_DRAWERS)
     .batch(group)
-    .with_options(options)
+    .with_options(reading())
   )
 
 
@@ -170,7 +168,7 @@ class Queue:
           tf.shape(group[1], tf.int64)[0]
         ).map(lambda row: (group, row))
       )
-      .map(one, num_parallel_calls=_CALLS, deterministic=True)
+      .map(one, num_parallel_calls=CALLS)
     )
 
   def stream(self, dataset: tf.data.Dataset) -> Iterator:

@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from vicreg_jax import files
 from vicreg_jax.data import audio, augment, crops, records, seeds
-from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.data.prepared import Prepared, reading
 from vicreg_jax.data.views import VIEWS
 
 _OPEN_FILES = 16
 # Clips ordered ahead, for the time that the next epoch's shuffle takes to fill.
 _ORDERED_AHEAD = 4096
+_BATCHES_AHEAD = 2
 
 
 class Share(NamedTuple):
@@ -218,7 +219,7 @@ def _augmented(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
   shape = [batch_size, VIEWS, config.data.crop]
   batches = queue.map(view).batch(batch_size * VIEWS, drop_remainder=True)
   batches = batches.map(lambda x: tf.reshape(x, shape))
-  return _as_asked(batches.prefetch(tf.data.AUTOTUNE))
+  return batches.prefetch(_BATCHES_AHEAD).with_options(reading())
 
 
 # --- probing and embedding ---------------------------------------------------
@@ -294,12 +295,10 @@ def segments(
     return _to_float(pcm_SxT), tf.fill([count], tf.cast(index, tf.int32))
 
   rows = (
-    prepared.dataset(split)
-    .enumerate()
-    .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    prepared.dataset(split).enumerate().map(cut, num_parallel_calls=crops.CALLS)
   )
-  rows = rows.unbatch().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-  for x_BxT, clip_B in _read(prepared, split, _as_asked(rows)):
+  rows = rows.unbatch().batch(batch_size).prefetch(_BATCHES_AHEAD)
+  for x_BxT, clip_B in _read(prepared, split, rows):
     n = len(clip_B)
     pad = batch_size - n
     yield Segments(
@@ -313,14 +312,6 @@ def _read(prepared, split, dataset) -> Iterator:
   """Yields NumPy elements; where reading fails, names file and remedy."""
   with records.Files.of(prepared, (split,)).explained():
     yield from dataset.as_numpy_iterator()
-
-
-def _as_asked(dataset) -> tf.data.Dataset:
-  """In order, and ahead only where the pipeline says so."""
-  options = tf.data.Options()
-  options.deterministic = True
-  options.experimental_optimization.inject_prefetch = False
-  return dataset.with_options(options)
 
 
 def _to_float(pcm):

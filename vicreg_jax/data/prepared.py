@@ -23,6 +23,19 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 SPLITS = ("train", "valid", "test")
 
 
+def reading() -> tf.data.Options:
+  """Options of all that reads: in order, and ahead only where it is said.
+
+  Nothing is tuned. The thread that tunes may miss that it is to end, and sleeps
+  on for up to a minute, for which whoever drops the iterator waits.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  options.deterministic = True
+  options.experimental_optimization.inject_prefetch = False
+  return options
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
   """A data set on disk, ready to be read. Splits without clips are absent."""
@@ -83,10 +96,8 @@ class Prepared:
         f"split {split!r} is not in {self.path}: it has "
         f"{', '.join(self.num_clips)}"
       )
-    options = tf.data.Options()
-    options.deterministic = True
     read_config = tfds.ReadConfig(
-      options=options,
+      options=reading(),
       try_autocache=False,  # raw audio rarely fits into memory
       interleave_cycle_length=1,
     )

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import vicreg_jax
 from vicreg_jax import files
-from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.data.prepared import Prepared, reading
 
 BLOCK = 1 << 14  # bytes to a checksum
 SAMPLE = 2  # bytes: 16-bit PCM
@@ -233,7 +233,8 @@ def _scan(place, split) -> Index:
 
 def _scan_file(file: str, count: int, progress: tqdm) -> Index:
   # To parse records one by one in TensorFlow would take ten times as long.
-  batches = tf.data.TFRecordDataset(file).batch(_AT_ONCE).as_numpy_iterator()
+  batches = tf.data.TFRecordDataset(file).batch(_AT_ONCE)
+  batches = batches.with_options(reading()).as_numpy_iterator()
   ids, labels, starts, sizes, blocks, crcs = [], [], [], [], [0], []
   at = 0
   for record in itertools.chain.from_iterable(batches):

@@ -1,4 +1,7 @@
-"""The `embed` job: representations of every clip of a data set, as one file."""
+"""The `embed` job: representations of every clip of a data set, as one file.
+
+The command `embed MODEL FILES` for any audio files is in `use/corpus.py`.
+"""
 
 import io
 

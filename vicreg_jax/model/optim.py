@@ -1,6 +1,7 @@
 """LARS and Adam as the two reference implementations run them; schedules.
 
-Learning rates are floats or optax schedules (step -> rate, steps from 0).
+Learning rates are floats or optax schedules (step -> rate, steps from 0). What
+a config asks for is chosen in `training/steps.py`.
 """
 
 import jax

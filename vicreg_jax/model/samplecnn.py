@@ -3,8 +3,8 @@
 Parameters, BatchNorm statistics and outputs are float32; `dtype` is the type
 that convolutions and matrix products compute in (bfloat16 on TPU).
 
-Batch normalisation is of each view by itself: `PerViewNorm` says how, and
-`NormRelu`, `Stem` and `Block` compute it.
+Batch normalisation is of each view by itself: `PerViewNorm` says how;
+`NormRelu`, `Stem` and `Block` compute it, from `_view_statistics`.
 
 Variant "rese-2-multi" is of Kim, Lee and Nam 2018 (arXiv:1710.10451).
 """

@@ -1,4 +1,7 @@
-"""A run's workdir: its config.json, and the lock that keeps others out."""
+"""A run's workdir: reads its config.json, and locks others out.
+
+Whether a run may go on with another config is decided in `training/loop.py`.
+"""
 
 import contextlib
 import fcntl

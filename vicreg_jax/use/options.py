@@ -43,7 +43,11 @@ def _embed(verbs):
   embed.add_argument("model")
   embed.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
   embed.add_argument("--output", required=True, help="the table to write")
-  embed.add_argument("--hop", type=float, help="seconds between segments")
+  embed.add_argument(
+    "--hop",
+    type=float,
+    help="seconds from a segment's start to the next; else its length",
+  )
   embed.add_argument(
     "--pooling",
     choices=("mean", "none"),
