@@ -35,10 +35,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _path))
 
 # Workers that begin at once would each compile all that they import. So they
 # begin at different places, and then find what another has compiled.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-  _first = "tensorflow", "jax", "torch", "sklearn.manifold"
+if "xdist" in sys.modules and "PYTEST_XDIST_WORKER" in os.environ:
+  _first = "tensorflow", "jax", "torch"
+  importlib.import_module("vicreg_jax")  # it sets TensorFlow's environment
   with contextlib.suppress(ImportError):
-    importlib.import_module(_first[int(worker[2:]) % len(_first)])
+    importlib.import_module(
+      _first[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(_first)]
+    )
 
 import jax
 import pytest
@@ -101,7 +104,10 @@ def optimized(monkeypatch):
 
 @pytest.fixture(scope="session")
 def plain_librosa():
-  """librosa as it is written: numba compiles it in half a minute."""
+  """librosa, without the half minute in which numba compiles it.
+
+  What numba makes functions over arrays of, such as `piptrack`, does not run.
+  """
 
   def decorator(*args, **_):
     written = args and isinstance(args[0], types.FunctionType)
@@ -112,9 +118,10 @@ def plain_librosa():
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, "numba", numba)
     import librosa
-    import librosa.core
-    import librosa.feature
-    import librosa.onset
+
+    # It imports what is asked for.
+    _ = librosa.load, librosa.feature.delta, librosa.feature.chroma_stft
+    _ = librosa.feature.mfcc, librosa.feature.rms, librosa.onset.onset_strength
   return librosa
 
 

@@ -411,13 +411,13 @@ def test_nothing_is_tuned(small, prepared, tmp_path, monkeypatch):
   shutil.copytree(prepared.path, tmp_path / "1.0.0")
   (tmp_path / "1.0.0" / "index-train.npz").unlink(missing_ok=True)
   mine = Prepared.open(tmp_path / "1.0.0")
-  begin, tuned = tf.data.Dataset.as_numpy_iterator, []
+  begin, tuned = tf.data.Dataset.__iter__, []
 
   def begun(dataset):
     tuned.append(dataset.options().autotune.enabled)
     return begin(dataset)
 
-  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", begun)
+  monkeypatch.setattr(tf.data.Dataset, "__iter__", begun)
   size = dict(crop=243, batch_size=8)
   for stream in (
     pipeline.train_views(mine, small),
@@ -429,7 +429,11 @@ def test_nothing_is_tuned(small, prepared, tmp_path, monkeypatch):
     pipeline.samples(mine, "train"),
   ):
     next(iter(stream))
-  assert len(tuned) > 7 and set(tuned) == {False}
+  (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
+  flip(file)
+  with pytest.raises(ValueError, match="damaged"):
+    list(pipeline.samples(mine, "train"))
+  assert len(tuned) > 9 and set(tuned) == {False}
 
 
 def test_streams_that_are_dropped_end_their_threads(small, prepared):

@@ -294,6 +294,7 @@ def test_arpeggio_is_heard(scores, labels):
     # One note at a time or a chord: strong peaks within a frame.
     part = score.parts[0]._replace(instrument="organ")
     x_T = play(dataclasses.replace(score, parts=(part,)), 4)
+    # In tune, as its notes are: numba's functions would estimate the tuning.
     chroma = librosa.feature.chroma_stft(y=x_T, sr=RATE, norm=1, tuning=0)
     voices.append(np.median(1 / np.sum(chroma**2, axis=0)))
   auc = roc_auc_score(labels["arpeggio"], -np.array(voices))

@@ -45,10 +45,10 @@ def load(source, *, step: int = -1, epoch: float = -1.0):
 
   Args:
     source: "starter", the encoder that comes with the package; a workdir of a
-      training (local or gs://), a folder that `export` has written, or a file
-      of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
+      training or probe (local or gs://); a folder that `export` has written; a
+      file of CLMR's weights (.pt, .ckpt, their .zip, .onnx).
     step, epoch: which checkpoint of a workdir. If neither is given, the best
-      where the training was to keep it (`checkpoint.best_by`), or the newest.
+      one if the training kept it (`checkpoint.best_by`), else the newest.
 
   Raises:
     ValueError: there is no encoder; says what was expected and what found.

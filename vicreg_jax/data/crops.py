@@ -30,8 +30,8 @@ from vicreg_jax.data.threads import map_in_order
 _GROUP, _READERS, _GROUPS_AHEAD = 16, min(8, os.cpu_count()), 2
 _BATCHES_AHEAD = 4
 _DRAWERS = 4
-# Calls at work: a core that has ended one finds the next.
-CALLS = 2 * os.cpu_count()
+# Crops at work: a core that has ended one finds the next.
+_CALLS = 2 * os.cpu_count()
 
 
 class Drawn(NamedTuple):
@@ -168,7 +168,7 @@ class Queue:
           tf.shape(group[1], tf.int64)[0]
         ).map(lambda row: (group, row))
       )
-      .map(one, num_parallel_calls=CALLS)
+      .map(one, num_parallel_calls=_CALLS)
     )
 
   def stream(self, dataset: tf.data.Dataset) -> Iterator:

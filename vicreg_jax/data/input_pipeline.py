@@ -8,6 +8,7 @@ threads.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _OPEN_FILES = 16
 # Clips ordered ahead, for the time that the next epoch's shuffle takes to fill.
 _ORDERED_AHEAD = 4096
 _BATCHES_AHEAD = 2
+_CUT = min(16, os.cpu_count())  # whole clips in memory
 
 
 class Share(NamedTuple):
@@ -294,9 +296,7 @@ def segments(
       count = kept
     return _to_float(pcm_SxT), tf.fill([count], tf.cast(index, tf.int32))
 
-  rows = (
-    prepared.dataset(split).enumerate().map(cut, num_parallel_calls=crops.CALLS)
-  )
+  rows = prepared.dataset(split).enumerate().map(cut, num_parallel_calls=_CUT)
   rows = rows.unbatch().batch(batch_size).prefetch(_BATCHES_AHEAD)
   for x_BxT, clip_B in _read(prepared, split, rows):
     n = len(clip_B)

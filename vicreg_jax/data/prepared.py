@@ -24,10 +24,10 @@ SPLITS = ("train", "valid", "test")
 
 
 def reading() -> tf.data.Options:
-  """Options of all that reads: in order, and ahead only where it is said.
+  """Options of all that reads: in order, nothing put between, nothing tuned.
 
-  Nothing is tuned. The thread that tunes may miss that it is to end, and sleeps
-  on for up to a minute, for which whoever drops the iterator waits.
+  The thread that tunes may miss its cancellation and sleep for up to a minute,
+  for which the deletion of the iterator waits.
   """
   options = tf.data.Options()
   options.autotune.enabled = False

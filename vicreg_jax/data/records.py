@@ -86,7 +86,7 @@ class Files(NamedTuple):
     """The first file that is not as it was written, and its fault."""
     for file, count in zip(self.paths, self.counts.values(), strict=True):
       try:
-        found = sum(1 for _ in tf.data.TFRecordDataset(file))
+        found = sum(1 for _ in _records(file))
       except tf.errors.NotFoundError:
         return f"{file} (missing)"
       except tf.errors.DataLossError:
@@ -96,6 +96,10 @@ class Files(NamedTuple):
       if found != count:
         return f"{file} ({found} of {count} records)"
     return ""
+
+
+def _records(file) -> tf.data.Dataset:
+  return tf.data.TFRecordDataset(file).with_options(reading())
 
 
 def _text(error) -> str:
@@ -233,8 +237,7 @@ def _scan(place, split) -> Index:
 
 def _scan_file(file: str, count: int, progress: tqdm) -> Index:
   # To parse records one by one in TensorFlow would take ten times as long.
-  batches = tf.data.TFRecordDataset(file).batch(_AT_ONCE)
-  batches = batches.with_options(reading()).as_numpy_iterator()
+  batches = _records(file).batch(_AT_ONCE).as_numpy_iterator()
   ids, labels, starts, sizes, blocks, crcs = [], [], [], [], [0], []
   at = 0
   for record in itertools.chain.from_iterable(batches):

@@ -1,8 +1,8 @@
 """The training loop of the jobs that train: resume, signals, log, checkpoints.
 
 A job describes what it trains (`Training`); `run` takes it to its end, from the
-newest checkpoint if there is one. A resumed run equals an unbroken one; with
-another config or other data it is refused (`_check_same`).
+newest checkpoint if there is one. A resumed run equals an unbroken one; where
+its data or keys other than `HARMLESS` differ, it is refused (`_check_same`).
 """
 
 import dataclasses

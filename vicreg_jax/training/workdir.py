@@ -1,4 +1,4 @@
-"""A run's workdir: reads its config.json, and locks others out.
+"""A run's workdir: reads and writes its config.json, and locks others out.
 
 Whether a run may go on with another config is decided in `training/loop.py`.
 """
