@@ -2,7 +2,7 @@
 
 A job describes what it trains (`Training`); `run` takes it to its end, from the
 newest checkpoint if there is one. A resumed run equals an unbroken one; where
-its data or keys other than `HARMLESS` differ, it is refused (`_check_same`).
+its data differ, or keys that are not free to, it is refused (`_check_same`).
 """
 
 import dataclasses
