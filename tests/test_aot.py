@@ -17,7 +17,7 @@ pytest.importorskip("libtpu")
 
 from vicreg_jax import aot
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import compiler
+from vicreg_jax.study import tpu_estimate
 
 pytestmark = pytest.mark.slow
 
@@ -70,14 +70,14 @@ def vicreg(width, batch_size=64):
 
 
 def compiled(config, topology="v3-8"):
-  return compiler.train_program(
-    config, 1000, compiler.devices_of(topology)
+  return tpu_estimate.train_program(
+    config, 1000, tpu_estimate.devices_of(topology)
   ).compile()
 
 
 def collectives(program):
   """(kind, shapes) of every collective, an array of results at a time."""
-  kinds = "|".join(compiler.COLLECTIVES)
+  kinds = "|".join(tpu_estimate.COLLECTIVES)
   found = re.findall(
     rf"= (.*?) ({kinds})(?:-done)?\(", program.as_text(), re.MULTILINE
   )
@@ -133,7 +133,7 @@ def test_nt_xent_gathers_all_anchors_once():
 
 @pytest.fixture(scope="module")
 def result():
-  return compiler.estimate(vicreg(512), "v3-8", 1000)
+  return tpu_estimate.estimate(vicreg(512), "v3-8", 1000)
 
 
 def test_the_report_is_consistent(result, program):
@@ -173,12 +173,12 @@ def test_flops_are_those_of_the_layers(result):
 
 def test_a_chip_without_an_estimate_has_none():
   """The compiler's sum is negative where it knows no times, as for v4."""
-  result = compiler.estimate(vicreg(64, 16), "v4-8", 1000)
+  result = tpu_estimate.estimate(vicreg(64, 16), "v4-8", 1000)
   assert result["fits"] and result["flops"] > 0
   assert result.get("optimal_seconds", 1) > 0
   assert ("hours" in result) == ("optimal_seconds" in result)
-  told = compiler.table(result) + compiler.line(16, result)
-  assert (told.count(compiler.NO_ESTIMATE) == 2) == ("hours" not in result)
+  told = tpu_estimate.table(result) + tpu_estimate.line(16, result)
+  assert (told.count(tpu_estimate.NO_ESTIMATE) == 2) == ("hours" not in result)
 
 
 def test_hlo_is_read():
@@ -188,21 +188,23 @@ def test_hlo_is_read():
   %b.2 = f32[16]{0} all-gather-done(%b.1)
   %c = pred[] fusion(%all-reduce.3), calls=%all-reduce.4
   """
-  assert compiler.collectives(text) == {
+  assert tpu_estimate.collectives(text) == {
     "all-gather": {"count": 1, "bytes": 64},
     "all-reduce": {"count": 1, "bytes": 24 + 8},
   }
-  assert compiler.shape_bytes("s32[5]{0}") == 20
-  assert compiler.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
+  assert tpu_estimate.shape_bytes("s32[5]{0}") == 20
+  assert (
+    tpu_estimate.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
+  )
 
 
 def test_every_topology_is_known():
-  for topology in compiler.TOPOLOGIES:
-    devices = compiler.devices_of(topology)
+  for topology in tpu_estimate.TOPOLOGIES:
+    devices = tpu_estimate.devices_of(topology)
     chips = int(topology.split("-")[1])
     # v5p counts two cores to a device.
     assert devices.size == (chips // 2 if topology == "v5p-8" else chips)
-    assert devices.devices.flat[0].device_kind in compiler.CHIPS
+    assert devices.devices.flat[0].device_kind in tpu_estimate.CHIPS
 
 
 def aot_command(*arguments, tmp_path):
@@ -259,9 +261,9 @@ def test_an_error_is_one_line(tmp_path):
 
 def test_errors_name_flag_and_remedy():
   with pytest.raises(ValueError, match=r"--topology=v9-8: .*v3-8"):
-    compiler.devices_of("v9-8")
+    tpu_estimate.devices_of("v9-8")
   with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
-    compiler.estimate(vicreg(512, 12), "v3-8", 1000)
+    tpu_estimate.estimate(vicreg(512, 12), "v3-8", 1000)
   with pytest.raises(ValueError, match=r"--sweep=batch_size: write"):
     aot._sweep(vicreg(512), "v3-8", "batch_size")
   config = vicreg(512)
@@ -276,7 +278,7 @@ def test_errors_name_flag_and_remedy():
 
 
 def test_the_least_effort_estimates_nearly_the_same(result, least_effort):
-  found = compiler.estimate(vicreg(512), "v3-8", 1000)
+  found = tpu_estimate.estimate(vicreg(512), "v3-8", 1000)
   for key, off in (("optimal_seconds", 0.01), ("peak_bytes", 0.05)):
     assert found[key] == pytest.approx(result[key], rel=off)
 
@@ -291,7 +293,7 @@ def test_the_recipes_of_the_thesis_fit_a_v3_8(
   """What the README promises; the figures of users' effort are in the notes."""
   scope = {}
   exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-  found = compiler.estimate(scope["get_config"](), "v3-8", 25_000)
+  found = tpu_estimate.estimate(scope["get_config"](), "v3-8", 25_000)
   assert found["global_batch"] == clips_a_step
   assert found["fits"] and found["optimal_seconds"] <= seconds
   assert math.isclose(

@@ -12,7 +12,7 @@ import soundfile
 import tensorflow as tf
 
 from vicreg_jax.data import augment as A
-from vicreg_jax.data import crops, seeds, views
+from vicreg_jax.data import augment_config, crops, seeds
 
 SR = 22_050
 T = 59_049
@@ -65,7 +65,7 @@ def peak_hz(x, near, width=12.0):
 
 def config(**p):
   """The default configuration with only the given probabilities non-zero."""
-  c = views.default_augment()
+  c = augment_config.default_augment()
   for op in c:
     c[op]["p"] = p.get(op, 0.0)
   return c
@@ -426,7 +426,7 @@ def test_p_zero_is_the_identity_and_leaves_no_op():
 
 @pytest.mark.slow
 def test_same_bits_eager_in_a_pipeline_and_on_any_number_of_threads():
-  c = views.default_augment()
+  c = augment_config.default_augment()
   x = white(12)
 
   def view(i, x):
@@ -457,7 +457,7 @@ def draws_of(c, count=20_000):
 
 @pytest.fixture(scope="module")
 def default_draws():
-  return draws_of(views.default_augment())
+  return draws_of(augment_config.default_augment())
 
 
 def test_frequencies_and_ranges_are_the_thesis_s(default_draws):
@@ -497,7 +497,7 @@ def test_draws_are_independent(default_draws):
 
 
 def test_switching_an_op_off_changes_no_other_draw(default_draws):
-  c = views.default_augment()
+  c = augment_config.default_augment()
   c["gain"]["p"] = c["pitch"]["p"] = 0.0
   c["delay"]["p"] = 1.0
   fewer = draws_of(c, 500)
@@ -548,7 +548,7 @@ def test_neighbouring_seeds_neither_collide_nor_correlate():
 
 
 def test_views_differ_and_repeat():
-  c = views.default_augment()
+  c = augment_config.default_augment()
   x = music()
   always = config(gain=1.0, pitch=1.0)
 
@@ -600,8 +600,8 @@ def test_crop_is_independent_of_the_chain(default_draws):
 
 
 def test_default_config_is_valid_and_plain():
-  views.validate_augment(views.default_augment(), SR)
-  assert tuple(views.default_augment()) == OPS
+  augment_config.validate_augment(augment_config.default_augment(), SR)
+  assert tuple(augment_config.default_augment()) == OPS
 
 
 @pytest.mark.parametrize(
@@ -621,23 +621,23 @@ def test_default_config_is_valid_and_plain():
   ],
 )
 def test_validate_names_key_and_value(op, key, value):
-  c = copy.deepcopy(views.default_augment())
+  c = copy.deepcopy(augment_config.default_augment())
   c[op][key] = value
   with pytest.raises(ValueError, match=rf"augment\.{op}\.{key}") as error:
-    views.validate_augment(c, SR)
+    augment_config.validate_augment(c, SR)
   bad = value if not isinstance(value, tuple) else value[0]
   assert str(bad) in str(error.value) or str(value[1]) in str(error.value)
 
 
 def test_validate_refuses_unknown_and_missing_keys():
-  c = views.default_augment()
+  c = augment_config.default_augment()
   c["echo"] = {"p": 1.0}
   with pytest.raises(ValueError, match="echo"):
-    views.validate_augment(c, SR)
-  c = views.default_augment()
+    augment_config.validate_augment(c, SR)
+  c = augment_config.default_augment()
   del c["delay"]["factor"]
   with pytest.raises(ValueError, match=r"augment\.delay"):
-    views.validate_augment(c, SR)
+    augment_config.validate_augment(c, SR)
 
 
 def test_a_view_must_be_mono_of_known_length():

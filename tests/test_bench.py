@@ -16,18 +16,11 @@ import soundfile
 import vicreg_jax
 from vicreg_jax import bench
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import (
-  augment,
-  embed,
-  pipeline,
-  similar,
-  step,
-  timing,
-  tpu,
-)
-from vicreg_jax.data import audio, seeds, views
+from vicreg_jax.benchmarks import augment, embed, pipeline, similar, step, tpu
+from vicreg_jax.benchmarks.support import timing
+from vicreg_jax.data import audio, augment_config, seeds
 from vicreg_jax.data import augment as augment_ops
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.library.tables import Tables
 
 
 @pytest.fixture
@@ -198,7 +191,7 @@ def test_embed(music, capsys, monkeypatch, tmp_path, plain_librosa):
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
 def test_sox_gets_the_same_draws(tmp_path):
   """One process with a chain for each view gives what the ops give."""
-  config = views.default_augment()
+  config = augment_config.default_augment()
   for op in ("noise", "pitch", "filter"):
     config[op]["p"] = 0.0
   views_NxT = augment.make_views(6, 20_000)
@@ -259,7 +252,7 @@ def test_peak_memory_is_that_of_the_process_alone():
   """Of a small child of a process that holds 300 MiB, and of what it takes."""
   ballast = np.ones(300 * 2**17)
   code = (
-    "from vicreg_jax.benchmarks import timing; a = timing.peak_mib();"
+    "from vicreg_jax.benchmarks.support import timing; a = timing.peak_mib();"
     "x = bytearray(100 * 2**20); print(a, timing.peak_mib() - a)"
   )
   done = subprocess.run(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vicreg_jax.model import bootstrap, metrics
+from vicreg_jax.evaluation import bootstrap, metrics
 
 
 def problem(n, k, levels=0, seed=0):

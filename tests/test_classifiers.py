@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vicreg_jax.model import classifiers
-from vicreg_jax.model.classifiers import Vectors
+from vicreg_jax.evaluation import classifiers
+from vicreg_jax.evaluation.classifiers import Vectors
 
 
 def vectors(n, seed, single=False):

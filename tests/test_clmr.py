@@ -15,7 +15,8 @@ import pytest
 import vicreg_jax
 from vicreg_jax.model import samplecnn
 from vicreg_jax.training import workdir as workdirs
-from vicreg_jax.use import adopt, clmr
+from vicreg_jax.use import clmr
+from vicreg_jax.use.import_weights import import_weights
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -479,7 +480,7 @@ def test_an_import_is_a_workdir_that_loads(tmp_path, encoder, expected):
   """Encoder, projector and the tags of a head: what the file has."""
   model = SimCLR(encoder)
   path = save(tmp_path / "clmr.ckpt", lightning(Module(encoder, model)))
-  told = adopt.adopt(path, str(tmp_path / "run"))
+  told = import_weights(path, str(tmp_path / "run"))
   assert "projector to 64" in told and "2,368,512 parameters" in told
   loaded = vicreg_jax.load(tmp_path / "run")
   same(jax.tree.map(np.asarray, loaded.variables), expected)
@@ -489,7 +490,7 @@ def test_an_import_is_a_workdir_that_loads(tmp_path, encoder, expected):
   for each in (loaded, vicreg_jax.load(path)):
     np.testing.assert_allclose(each.embed(x_T, 22_050), y_D, atol=1e-5)
   with pytest.raises(ValueError, match="is not empty"):
-    adopt.adopt(path, str(tmp_path / "run"))
+    import_weights(path, str(tmp_path / "run"))
   config = workdirs.load_config(str(tmp_path / "run"))
   assert config["model"]["projector"] == [512, 64]
 
@@ -498,7 +499,7 @@ def test_an_import_keeps_the_tags_of_a_whole_model(tmp_path):
   torch.manual_seed(1)
   encoder = Encoder(outputs=50).eval()
   to_onnx(tmp_path / "clmr.onnx", encoder, linear=encoder.fc)
-  adopt.adopt(str(tmp_path / "clmr.onnx"), str(tmp_path / "run"))
+  import_weights(str(tmp_path / "clmr.onnx"), str(tmp_path / "run"))
   x_T = np.random.default_rng(1).normal(size=59_049).astype("float32")
   with torch.no_grad():
     shares_K = torch.sigmoid(encoder(torch.from_numpy(x_T[None])))[0]

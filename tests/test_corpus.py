@@ -18,7 +18,7 @@ import soundfile
 import vicreg_jax
 from vicreg_jax import __main__ as command
 from vicreg_jax import files
-from vicreg_jax.use import corpus
+from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
 
@@ -47,8 +47,8 @@ def music(tmp_path):
 
 
 def run(encoder, music, output, **options):
-  paths = corpus.expand([str(music)])
-  return corpus.embed(encoder, paths, str(output), **options)
+  paths = audio_paths.expand([str(music)])
+  return embedding.embed_files(encoder, paths, str(output), **options)
 
 
 def rows(path):
@@ -141,20 +141,20 @@ def test_only_what_is_new_or_changed_is_embedded(encoder, music, tmp_path):
 
 def test_a_killed_run_goes_on(small_run, encoder, music, tmp_path, monkeypatch):
   out = tmp_path / "out.parquet"
-  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  monkeypatch.setattr(store, "_PART_ROWS", 1)
   added = []
 
   class Killed(BaseException):
     pass
 
-  def add(self, file, made, original=corpus._Store.add):
+  def add(self, file, made, original=store.Store.add):
     if len(added) == 5:
       raise Killed
     added.append(file.path)
     original(self, file, made)
 
   with monkeypatch.context() as patch:
-    patch.setattr(corpus._Store, "add", add)
+    patch.setattr(store.Store, "add", add)
     with pytest.raises(Killed):
       run(encoder, music, out)
   assert not out.exists()
@@ -197,7 +197,7 @@ def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
   flags = [small_run, str(tmp_path / "music"), "--pooling=none"]
   start = [sys.executable, "-c"]
   code = (
-    "import sys; from vicreg_jax.use import corpus; corpus._PART_ROWS = 50;"
+    "import sys; from vicreg_jax.library import store; store._PART_ROWS = 50;"
     " from vicreg_jax import __main__ as m; m.main(sys.argv[1:])"
   )
   out = tmp_path / "out"
@@ -272,9 +272,9 @@ def test_a_damaged_part_is_named_and_can_be_deleted(
   encoder, music, tmp_path, monkeypatch
 ):
   out = tmp_path / "out.parquet"
-  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  monkeypatch.setattr(store, "_PART_ROWS", 1)
   with monkeypatch.context() as patch:
-    patch.setattr(corpus._Store, "finish", lambda store: 1 / 0)
+    patch.setattr(store.Store, "finish", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       run(encoder, music, out)
   part = sorted((tmp_path / "out.parquet.parts").glob("*.parquet"))[2]
@@ -293,7 +293,7 @@ def test_a_damaged_part_is_named_and_can_be_deleted(
 
 def test_a_full_disk_loses_nothing(encoder, music, tmp_path, monkeypatch):
   out = tmp_path / "out.parquet"
-  monkeypatch.setattr(corpus, "_PART_ROWS", 1)
+  monkeypatch.setattr(store, "_PART_ROWS", 1)
   written, write_ = [], files.write
 
   def full(path, content):
@@ -341,14 +341,14 @@ def test_an_error_in_a_thread_ends_the_run(
     raise MemoryError("none left")
     yield
 
-  monkeypatch.setattr(corpus.audio, "blocks", blocks)
+  monkeypatch.setattr(embedding.audio, "blocks", blocks)
   with pytest.raises(MemoryError, match="none left"):
     run(encoder, music, tmp_path / "out")
 
 
 def test_shares_are_apart_and_whole():
   paths = [f"music/{i}.mp3" for i in range(60)]
-  shares = [corpus.share(paths, i, 3) for i in range(3)]
+  shares = [audio_paths.share(paths, i, 3) for i in range(3)]
   assert sorted(sum(shares, [])) == sorted(paths)
   assert all(10 < len(some) < 30 for some in shares)
 
@@ -356,19 +356,19 @@ def test_shares_are_apart_and_whole():
 def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "list.txt").write_text("music/a/0.wav\n\nmusic/b/1.wav\n")
-  assert len(corpus.expand(["music"])) == 10
-  assert corpus.expand(["music/*/1.wav"]) == ["music/b/1.wav"]
-  assert corpus.expand(["@list.txt", "./music/a/0.wav"]) == [
+  assert len(audio_paths.expand(["music"])) == 10
+  assert audio_paths.expand(["music/*/1.wav"]) == ["music/b/1.wav"]
+  assert audio_paths.expand(["@list.txt", "./music/a/0.wav"]) == [
     "music/a/0.wav",
     "music/b/1.wav",
   ]
-  assert corpus.expand(["music/cover.jpg"]) == ["music/cover.jpg"]
+  assert audio_paths.expand(["music/cover.jpg"]) == ["music/cover.jpg"]
   for wrong in ("nowhere", "*.xyz", "@nowhere"):
     with pytest.raises(ValueError, match=wrong.strip("@*")):
-      corpus.expand([wrong])
+      audio_paths.expand([wrong])
   (tmp_path / "none").mkdir()
   with pytest.raises(ValueError, match="no audio files"):
-    corpus.expand(["none"])
+    audio_paths.expand(["none"])
 
 
 def call(*flags):

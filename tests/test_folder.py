@@ -16,14 +16,8 @@ import pytest
 import soundfile
 
 from vicreg_jax import config as configs
-from vicreg_jax.data import (
-  audio,
-  datasets,
-  input_pipeline,
-  threads,
-  track_names,
-)
-from vicreg_jax.data.datasets import base, contents, decoded, folder
+from vicreg_jax.data import audio, datasets, input_pipeline, threads, tracks
+from vicreg_jax.data.datasets import base, file_hashes, folder, pcm_cache
 from vicreg_jax.jobs import prepare
 
 RATE = 8_000
@@ -304,13 +298,13 @@ def test_what_was_moved_or_touched_is_the_same(tmp_path, monkeypatch):
   write_tree(root, ["a.wav", "b.wav", "c.wav"])
   want = datasets.prepare(config(root, tmp_path))
   monkeypatch.setattr(audio, "load", lambda *a: pytest.fail("decoded again"))
-  read, digest = [], contents._digest
+  read, digest = [], file_hashes._digest
 
   def watched(file):
     read.append(file.id)
     return digest(file)
 
-  monkeypatch.setattr(contents, "_digest", watched)
+  monkeypatch.setattr(file_hashes, "_digest", watched)
   moved.parent.mkdir()
   root.rename(moved)
   for expected in ["a.wav", "b.wav", "c.wav"], [], ["b.wav"], []:
@@ -359,7 +353,7 @@ def test_digests_need_not_be_kept(tmp_path, monkeypatch, fault):
     def fail(*args):
       raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(contents.files_lib, "write", fail)
+    monkeypatch.setattr(file_hashes.files_lib, "write", fail)
   assert source(root, tmp_path).identity == expected
 
 
@@ -500,20 +494,20 @@ def test_of_an_earlier_version_only_what_is_new_is_decoded(
 
 
 def test_no_sound_is_kept_where_there_is_no_room(tmp_path, monkeypatch):
-  sound = decoded.Sound(b"1234", -3.0, "")
+  sound = pcm_cache.Sound(b"1234", -3.0, "")
   usage = shutil.disk_usage(tmp_path)
   for free, kept in ((3 * 4 * 10, True), (3 * 4 * 10 - 1, False)):
     monkeypatch.setattr(
       shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
     )
-    store = decoded.Store(tmp_path, {"rate": RATE}, 10)
+    store = pcm_cache.Store(tmp_path, {"rate": RATE}, 10)
     for name in "abc":
       store.add(name, sound)
-    found = decoded.Store(tmp_path, {"rate": RATE}, 10).get("b")
+    found = pcm_cache.Store(tmp_path, {"rate": RATE}, 10).get("b")
     assert found == (sound if kept else None)
-    assert decoded.Store(tmp_path, {"rate": 1}, 10).get("b") is None
+    assert pcm_cache.Store(tmp_path, {"rate": 1}, 10).get("b") is None
     assert bool(list(tmp_path.iterdir())) == kept
-    decoded.Store(tmp_path, {}, 10).remove()
+    pcm_cache.Store(tmp_path, {}, 10).remove()
     assert not list(tmp_path.iterdir())
 
 
@@ -1038,7 +1032,7 @@ def test_what_there_is_can_be_embedded_without_a_clip_to_train_on(tmp_path):
   ],
 )
 def test_only_cuts_are_taken_off_a_track_s_name(name, track):
-  assert track_names.track_of(name) == track
+  assert tracks.track_of(name) == track
 
 
 @pytest.mark.parametrize(
@@ -1066,7 +1060,7 @@ def test_only_cuts_are_taken_off_a_track_s_name(name, track):
 )  # fmt: skip
 def test_pieces_are_told_from_titles(names, expected):
   names = [f"{name}.wav" for name in names]
-  assert list(track_names.tracks_of(names).values()) == expected.split(" ")
+  assert list(tracks.tracks_of(names).values()) == expected.split(" ")
 
 
 def test_the_summary_counts_tracks(tmp_path):

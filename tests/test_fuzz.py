@@ -38,8 +38,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from vicreg_jax import cli
+from vicreg_jax import cli, messages
 from vicreg_jax.data import audio
+from vicreg_jax.library import embedding, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 22_050
@@ -636,7 +637,7 @@ class Zip(Folder):
       try:
         check_samples(files.load(name, RATE))
       except audio.AudioError as error:
-        assert cli.ours(error) and str(error).isprintable()
+        assert messages.ours(error) and str(error).isprintable()
 
   def members(self, files):
     return self.archives._members(files)[1]
@@ -1056,11 +1057,9 @@ class Table:
   """
 
   def __init__(self, tmp):
-    global corpus, pa, pq
+    global pa, pq
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from vicreg_jax.use import corpus
 
     self.encoder, self.tmp = small_encoder(tmp), tmp
     self.paths = []
@@ -1089,23 +1088,23 @@ class Table:
   def embed(self, root, paths=None, **options):
     """The rows of the table that it becomes."""
     out = str(root / "out")
-    corpus.embed(self.encoder, paths or self.paths, out, **options)
+    embedding.embed_files(self.encoder, paths or self.paths, out, **options)
     assert sorted(os.listdir(root)) == ["out", "out.files.csv"]
     return sorted(map(repr, pq.read_table(out).to_pylist()))
 
   def interrupt(self, root):
     """Two parts are done."""
-    add, rows = corpus._Store.add, corpus._PART_ROWS
+    add, rows = store.Store.add, store._PART_ROWS
 
     def ends(store, file, made):
       add(store, file, made)
       if len(store._pending) == 2:
         raise InterruptedError
 
-    corpus._Store.add, corpus._PART_ROWS = ends, 1
+    store.Store.add, store._PART_ROWS = ends, 1
     with contextlib.suppress(ValueError):
       self.embed(root)
-    corpus._Store.add, corpus._PART_ROWS = add, rows
+    store.Store.add, store._PART_ROWS = add, rows
     assert len(list((root / "out.parts").iterdir())) == 4
 
   def case(self, rng):
@@ -1134,7 +1133,7 @@ class Table:
 
     def run():
       user, limits = os.geteuid(), resource.getrlimit(resource.RLIMIT_FSIZE)
-      corpus._PART_ROWS = rows
+      store._PART_ROWS = rows
       try:
         if kind == "read-only":
           subprocess.run(["chmod", "-R", "a-w", root], check=True)
@@ -1199,8 +1198,8 @@ def outcome(case):
   try:
     case.run()
   except ValueError as error:
-    text = cli.line(error)
-    ours = cli.ours(error) or isinstance(error.__cause__, SystemExit)
+    text = messages.line(error)
+    ours = messages.ours(error) or isinstance(error.__cause__, SystemExit)
     unclear = (
       "raised outside the package" * (not ours)
       or "not one printable line" * (not text.isprintable())

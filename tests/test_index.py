@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_neighbours import call, cosines, draw, similar, write
 
-from vicreg_jax.use import index as indexes
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.library import index as indexes
+from vicreg_jax.library.tables import Tables
 
 
 def test_without_lancedb_it_is_one_line(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_build_that_is_killed_is_begun_anew(tmp_path, capsys, index):
   code = f"""
 import os, lancedb
 from vicreg_jax.use import index
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.library.tables import Tables
 index.Index.recall = lambda *_: os._exit(9)
 tables = Tables([{table!r}])
 index.of_tables({str(tmp_path / "index")!r}, tables, "tracks", "none")

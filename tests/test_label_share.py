@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vicreg_jax.data import label_share
+from vicreg_jax.evaluation import label_share
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 # Tracks of each class, of one to three clips each.

@@ -1,8 +1,4 @@
-"""The package's order: a module imports only what stands before it here.
-
-A room imports rooms above it, and a module of a room modules above it in that
-room. So nothing comes round in a circle, and a reader can begin at the top.
-"""
+"""The package is as its map says; see `vicreg_jax/rooms.py`."""
 
 import ast
 import inspect
@@ -14,41 +10,11 @@ import sys
 import pytest
 
 import vicreg_jax
+from vicreg_jax import rooms
 
-# Room: its modules, from the ground up. The doors are those that people start.
-ROOMS = {
-  "ground": "files mesh plots cli checks",
-  "data": "beam_options track_names audio views threads seeds augment prepared"
-  " datasets records crops input_pipeline label_share mfcc",
-  "model": "metrics bootstrap classifiers losses optim samplecnn",
-  "config": "",
-  "training": "workdir best steps writer checkpoint loop",
-  "use": "options clmr heads export encoder adopt corpus tables neighbours"
-  " index points map_files serve hear verbs",
-  "jobs": "scores representations prepare embed clip_probes"
-  " retrieval probe pretrain supervised",
-  "study": "thesis figures plan tables runner",
-  "benchmarks": "timing music torch_twin compiler decode prepare augment"
-  " pipeline step embed similar startup tpu",
-  "doors": "__init__ main aot bench suite __main__",
-}
-DATASETS = "labels_table contents decoded base archives official folder fma"
-DATASETS += " gtzan magnatagatune mtg_jamendo nsynth synthetic __init__"
 LONGEST_DOOR = 120
 PACKAGE = pathlib.Path(vicreg_jax.__file__).parent
-ORDER = [
-  module
-  for room, modules in ROOMS.items()
-  for module in (
-    [room]
-    if not modules
-    else modules.split()
-    if room in ("ground", "doors")
-    else [f"{room}.{name}" for name in modules.split()]
-  )
-]
-at = ORDER.index("data.datasets")
-ORDER[at : at + 1] = [f"data.datasets.{name}" for name in DATASETS.split()]
+CONTRIBUTING = PACKAGE.parent / ".github" / "CONTRIBUTING.md"
 
 
 def name_of(path):
@@ -61,7 +27,7 @@ def is_module(name):
 
 
 def imports(path):
-  """Modules of the package, by their names in ORDER, that a file imports."""
+  """Modules of the package, by their names in the map, that a file imports."""
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       for alias in node.names:
@@ -82,25 +48,37 @@ def imports(path):
 
 
 def test_every_module_imports_only_what_stands_before_it():
-  rank = {name: i for i, name in enumerate(ORDER)}
+  order = rooms.order()
+  rank = {name: i for i, name in enumerate(order)}
   upward = []
   for path in sorted(PACKAGE.rglob("*.py")):
     name = name_of(path)
     if name.endswith("__init__") and name not in rank:
       assert not list(imports(path)), name  # rooms are folders, no more
       continue
-    assert name in rank, f"{name} has no place in ROOMS"
+    assert name in rank, f"{name} has no place in rooms.ROOMS"
     upward += [
       f"{name} imports {other}"
       for other in imports(path)
       if rank[other] >= rank[name]
     ]
   assert not upward
-  assert all(is_module(name) for name in ORDER)
+  assert all(is_module(name) for name in order)
+
+
+def test_the_map_is_shown_as_it_is():
+  assert rooms.table() in CONTRIBUTING.read_text(), (
+    "copy what `python -m vicreg_jax.rooms` prints into CONTRIBUTING.md"
+  )
+
+
+def test_a_room_names_what_it_holds():
+  for name, room in rooms.ROOMS.items():
+    assert room.first in room.modules.split(), name
 
 
 def test_doors_are_short():
-  for door in ROOMS["doors"].split():
+  for door in rooms.modules("doors"):
     lines = (PACKAGE / f"{door}.py").read_text().count("\n")
     assert lines <= LONGEST_DOOR, f"{door}.py has {lines} lines"
 

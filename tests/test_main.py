@@ -15,7 +15,7 @@ import soundfile
 import warm
 
 from vicreg_jax import __main__ as verbs
-from vicreg_jax import checks, cli, main, mesh
+from vicreg_jax import checks, main, mesh, messages
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.training import loop, steps
@@ -201,7 +201,7 @@ def error_of(config, workdir):
   """The one line that a person sees."""
   with pytest.raises(ValueError) as caught:
     main.run(config, str(workdir))
-  assert cli.ours(caught.value)
+  assert messages.ours(caught.value)
   assert "\n" not in str(caught.value)
   return str(caught.value)
 

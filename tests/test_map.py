@@ -16,8 +16,8 @@ import soundfile
 from chromium import PROGRAM, Browser
 from test_neighbours import call, similar, write
 
-from vicreg_jax.use import map_files, points, serve
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.library import layout, page, serve
+from vicreg_jax.library.tables import Tables
 
 # Names as bad as a disk takes them; the last is no UTF-8.
 HOSTILE = [
@@ -46,11 +46,11 @@ def clusters(tmp_path):
 
 
 def make(embeddings, **options):
-  return points.make(Tables([embeddings]), projection="pca", **options)
+  return layout.make(Tables([embeddings]), projection="pca", **options)
 
 
 def test_what_sounds_alike_lies_together(clusters):
-  made = points.make(Tables([clusters]), projection="tsne")
+  made = layout.make(Tables([clusters]), projection="tsne")
   gap = made.xy_Nx2[:, None] - made.xy_Nx2
   gap_NxN = np.linalg.norm(gap, axis=-1) + 9 * np.eye(60)
   folder_N = np.arange(60) // 20
@@ -65,7 +65,7 @@ def test_what_sounds_alike_lies_together(clusters):
 @pytest.mark.slow
 def test_umap_lays_out_too(clusters):
   pytest.importorskip("umap")
-  xy_Nx2 = points.make(Tables([clusters]), projection="umap").xy_Nx2
+  xy_Nx2 = layout.make(Tables([clusters]), projection="umap").xy_Nx2
   centre_3x2 = xy_Nx2.reshape(3, 20, 2).mean(axis=1)
   far_Nx3 = np.linalg.norm(xy_Nx2[:, None] - centre_3x2, axis=-1)
   assert (far_Nx3.argmin(axis=1) == np.arange(60) // 20).all()
@@ -92,7 +92,7 @@ def test_passages_have_their_times_and_neighbours_elsewhere(tmp_path):
 def test_more_points_are_a_sample(clusters):
   made = make(clusters, most=25)
   assert len(set(made.rows.paths)) == 25 and made.total == 60
-  assert "25 points, a sample of 60" in map_files.note(made)
+  assert "25 points, a sample of 60" in page.note(made)
   table = pq.read_table(clusters)
   y_NxD = np.stack(table["embedding"].to_numpy())
   at = [table["path"].to_pylist().index(path) for path in made.rows.paths]
@@ -125,7 +125,7 @@ def test_columns_of_a_table_are_colours(clusters, tmp_path, kind):
 
 def test_rare_labels_are_others():
   names = [f"{i:02}" for i in range(40) for _ in range(40 - i)]
-  labels, code_N, _ = points.of_values(names)
+  labels, code_N, _ = layout.of_values(names)
   assert labels == [*(f"{i:02}" for i in range(15)), "others"]
   assert (code_N == 15).sum() == sum(range(1, 26))
 
@@ -142,8 +142,8 @@ def numbers(text, kind):
 def test_the_page_holds_the_points_and_names_as_data(tmp_path):
   paths = [f"m/{on_disk(name)}" for name in HOSTILE]
   made = make(write(tmp_path / "t", np.eye(6) + 1, paths))
-  audio = map_files.audio_of(made.rows.paths)
-  html = map_files.page(made, audio, "out", "folder")
+  audio = page.audio_of(made.rows.paths)
+  html = page.page(made, audio, "out", "folder")
   assert len(re.findall(r"<script", html, re.IGNORECASE)) == 2
   assert len(re.findall(r"</script", html, re.IGNORECASE)) == 2
   assert not re.search(r"https?:", html)  # nothing is fetched
@@ -163,9 +163,9 @@ def test_bytes_that_are_no_text_are_found_and_linked(tmp_path):
     (tmp_path / "m" / each).write_bytes(b"x")
   paths = [str(tmp_path / "m" / "a.wav"), on_disk(str(tmp_path / "m" / name))]
   made = make(write(tmp_path / "t", np.eye(2), paths))
-  audio = map_files.audio_of(made.rows.paths)
+  audio = page.audio_of(made.rows.paths)
   assert not audio.missing()
-  html = map_files.page(made, audio, str(tmp_path), "folder")
+  html = page.page(made, audio, str(tmp_path), "folder")
   assert data_of(html)["links"] == {"1": "m/caf%E9.wav"}
 
 
@@ -185,9 +185,9 @@ def test_music_that_was_moved_is_found(tmp_path, clusters, capsys, monkeypatch):
 
 def test_a_picture_is_written(clusters, tmp_path):
   path = tmp_path / "map.svg"
-  map_files.picture(make(clusters), str(path), "folder")
+  page.picture(make(clusters), str(path), "folder")
   text = path.read_text()
-  assert all(text.count(colour[0]) >= 20 for colour in map_files.COLOURS[:3])
+  assert all(text.count(colour[0]) >= 20 for colour in page.COLOURS[:3])
 
 
 BAD = [
@@ -207,7 +207,7 @@ def test_bad_maps_are_one_line(clusters, tmp_path, flags, said, monkeypatch):
   (tmp_path / "pathless.csv").write_text("name,x\nz,1\n")
   flags = [flag.replace("TMP", str(tmp_path)) for flag in flags]
   if "--output" not in said:  # a layout takes minutes
-    monkeypatch.setattr(points, "_project", None)
+    monkeypatch.setattr(layout, "_project", None)
   output = f"--output={tmp_path}/map.html"
   error = call("map", clusters, output, "--projection=pca", *flags)
   assert error.startswith("error: ") and said in error and "\n" not in error
@@ -349,8 +349,8 @@ def test_a_browser_shows_and_plays_the_map(
   if way == "serve":
     html = page.read_text()
     paths = Tables([table]).segments()
-    audio = map_files.audio_of([p for rows in paths for p in rows.paths])
-    html = map_files.served(html)
+    audio = page.audio_of([p for rows in paths for p in rows.paths])
+    html = page.served(html)
     server = serve.server(html.encode(), audio.files, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser.open(f"http://localhost:{server.server_port}/")

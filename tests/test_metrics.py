@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vicreg_jax.model import metrics
+from vicreg_jax.evaluation import metrics
 
 
 def make(n, k, levels=None, seed=0):

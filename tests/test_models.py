@@ -62,7 +62,7 @@ def test_convolutions_are_those_of_the_table():
 @pytest.fixture(scope="module")
 def torch_twin():
   pytest.importorskip("torch")
-  from vicreg_jax.benchmarks import torch_twin as twin
+  from vicreg_jax.benchmarks.support import torch_twin as twin
 
   return twin
 

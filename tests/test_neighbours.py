@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from vicreg_jax import __main__ as command
-from vicreg_jax.use import neighbours
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.library import neighbours
+from vicreg_jax.library.tables import Tables
 
 draw = np.random.default_rng(0).normal
 
@@ -105,7 +105,7 @@ def test_numbers_that_never_change_do_not_count():
 
 def test_similar_tracks_are_those_of_float64(tmp_path, capsys, monkeypatch):
   """Of two tables, of passages whose tracks are torn apart by reading."""
-  monkeypatch.setattr("vicreg_jax.use.tables._ROWS", 7)
+  monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 7)
   y_NxD = draw(size=(60, 8)) + 1
   paths = [f"{i // 3}.ogg" for i in range(60)]
   tables = [
@@ -207,7 +207,7 @@ def test_bad_tables_are_one_line(tmp_path, fault):
 
 def test_memory_does_not_grow_with_the_table(tmp_path, monkeypatch):
   """Of 64 MB, in row groups of 1, no more than some groups stay."""
-  monkeypatch.setattr("vicreg_jax.use.tables._ROWS", 1_000)
+  monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 1_000)
   y_NxD = draw(size=(1_000, 256)).astype(np.float32)
   paths = [f"{i}.ogg" for i in range(len(y_NxD))]
   table = pq.read_table(write(tmp_path / "a", y_NxD, paths))

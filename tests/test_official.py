@@ -32,8 +32,8 @@ import warm
 from conftest import shrink
 from etils.epath import backend, gpath, register
 
-from vicreg_jax import cli, main
 from vicreg_jax import config as configs
+from vicreg_jax import main, messages
 from vicreg_jax.data import audio, datasets, input_pipeline, records
 from vicreg_jax.data.datasets import archives, fma, gtzan, magnatagatune
 from vicreg_jax.data.prepared import SPLITS
@@ -107,7 +107,7 @@ def error_of(section):
   with pytest.raises(ValueError) as caught:
     datasets.prepare(section)
   assert "\n" not in str(caught.value)
-  assert cli.ours(caught.value)
+  assert messages.ours(caught.value)
   return str(caught.value)
 
 

@@ -14,7 +14,7 @@ from vicreg_jax.model import optim
 try:
   import torch
 
-  from vicreg_jax.benchmarks.torch_twin import VicregReleaseLars
+  from vicreg_jax.benchmarks.support.torch_twin import VicregReleaseLars
 except ImportError:
   torch = None
 needs_torch = pytest.mark.skipif(torch is None, reason="without PyTorch")

@@ -18,7 +18,8 @@ from test_checkpoint import FULL, small_disk
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.jobs import pretrain, representations
+from vicreg_jax.evaluation import representations
+from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
 

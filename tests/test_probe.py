@@ -15,16 +15,18 @@ import sklearn.metrics
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data import input_pipeline, label_share, mfcc
-from vicreg_jax.jobs import (
+from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.evaluation import (
+  bootstrap,
+  classifiers,
   clip_probes,
-  embed,
-  pretrain,
-  probe,
+  label_share,
+  metrics,
   representations,
   scores,
 )
-from vicreg_jax.model import bootstrap, classifiers, metrics, optim, samplecnn
+from vicreg_jax.jobs import embed, pretrain, probe
+from vicreg_jax.model import optim, samplecnn
 from vicreg_jax.use import encoder as encoders
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")

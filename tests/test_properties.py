@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vicreg_jax import config as configs
-from vicreg_jax.data import audio, crops, seeds
-from vicreg_jax.data.datasets import base
+from vicreg_jax.data import audio, crops, seeds, tracks
 from vicreg_jax.data.prepared import SPLITS
-from vicreg_jax.data.track_names import track_of
-from vicreg_jax.model import losses, metrics, optim
+from vicreg_jax.data.tracks import track_of
+from vicreg_jax.evaluation import metrics
+from vicreg_jax.model import losses, optim
 
 settings.register_profile(
   "ours", derandomize=True, deadline=None, database=None, max_examples=60
@@ -311,26 +311,26 @@ NAMES = st.text(
 
 
 @given(st.sets(NAMES, max_size=40))
-def test_splits_are_disjoint_complete_and_none_is_empty(tracks):
-  split_of = base.split_tracks(tracks)
-  assert split_of.keys() == tracks
+def test_splits_are_disjoint_complete_and_none_is_empty(names):
+  split_of = tracks.split(dict.fromkeys(names))
+  assert split_of.keys() == names
   counts = {s: list(split_of.values()).count(s) for s in SPLITS}
-  assert sum(counts.values()) == len(tracks)
-  if len(tracks) >= 3:
+  assert sum(counts.values()) == len(names)
+  if len(names) >= 3:
     assert min(counts.values()) >= 1
-    assert abs(counts["test"] - 0.2 * len(tracks)) <= 1
-    assert abs(counts["valid"] - 0.1 * len(tracks)) <= 1
+    assert abs(counts["test"] - 0.2 * len(names)) <= 1
+    assert abs(counts["valid"] - 0.1 * len(names)) <= 1
   else:
-    assert counts["train"] == len(tracks)
-  assert base.split_tracks(sorted(tracks)) == split_of
-  assert base.split_tracks(sorted(tracks, reverse=True)) == split_of
+    assert counts["train"] == len(names)
+  assert tracks.split(dict.fromkeys(sorted(names))) == split_of
+  assert tracks.split(dict.fromkeys(sorted(names)[::-1])) == split_of
 
 
 @given(st.sets(NAMES, min_size=3, max_size=30), NAMES)
-def test_another_track_moves_at_most_one_over_each_boundary(tracks, new):
-  before = base.split_tracks(tracks)
-  after = base.split_tracks(tracks | {new})
-  assert sum(before[t] != after[t] for t in tracks) <= 2
+def test_another_track_moves_at_most_one_over_each_boundary(names, new):
+  before = tracks.split(dict.fromkeys(names))
+  after = tracks.split(dict.fromkeys(names | {new}))
+  assert sum(before[t] != after[t] for t in names) <= 2
 
 
 @given(
@@ -340,7 +340,7 @@ def test_another_track_moves_at_most_one_over_each_boundary(tracks, new):
   st.sampled_from(["", "a/", "a/b.c/"]),
 )
 def test_cuts_of_a_track_stay_together(name, start, length, folder):
-  assume(not re.match(r"\d{4}-", f"{name}-"))  # a date, see track_names
+  assume(not re.match(r"\d{4}-", f"{name}-"))  # a date, see tracks
   cut = f"{folder}{name}-{start}-{start + length}.ogg"
   later = f"{folder}{name}-{start + length}-{start + 2 * length}.ogg"
   assert track_of(cut) == track_of(later)

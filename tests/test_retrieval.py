@@ -8,7 +8,8 @@ from conftest import SIZES, shrink
 from test_neighbours import cosines, scaled
 
 from vicreg_jax import config as configs
-from vicreg_jax.jobs import probe, retrieval
+from vicreg_jax.evaluation import retrieval
+from vicreg_jax.jobs import probe
 
 OPS = (
   *("polarity", "noise", "gain", "highpass"),

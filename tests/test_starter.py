@@ -11,9 +11,9 @@ import pytest
 import vicreg_jax
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.jobs import representations
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use.warm_start import warm_start
 
 FOLDER = pathlib.Path(encoders.__file__).parent / "starter"
 
@@ -83,7 +83,7 @@ def test_a_folder_s_encoder_begins_as_the_starter(starter):
   path = pathlib.Path(__file__).parents[1] / "configs" / "folder.py"
   config = runpy.run_path(str(path))["get_config"]()
   empty = steps.TrainState(step=0, params={}, batch_stats={}, opt_state={})
-  state = representations.warm_start(config, mesh.make_mesh())(empty)
+  state = warm_start(config, mesh.make_mesh())(empty)
   begun = {k: getattr(state, k)["encoder"] for k in starter.variables}
   assert encoders.fingerprint(begun) == starter.fingerprint()
   config.loss.name = "vicreg"  # one flag, and the projector fits

@@ -80,7 +80,7 @@ def torch_nt_xent(z1, z2, torch):
 @pytest.mark.parametrize("name", ["vicreg", "nt_xent"])
 def test_five_adam_steps_equal_pytorch(tiny, name):
   torch = pytest.importorskip("torch")
-  from vicreg_jax.benchmarks import torch_twin
+  from vicreg_jax.benchmarks.support import torch_twin
 
   tiny.loss.name = name
   tiny.optim.name = "adam"

@@ -17,10 +17,11 @@ from test_pretrain import assert_same, lines_of
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
-from vicreg_jax.data import datasets, input_pipeline, label_share
+from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.evaluation import label_share
 from vicreg_jax.jobs import embed, supervised
 from vicreg_jax.model import losses, samplecnn
-from vicreg_jax.training import best as best_lib
+from vicreg_jax.training import best_checkpoint as best_lib
 from vicreg_jax.training import checkpoint, loop, steps
 from vicreg_jax.use import encoder as encoders
 
@@ -100,7 +101,7 @@ def trainer(config, single, classes=5):
 def twin_of(state):
   """The state's encoder and head in PyTorch."""
   torch = pytest.importorskip("torch")
-  from vicreg_jax.benchmarks import torch_twin
+  from vicreg_jax.benchmarks.support import torch_twin
 
   encoder = torch_twin.SampleCNN(8, [8, 8], 12, 1)
   torch_twin.copy_encoder(

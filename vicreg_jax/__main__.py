@@ -13,27 +13,28 @@ error, in one line, 3 complete but for files that were left out, 69 no device to
 compute on, 75 interrupted: the same command continues.
 """
 
+import importlib
 import signal
 import sys
 
-from vicreg_jax import cli
-from vicreg_jax.use import options
+from vicreg_jax import messages
+from vicreg_jax.verbs import options
 
 
 def main(argv=None):
   args = options.parser(__doc__).parse_args(argv)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    from vicreg_jax.use import verbs  # JAX takes a second to import
-
-    sys.exit(getattr(verbs, args.run)(args))
+    # Only now: JAX takes a second to import.
+    verb = importlib.import_module(f"vicreg_jax.verbs.{args.run}")
+    sys.exit(verb.run(args))
   except ValueError as e:
-    if args.debug or not cli.ours(e):
+    if args.debug or not messages.ours(e):
       raise
-    cli.end(e)
+    messages.end(e)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)
-    sys.exit(cli.EXIT_INTERRUPTED)
+    sys.exit(messages.EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

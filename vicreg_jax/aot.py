@@ -21,8 +21,8 @@ from absl import app, flags
 
 from vicreg_jax import cli
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import compiler
 from vicreg_jax.data import datasets
+from vicreg_jax.study import tpu_estimate
 
 TOPOLOGY = flags.DEFINE_string(
   "topology", "v3-8", "v2-8, v3-8, v3-32, ... or the compiler's name: v3:2x2."
@@ -73,9 +73,9 @@ def _sweep(config, topology, sweep) -> list[dict]:
         " batch_size:256,768"
       ) from e
     configs.validate(config)
-    result = compiler.estimate(config, topology, _clips(config))
+    result = tpu_estimate.estimate(config, topology, _clips(config))
     results.append({key: value} | result)
-    print(compiler.line(value, result), flush=True)
+    print(tpu_estimate.line(value, result), flush=True)
   return results
 
 
@@ -88,10 +88,10 @@ def run(config) -> dict:
   print("The compiler's estimate for", topology, "- not a measurement.")
   if SWEEP.value:
     return {"sweep": _sweep(config, topology, SWEEP.value)}
-  result = compiler.estimate(config, topology, _clips(config))
-  print("training\n" + compiler.table(result), flush=True)
-  result["embed"] = compiler.estimate_embedding(config, topology)
-  print("embedding\n" + compiler.table(result["embed"]))
+  result = tpu_estimate.estimate(config, topology, _clips(config))
+  print("training\n" + tpu_estimate.table(result), flush=True)
+  result["embed"] = tpu_estimate.estimate_embedding(config, topology)
+  print("embedding\n" + tpu_estimate.table(result["embed"]))
   return result
 
 

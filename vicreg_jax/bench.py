@@ -23,7 +23,7 @@ import importlib
 import json
 import sys
 
-from vicreg_jax.benchmarks import timing
+from vicreg_jax.benchmarks.support import timing
 
 NAMES = (
   "decode",

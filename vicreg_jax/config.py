@@ -10,7 +10,7 @@ import math
 import ml_collections
 
 from vicreg_jax import checks
-from vicreg_jax.data import audio, track_names, views
+from vicreg_jax.data import audio, augment_config, tracks
 from vicreg_jax.model import losses, optim, samplecnn
 
 JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
@@ -143,7 +143,7 @@ def base_pretrain() -> ml_collections.ConfigDict:
       valid_data=dict(name="", path="", seed=0),
       train_splits=("train",),  # splits to train on
       shuffle_buffer=2048,  # clips; a larger set is shuffled by a window
-      augment=views.default_augment(),
+      augment=augment_config.default_augment(),
       model=dict(
         variant="thesis",
         representation_size=512,
@@ -486,7 +486,7 @@ def validate(config):
       " train on, validate and test with, (200, 50, 100) for example"
     )
   if config.data.track_pattern:
-    track_names.compile_pattern(config.data.track_pattern)
+    tracks.compile_pattern(config.data.track_pattern)
   if config.job in TRAINING:
     _validate_crop(config)
     if not config.steps and config.epochs <= 0:
@@ -564,7 +564,9 @@ def _validate_pretrain(config):
       "model.projector is (); give the widths of its layers, (512, 128) for"
       " example"
     )
-  views.validate_augment(config.augment.to_dict(), config.data.sample_rate)
+  augment_config.validate_augment(
+    config.augment.to_dict(), config.data.sample_rate
+  )
 
 
 def _validate_checkpoint(config):

@@ -14,7 +14,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vicreg_jax import cli
+from vicreg_jax import cli, messages
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory for the results; runs/<config> if not given."
@@ -70,7 +70,7 @@ def main(argv):
       run(config, workdir)
   except KeyboardInterrupt:
     print("interrupted; run the same command to continue", file=sys.stderr)
-    sys.exit(cli.EXIT_INTERRUPTED)
+    sys.exit(messages.EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

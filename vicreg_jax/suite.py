@@ -19,7 +19,7 @@ import pathlib
 import shlex
 import sys
 
-from vicreg_jax import cli, files
+from vicreg_jax import files, messages
 from vicreg_jax.study import plan, runner, tables
 
 
@@ -53,7 +53,7 @@ def run(args, extra: list[str]) -> int:
       failed = runner.run_all(running, chosen)
     if running.stopped:
       print("interrupted; run the same command to continue", file=sys.stderr)
-      return cli.EXIT_INTERRUPTED
+      return messages.EXIT_INTERRUPTED
   tables.report(suite, name, root, scale)
   if failed:
     names = ", ".join(job.workdir for job in failed)

@@ -24,8 +24,8 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax.benchmarks import timing
-from vicreg_jax.data import augment, seeds, views
+from vicreg_jax.benchmarks.support import timing
+from vicreg_jax.data import augment, augment_config, seeds
 from vicreg_jax.data.datasets import synthetic
 
 OURS, CHAIN, NOTHING = "vicreg_jax", "chain", "nothing"
@@ -63,7 +63,7 @@ def make_views(count: int, crop: int) -> np.ndarray:
 
 def only(name: str) -> dict:
   """The default augmentations; with an op's name that alone, always on."""
-  config = views.default_augment()
+  config = augment_config.default_augment()
   for op in config:
     if name == NOTHING:
       config[op]["p"] = 1e-9  # 0 would leave the coins out

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 
-from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.benchmarks.support import music, timing
 from vicreg_jax.data import audio
 
 OURS = "audio.load"

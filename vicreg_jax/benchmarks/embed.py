@@ -19,10 +19,11 @@ import librosa
 import numpy as np
 import soundfile
 
-from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.benchmarks.support import music, timing
 from vicreg_jax.data import audio
-from vicreg_jax.use import corpus, export
+from vicreg_jax.library import embedding
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import export
 
 OURS = "embed"
 _SHORT_SECONDS = 0.5
@@ -79,7 +80,11 @@ def compare(paths, repeats, directory) -> timing.Report:
   crops_SxT = np.concatenate([_segments(encoder, path) for path in paths])
   runs = {
     OURS: functools.partial(
-      corpus.embed, encoder, paths, f"{directory}/table", overwrite=True
+      embedding.embed_files,
+      encoder,
+      paths,
+      f"{directory}/table",
+      overwrite=True,
     ),
     "encoder alone": functools.partial(_embed_crops, encoder, crops_SxT),
   }

@@ -28,9 +28,9 @@ import time
 import numpy as np
 
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import timing
+from vicreg_jax.benchmarks.support import timing
 from vicreg_jax.data import datasets
-from vicreg_jax.data.views import VIEWS
+from vicreg_jax.data.augment_config import VIEWS
 
 _MAX_CORES = 2  # what the comparison of cores goes up to
 _EPOCHS = 1  # to a round

@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import music, timing
+from vicreg_jax.benchmarks.support import music, timing
 from vicreg_jax.data import datasets
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vicreg_jax.benchmarks import timing
-from vicreg_jax.use import index as indexes
-from vicreg_jax.use import neighbours
-from vicreg_jax.use.tables import Tables
+from vicreg_jax.benchmarks.support import timing
+from vicreg_jax.library import index as indexes
+from vicreg_jax.library import neighbours
+from vicreg_jax.library.tables import Tables
 
 _CENTRES, _SIZE, _ROWS, _TOP = 1_000, 512, 20_000, 10
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from vicreg_jax.benchmarks import timing
+from vicreg_jax.benchmarks.support import timing
 
 
 def add_arguments(parser):

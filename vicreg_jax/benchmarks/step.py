@@ -19,8 +19,8 @@ import numpy as np
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.benchmarks import timing
-from vicreg_jax.data.views import VIEWS
+from vicreg_jax.benchmarks.support import timing
+from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.training import steps
 
 OURS = "vicreg_jax"
@@ -101,7 +101,7 @@ def trainers(config) -> tuple[dict, list[str]]:
   )
   peers, notes = {OURS: _Ours(config, tx, devices, init())}, []
   try:
-    from vicreg_jax.benchmarks import torch_twin
+    from vicreg_jax.benchmarks.support import torch_twin
   except ImportError:
     return peers, ["PyTorch is not installed, so there is nothing to compare"]
   rate = float(steps.make_schedule(config, durations)(0))

@@ -19,9 +19,10 @@ import tempfile
 
 import numpy as np
 
-from vicreg_jax.benchmarks import pipeline, timing
-from vicreg_jax.data.views import VIEWS
-from vicreg_jax.model import metrics
+from vicreg_jax.benchmarks import pipeline
+from vicreg_jax.benchmarks.support import timing
+from vicreg_jax.data.augment_config import VIEWS
+from vicreg_jax.evaluation import metrics
 from vicreg_jax.study import plan
 
 RECIPES = ("vicreg_fma", "clmr_fma")

@@ -16,12 +16,12 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax.data import seeds, views
+from vicreg_jax.data import augment_config, seeds
 
 _COLUMNS = 4  # a coin and at most three parameters
 
 # Half kernels that a block is for, and its samples: short blocks fit the cache.
-_FILTER_BLOCKS = ((64, 2048), (448, 4096), (views.FILTER_HALF, 8192))
+_FILTER_BLOCKS = ((64, 2048), (448, 4096), (augment_config.FILTER_HALF, 8192))
 
 _GRAINS = (2160, 2560)  # 98 to 116 ms at 22,050 Hz; sox's `pitch` has 82 ms
 _SHIFTS = 200  # sizes to choose from, per semitone
@@ -130,7 +130,7 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   below: the higher, the less there is to compute.
   """
   x_T, length = _view(x_T)
-  lowest = views.lowest_cutoff(sample_rate)
+  lowest = augment_config.lowest_cutoff(sample_rate)
   if not tf.is_tensor(cutoff_hz):
     if not lowest <= cutoff_hz <= sample_rate / 2:
       raise ValueError(
@@ -138,13 +138,15 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
         f"{sample_rate / 2:g} Hz."
       )
     lowest_hz = cutoff_hz
-  longest = views.FILTER_ZEROS / 2 * sample_rate / (lowest_hz or lowest)
+  longest = (
+    augment_config.FILTER_ZEROS / 2 * sample_rate / (lowest_hz or lowest)
+  )
   # Rounding may lengthen the kernel by one.
   widest, block = next(
     (row for row in _FILTER_BLOCKS if row[0] > longest), _FILTER_BLOCKS[-1]
   )
   cutoff = tf.cast(cutoff_hz, tf.float32) / sample_rate
-  half = tf.floor(views.FILTER_ZEROS / 2 / cutoff)
+  half = tf.floor(augment_config.FILTER_ZEROS / 2 / cutoff)
   n = tf.range(-widest, widest + 1, dtype=tf.float32)
   angle = 2 * math.pi * cutoff * n
   sinc = tf.where(n == 0, 1.0, tf.sin(angle) / tf.where(n == 0, 1.0, angle))
@@ -200,8 +202,8 @@ def _pitch_plan(length):
   grains_A = smooth[(smooth >= _GRAINS[0]) & (smooth <= _GRAINS[1])]
   cents_AxB = 1200 * np.log2(grains_A[:, None] / smooth)
   plan = []
-  for i in range(round(2 * views.MAX_SEMITONES * _SHIFTS) + 1):
-    semitones = i / _SHIFTS - views.MAX_SEMITONES
+  for i in range(round(2 * augment_config.MAX_SEMITONES * _SHIFTS) + 1):
+    semitones = i / _SHIFTS - augment_config.MAX_SEMITONES
     nearest = np.argmin(np.abs(cents_AxB - 100 * semitones))
     a, b = np.unravel_index(nearest, cents_AxB.shape)
     grain, size = int(grains_A[a]), int(smooth[b])
@@ -309,7 +311,7 @@ def pitch_shift(x_T, semitones):
   x_T, length = _view(x_T)
   semitones = tf.cast(semitones, tf.float32)
   shift = tf.cast(
-    tf.round((semitones + views.MAX_SEMITONES) * _SHIFTS), tf.int32
+    tf.round((semitones + augment_config.MAX_SEMITONES) * _SHIFTS), tf.int32
   )
   grain, size, hop, lag, grains, before, after = tf.unstack(
     tf.gather(_pitch_plan(length), shift)
@@ -463,7 +465,7 @@ def augment(x_T, seed, config, sample_rate):
   Args:
     x_T: float32 [T], T static.
     seed: int32 or int64 [2], see `seeds.example_seed`.
-    config: as `views.default_augment()`.
+    config: as `augment_config.default_augment()`.
     sample_rate: in Hz.
   """
   x_T, _ = _view(x_T)

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from vicreg_jax import files
 from vicreg_jax.data import audio, augment, crops, records, seeds
+from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.data.prepared import Prepared, reading
-from vicreg_jax.data.views import VIEWS
 
 _OPEN_FILES = 16
 # Clips ordered ahead, for the time that the next epoch's shuffle takes to fill.

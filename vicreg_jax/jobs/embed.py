@@ -1,6 +1,6 @@
 """The `embed` job: representations of every clip of a data set, as one file.
 
-The command `embed MODEL FILES` for any audio files is in `use/corpus.py`.
+The verb `embed MODEL FILES`, for any audio files, is in `library/embedding.py`.
 """
 
 import io
@@ -9,8 +9,7 @@ import numpy as np
 
 from vicreg_jax import files, mesh
 from vicreg_jax.data import input_pipeline
-from vicreg_jax.jobs import representations
-from vicreg_jax.model import metrics
+from vicreg_jax.evaluation import metrics, representations
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
 

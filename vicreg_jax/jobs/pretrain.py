@@ -10,10 +10,16 @@ import numpy as np
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.jobs import probe, representations
-from vicreg_jax.model import bootstrap, classifiers, metrics
+from vicreg_jax.evaluation import (
+  bootstrap,
+  classifiers,
+  metrics,
+  representations,
+)
+from vicreg_jax.jobs import probe
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use.encoder import Encoder
+from vicreg_jax.use.warm_start import warm_start
 
 DIAGNOSTICS = "diagnostics"
 KNN_SEGMENTS = 8  # of a clip; all would take longer than the training
@@ -81,7 +87,7 @@ def run(config, workdir: str) -> steps.TrainState:
     evaluate=evaluation if evaluation.batch_size else None,
     best_by=config.checkpoint.best_by,
     from_start=True,
-    warm_start=representations.warm_start(config, devices),
+    warm_start=warm_start(config, devices),
   )
   return loop.run(config, workdir, training, devices)
 

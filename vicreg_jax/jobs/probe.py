@@ -25,10 +25,18 @@ import optax
 from tqdm import tqdm
 
 from vicreg_jax import files, mesh, plots
-from vicreg_jax.data import input_pipeline, label_share, mfcc
+from vicreg_jax.data import input_pipeline, mfcc
 from vicreg_jax.data.prepared import SPLITS, Prepared
-from vicreg_jax.jobs import clip_probes, representations, retrieval, scores
-from vicreg_jax.model import classifiers, losses, metrics, optim, samplecnn
+from vicreg_jax.evaluation import (
+  classifiers,
+  clip_probes,
+  label_share,
+  metrics,
+  representations,
+  retrieval,
+  scores,
+)
+from vicreg_jax.model import losses, optim, samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import heads as heads_lib

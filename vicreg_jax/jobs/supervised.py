@@ -21,14 +21,15 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data import datasets, input_pipeline, label_share
+from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.data.prepared import Prepared
-from vicreg_jax.jobs import representations, scores
-from vicreg_jax.model import losses, metrics
+from vicreg_jax.evaluation import label_share, metrics, representations, scores
+from vicreg_jax.model import losses
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use import heads as heads_lib
 from vicreg_jax.use.encoder import Encoder, fingerprint
 from vicreg_jax.use.heads import Heads
+from vicreg_jax.use.warm_start import warm_start
 
 NAME = "supervised"  # of the predictor in the results
 
@@ -91,7 +92,7 @@ def run(config, workdir: str) -> dict:
     evaluate=validation(predict, prepared),
     best_by="loss",
     patience=config.stop_patience * durations.per_epoch,
-    warm_start=representations.warm_start(config, devices),
+    warm_start=warm_start(config, devices),
   )
   best = loop.run(config, workdir, training, devices)
   made_of = {

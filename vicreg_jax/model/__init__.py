@@ -1,1 +1,1 @@
-"""What is trained and by what: encoder, losses, optimizers, metrics."""
+"""What is trained and by what: encoder, losses, optimizers."""

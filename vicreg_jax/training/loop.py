@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh, plots
-from vicreg_jax.training import best as best_lib
+from vicreg_jax.training import best_checkpoint as best_lib
 from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib

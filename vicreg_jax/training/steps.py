@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data.views import VIEWS
+from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.model import losses, optim, samplecnn
 
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
 from vicreg_jax.data import audio as audio_files
-from vicreg_jax.training import best, checkpoint, steps
+from vicreg_jax.training import best_checkpoint, checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr, export
 from vicreg_jax.use import heads as heads_lib
@@ -395,14 +395,16 @@ def _best_by(config: dict) -> str | None:
   """The measure that tells a run's best step, if there is one."""
   keys = config.get("checkpoint")
   by = keys.get("best_by") if isinstance(keys, dict) else None
-  return by if by in tuple(best.MEASURES) else None  # whatever kind it is
+  return (
+    by if by in tuple(best_checkpoint.MEASURES) else None
+  )  # whatever kind it is
 
 
 def _best_step(run, by) -> int:
   """The best of the steps that are saved; -1 if none is."""
   saved = checkpoint.saved_steps(run)
   workdir = workdirs.path_of(run)
-  found = best.Best(workdir, by)
+  found = best_checkpoint.Best(workdir, by)
   step = found.step(saved)
   if saved and step is None:
     raise ValueError(

@@ -57,7 +57,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from vicreg_jax.data import audio, beam_options
-from vicreg_jax.data.datasets import decoded
+from vicreg_jax.data.datasets import pcm_cache
 from vicreg_jax.data.prepared import (
   Prepared,
   explain_damage,
@@ -72,7 +72,6 @@ CLIPS_CSV = "clips.csv"  # id, split, seconds, loudness and note of every clip
 _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
-_TEST_SHARE, _VALID_SHARE = 0.2, 0.1
 _AHEAD_SECONDS = 600.0  # of sound; longer clips are not decoded by threads
 
 
@@ -193,7 +192,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       config.beam_options = beam_options.parse(self._beam, "data.beam")
     kept_at = self._source.kept_at
     if kept_at and "://" not in kept_at and not self._beam:
-      self._store = decoded.Store(kept_at, self._how, total)
+      self._store = pcm_cache.Store(kept_at, self._how, total)
     try:
       with self._progress:
         self.download_and_prepare(download_config=config)
@@ -273,7 +272,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       if example:
         if self._store and digest_of.get(report.id):
           pcm = example["samples"]
-          sound = decoded.Sound(pcm, report.dbfs, report.note)
+          sound = pcm_cache.Sound(pcm, report.dbfs, report.note)
           self._store.add(digest_of[report.id], sound)
         yield report.id, example
 
@@ -290,7 +289,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         clips_of[digest].append(clip)
     if not clips_of:
       return
-    for digest, sound in decoded.earlier(
+    for digest, sound in pcm_cache.earlier(
       os.path.join(self._dir, self.name),
       str(self.VERSION),
       self._how,
@@ -380,8 +379,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     digest_of = self._source.contents
     if digest_of:
       self._write_csv(
-        decoded.CONTENTS_CSV,
-        decoded.CONTENTS_COLUMNS,
+        pcm_cache.CONTENTS_CSV,
+        pcm_cache.CONTENTS_COLUMNS,
         [(r.id, r.split, digest_of[r.id], r.dbfs, r.note) for r in kept],
       )
 
@@ -421,29 +420,6 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return text
 
 
-def split_tracks(tracks) -> dict[str, str]:
-  """{track: split} for the tracks of one class, stable by their SHA-256.
-
-  The first 20 % are for testing, the next 10 % for validation, at least one
-  track each where there are three.
-  """
-  order = sorted(
-    tracks, key=lambda track: hashlib.sha256(track.encode()).digest()
-  )
-  num_test = num_valid = 0
-  if len(order) >= 3:
-    num_test = max(1, round(_TEST_SHARE * len(order)))
-    num_valid = max(1, round(_VALID_SHARE * len(order)))
-  return {
-    track: "test"
-    if rank < num_test
-    else "valid"
-    if rank < num_test + num_valid
-    else "train"
-    for rank, track in enumerate(order)
-  }
-
-
 def _check_ids(source):
   """Raises ValueError if two clips have one id: TFDS has no place for both."""
   clips = itertools.chain.from_iterable(source.splits.values())
@@ -458,12 +434,12 @@ def _check_ids(source):
 def _decode(split, crop, clip, most_seconds=np.inf, find=lambda clip: None):
   """(report, example) of a clip; the example is None if it is left out.
 
-  `find` has a clip's `decoded.Sound`, if that is there.
+  `find` has a clip's `pcm_cache.Sound`, if that is there.
   """
   sound = find(clip)
   if sound is None:
     try:
-      sound = decoded.decode(clip.load, most_seconds)
+      sound = pcm_cache.decode(clip.load, most_seconds)
     except audio.AudioError as error:
       return _report(split, clip)._replace(reason=error.reason), None
   return _example(split, crop, clip, sound)
@@ -483,4 +459,4 @@ def _example(split, crop, clip, sound):
 
 def _report(split, clip):
   labels = np.flatnonzero(np.asarray(clip.labels, np.uint8)).tolist()
-  return Report(clip.id, split, "", 0, decoded.SILENCE_DB, labels, "")
+  return Report(clip.id, split, "", 0, pcm_cache.SILENCE_DB, labels, "")

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS, Prepared
-from vicreg_jax.data.track_names import track_of
+from vicreg_jax.data.tracks import track_of
 
 URL = "https://os.unil.cloud.switch.ch/fma/"
 SHA1 = {

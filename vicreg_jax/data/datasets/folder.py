@@ -2,11 +2,6 @@
 
 `README.md` beside this module says how labels, splits and tracks are found.
 
-Tracks are split by the order of their SHA-256, class by class, for with a plain
-threshold on the hash a small class could lack test clips. So a track's split
-depends on the names in its own class alone; adding a track moves at most one
-track across each boundary.
-
 Hidden files are ignored, links are followed, no directory is read twice.
 """
 
@@ -22,8 +17,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from vicreg_jax.data import audio, track_names
-from vicreg_jax.data.datasets import base, contents, labels_table
+from vicreg_jax.data import audio, tracks
+from vicreg_jax.data.datasets import base, file_hashes, labels_table
 from vicreg_jax.data.prepared import SPLITS
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
@@ -42,7 +37,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
     files, skipped = _list(root)
     mode, table, left_out = _table(data, root, files, skipped)
     kept_at = _kept_at(data, root)
-    digest_of = contents.digests(files, f"{kept_at}/contents.json")
+    digest_of = file_hashes.digests(files, f"{kept_at}/contents.json")
     copies = collections.defaultdict(list)  # of one content
     for file in files:
       if file.id in table.tags and file.size and digest_of[file.id]:
@@ -169,7 +164,7 @@ def _note(first):
 
 def _tracks(data, ids, table, copies):
   """{id: track} of the clips: those of one track or group have the same."""
-  named = track_names.tracks_of(ids, data.track_pattern)
+  named = tracks.tracks_of(ids, data.track_pattern)
   keys_of = {i: [*table.groups.get(i, ()), (_NAMED, named[i])] for i in ids}
   for digest, same in copies.items():
     for id_ in same:
@@ -217,12 +212,7 @@ def _split(track_of, table):
   for id_, track in track_of.items():
     single = table.label_kind == "single"
     class_of.setdefault(track, min(table.tags[id_]) if single else "")
-  classes = collections.defaultdict(set)
-  for track, name in class_of.items():
-    classes[name].add(track)
-  split_of = {}
-  for members in classes.values():
-    split_of |= base.split_tracks(members)
+  split_of = tracks.split(class_of)
   return {id_: split_of[track] for id_, track in track_of.items()}
 
 
@@ -282,7 +272,9 @@ def _list(root):
           skipped[id_] = "not found"
         else:
           files.append(
-            contents.File(id_, entry.path, status.st_size, status.st_mtime_ns)
+            file_hashes.File(
+              id_, entry.path, status.st_size, status.st_mtime_ns
+            )
           )
   if not files:
     found = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(5))

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vicreg_jax.data import audio
+from vicreg_jax.data import audio, tracks
 from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS
 
@@ -68,11 +68,7 @@ class Gtzan(official.OfficialBuilder, skip_registration=True):
       kept = set().union(*splits.values())
       skipped = {n: "fault-filtered" for n in names if n not in kept}
     else:
-      split_of = {}
-      for genre in GENRES:
-        split_of |= base.split_tracks(
-          [name for name in names if name.startswith(genre)]
-        )
+      split_of = tracks.split({name: name.split("/")[0] for name in names})
       splits = {s: [n for n in names if split_of[n] == s] for s in SPLITS}
       skipped = {}
 

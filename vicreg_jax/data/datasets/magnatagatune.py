@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS
-from vicreg_jax.data.track_names import track_of
+from vicreg_jax.data.tracks import track_of
 
 NUM_TAGS = 50
 _CSV = "annotations_final.csv"

@@ -20,9 +20,9 @@ import threadpoolctl
 from sklearn import cluster, manifold
 
 from vicreg_jax import files
-from vicreg_jax.use import neighbours
+from vicreg_jax.library import neighbours
+from vicreg_jax.library.tables import Rows, Tables, joined
 from vicreg_jax.use.heads import Heads
-from vicreg_jax.use.tables import Rows, Tables, joined
 
 SHOWN = 10  # neighbours of a point
 OTHERS, UNKNOWN = "others", "unknown"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.use.tables import Rows
+from vicreg_jax.library.tables import Rows
 
 SCALES = ("none", "standardise", "whiten")
 # Of the mean variance, what is added to each direction's before whitening:

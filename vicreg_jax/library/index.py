@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from vicreg_jax import cli, files
-from vicreg_jax.use import neighbours
-from vicreg_jax.use.neighbours import Hit, Scaling
-from vicreg_jax.use.tables import Rows, Tables
+from vicreg_jax import files, messages
+from vicreg_jax.library import neighbours
+from vicreg_jax.library.neighbours import Hit, Scaling
+from vicreg_jax.library.tables import Rows, Tables
 
 _FEWEST = 10_000  # rows; fewer are all compared
 # Rows that are compared in full, and partitions that are looked into.
@@ -169,8 +169,8 @@ def _records(directory) -> dict:
     empty = files.is_empty(directory)
   except (OSError, ValueError, TypeError, KeyError) as e:
     raise ValueError(
-      f"--index={directory} is no directory of an index ({cli.line(e)}): give"
-      " another, or delete it"
+      f"--index={directory} is no directory of an index ({messages.line(e)}):"
+      " give another, or delete it"
     ) from e
   if not empty:
     raise ValueError(

@@ -1,9 +1,16 @@
-"""Which clips are pieces of one track, as their names tell."""
+"""Which clips are pieces of one track, and how tracks are split.
+
+Clips of one track are alike, so a track is never in two splits. Folders, GTZAN,
+random splits of probes and shares of labels all split by `ordered`.
+"""
 
 import collections
+import hashlib
 import posixpath
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 # name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
 # a number, makes it a date or a track's number.
@@ -15,6 +22,7 @@ _PIECE = re.compile(
 )
 _LEAST_CUT = 3  # seconds of a cut that does not begin at 0
 _WORKS = 1000  # from here on numbers are years, or of works
+_TEST_SHARE, _VALID_SHARE = 0.2, 0.1  # of the tracks
 
 
 def track_of(clip_id: str) -> str:
@@ -112,3 +120,57 @@ def _by_pattern(stems, pattern):
       f" matches: it has to match all of {min(stems.values())!r}, for example"
     )
   return tracks
+
+
+def ordered(tracks: Iterable[str], salt: str = "") -> list[str]:
+  """The tracks in an order that only their names and the salt decide."""
+
+  def key(track):
+    text = f"{salt} {track}" if salt else track
+    return hashlib.sha256(text.encode()).digest()
+
+  return sorted(tracks, key=key)
+
+
+def split(class_of: Mapping[str, Hashable], salt: str = "") -> dict[str, str]:
+  """{track: "train", "valid" or "test"}, class by class.
+
+  By the order of their hash, and not by a threshold on it: a small class could
+  lack test clips. So a track's split depends on the names in its own class
+  alone, and another track moves at most one across each boundary.
+
+  Args:
+    class_of: {track: its class}; all the same where there are no classes. Of
+      each class the first 20 % are for testing, the next 10 % for validation,
+      at least one track each where there are three.
+    salt: names the split; of another one it is another split.
+  """
+  split_of = {}
+  for members in by_class(class_of).values():
+    order = ordered(members, salt)
+    num_test = num_valid = 0
+    if len(order) >= 3:
+      num_test = max(1, round(_TEST_SHARE * len(order)))
+      num_valid = max(1, round(_VALID_SHARE * len(order)))
+    num_train = len(order) - num_test - num_valid
+    splits = ["test"] * num_test + ["valid"] * num_valid + ["train"] * num_train
+    split_of |= zip(order, splits, strict=True)
+  return split_of
+
+
+def by_class(class_of: Mapping[str, Hashable]) -> dict[Hashable, list[str]]:
+  """{class: its tracks}"""
+  tracks_of = collections.defaultdict(list)
+  for track, class_ in class_of.items():
+    tracks_of[class_].append(track)
+  return dict(tracks_of)
+
+
+def classes(
+  track_N: Sequence[str], labels_NxK: np.ndarray, *, single: bool
+) -> dict[str, int]:
+  """{track: its class}, that of its first clip; 0 unless labels are single."""
+  found = {}
+  for track, labels_K in zip(track_N, labels_NxK, strict=True):
+    found.setdefault(track, int(labels_K.argmax()) if single else 0)
+  return found

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vicreg_jax import plots
-from vicreg_jax.use import points as points_lib
-from vicreg_jax.use.points import Points
+from vicreg_jax.library import layout as points_lib
+from vicreg_jax.library.layout import Points
 
 # On white and on black, after Okabe and Ito: apart to the colour-blind.
 COLOURS = (
@@ -147,7 +147,7 @@ def _url(path) -> str:
 
 
 def _filled(data) -> str:
-  here = importlib.resources.files("vicreg_jax.use")
+  here = importlib.resources.files("vicreg_jax.library")
   script = here.joinpath("map_page.js").read_text(encoding="utf-8")
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   # ASCII in which no tag can begin or end.

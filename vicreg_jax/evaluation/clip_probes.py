@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vicreg_jax.data import label_share
-from vicreg_jax.data.datasets import base
+from vicreg_jax.data import tracks
 from vicreg_jax.data.prepared import SPLITS
-from vicreg_jax.jobs import scores
-from vicreg_jax.model import bootstrap, classifiers
-from vicreg_jax.model.classifiers import Vectors
+from vicreg_jax.evaluation import bootstrap, classifiers, label_share, scores
+from vicreg_jax.evaluation.classifiers import Vectors
 
 
 class Clips(NamedTuple):
@@ -48,12 +46,9 @@ def random_split(clips: Clips, salt: str, *, single: bool) -> np.ndarray:
     salt: names the split; of another one it is another split.
     single: each clip has one label.
   """
-  strata = label_share.strata(clips.track_N, clips.labels_NxK, single=single)
-  split_of = {}
-  for stratum in set(strata.values()):
-    tracks = [f"{salt} {t}" for t, of in strata.items() if of == stratum]
-    split_of |= base.split_tracks(tracks)
-  return np.array([split_of[f"{salt} {track}"] for track in clips.track_N])
+  classes = tracks.classes(clips.track_N, clips.labels_NxK, single=single)
+  split_of = tracks.split(classes, salt)
+  return np.array([split_of[track] for track in clips.track_N])
 
 
 def over_splits(

@@ -1,6 +1,7 @@
 """What can be said to the verbs of `python -m vicreg_jax`.
 
-Apart from what they do, so that `--help` need not wait for JAX.
+Apart from what they do, so that `--help` need not wait for JAX. `run` names the
+module of this room whose `run(args)` does it.
 """
 
 import argparse
@@ -160,7 +161,7 @@ def _map(verbs):
     "--color", default="folder", help="folder, cluster, tag or a column"
   )
   _scale(draw)
-  draw.set_defaults(run="map_")
+  draw.set_defaults(run="map")
 
 
 def _scale(verb):
@@ -184,7 +185,7 @@ def _export(verbs):
     "--license", required=True, help="for its users: MIT, ..."
   )
   export.set_defaults(run="export")
-  adopt = verbs.add_parser("import", help="CLMR's weights as a workdir")
-  adopt.add_argument("file")
-  adopt.add_argument("--workdir", required=True, help="a new directory")
-  adopt.set_defaults(run="import_")
+  imported = verbs.add_parser("import", help="CLMR's weights as a workdir")
+  imported.add_argument("file")
+  imported.add_argument("--workdir", required=True, help="a new directory")
+  imported.set_defaults(run="import_weights")

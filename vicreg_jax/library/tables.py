@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from vicreg_jax import files
-from vicreg_jax.use import corpus
+from vicreg_jax.library.store import KEY
 
 _ROWS = 16_384  # read at a time
 _COLUMNS = ("path", "start", "end", "embedding")
@@ -39,6 +39,7 @@ class Tables:
   """One table of embeddings, in one Parquet file or several.
 
   Attributes:
+    paths: of the files.
     size: D, of the embeddings.
     about: what `embed` has said of them: encoder, hop, pooling. Empty, if the
       tables are somebody else's.
@@ -46,9 +47,9 @@ class Tables:
 
   def __init__(self, paths: Sequence[str]):
     """Raises ValueError if the files are no tables, or do not fit together."""
-    self._paths = list(dict.fromkeys(paths))
-    found = {path: self._look_at(path) for path in self._paths}
-    first, *others = self._paths
+    self.paths = list(dict.fromkeys(paths))
+    found = {path: self._look_at(path) for path in self.paths}
+    first, *others = self.paths
     self.size, self.about, rows = found[first]
     for path in others:
       size, about, more = found[path]
@@ -64,7 +65,7 @@ class Tables:
           " compared: embed both by the same MODEL"
         )
     if not rows:
-      raise ValueError(f"{', '.join(self._paths)}: there are no rows")
+      raise ValueError(f"{', '.join(self.paths)}: there are no rows")
 
   def _look_at(self, path) -> tuple[int, dict, int]:
     with _reading(path) as table:
@@ -81,16 +82,16 @@ class Tables:
           f"{path}: its embeddings are a {kind}; they must be a list of one"
           " fixed size, as `embed` writes them"
         )
-      said = (schema.metadata or {}).get(corpus.KEY, b"{}")
+      said = (schema.metadata or {}).get(KEY, b"{}")
       return kind.list_size, dict(json.loads(said)), table.metadata.num_rows
 
   def state(self) -> list:
     """[path, size, time of the last change] of each file."""
-    return [_state(path) for path in self._paths]
+    return [_state(path) for path in self.paths]
 
   def segments(self) -> Iterator[Rows]:
     """All rows. Raises ValueError if one is not finite, or cannot be read."""
-    for path in self._paths:
+    for path in self.paths:
       with _reading(path) as table:
         for batch in table.iter_batches(_ROWS, columns=list(_COLUMNS)):
           yield self._rows(path, batch)
@@ -119,7 +120,7 @@ class Tables:
     """The rows of a path, or None."""
     wanted = pa.array([path])
     found = []
-    for name in self._paths:
+    for name in self.paths:
       with _reading(name) as table:
         for group in range(table.num_row_groups):
           paths = table.read_row_group(group, columns=["path"])["path"]

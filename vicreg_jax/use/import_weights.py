@@ -16,7 +16,7 @@ from vicreg_jax.use import heads as heads_lib
 STEP = 1  # of the one checkpoint: there are no steps of ours
 
 
-def adopt(path: str, workdir: str) -> str:
+def import_weights(path: str, workdir: str) -> str:
   """Writes encoder, projector and heads of CLMR's weights as a training's.
 
   Args:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.data.views import VIEWS
+from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.use import encoder as encoders
 

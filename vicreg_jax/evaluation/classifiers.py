@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from vicreg_jax.model import bootstrap
+from vicreg_jax.evaluation import bootstrap
 
 # From the smoothest on: of choices that are equal the first is taken.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: a small one is strong

@@ -7,7 +7,7 @@ the metrics of a thousand draws are computed at once from their weights.
 
 import numpy as np
 
-from vicreg_jax.model import metrics
+from vicreg_jax.evaluation import metrics
 
 RESAMPLES = 1000
 _SHARE = 95  # percent of the draws that an interval holds

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from vicreg_jax import files, mesh, plots
-from vicreg_jax.model import bootstrap, metrics
+from vicreg_jax.evaluation import bootstrap, metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
 # What the trained encoder is compared with.

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from vicreg_jax import files, mesh
-from vicreg_jax.data import augment, input_pipeline, mfcc, seeds, views
+from vicreg_jax.data import augment, augment_config, input_pipeline, mfcc, seeds
 from vicreg_jax.data.prepared import Prepared
-from vicreg_jax.use import neighbours
+from vicreg_jax.library import neighbours
 from vicreg_jax.use.encoder import Encoder
 
 RESULTS = "retrieval.json"
@@ -152,7 +152,7 @@ def augmented(x_NxT, sample_rate: int, seed: int) -> dict[str, np.ndarray]:
 def _alone(sample_rate) -> dict[str, Callable]:
   """{augmentation: a function of a crop and a seed}."""
   applied = {}
-  for name, defaults in views.default_augment().items():
+  for name, defaults in augment_config.default_augment().items():
     ways = {name: {}}
     if name == "filter":
       ways = {"highpass": {"highpass_p": 1.0}, "lowpass": {"highpass_p": 0.0}}

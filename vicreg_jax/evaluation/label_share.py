@@ -4,12 +4,11 @@ Whole tracks are taken, of each class as many in proportion. A smaller share by
 the same seed lies within a larger one, so that two differ by what was added.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from vicreg_jax.data import input_pipeline
+from vicreg_jax.data import input_pipeline, tracks
 from vicreg_jax.data.prepared import Prepared
 
 
@@ -44,24 +43,9 @@ def of_clips(
     salt: of another one it is another share.
     single: each clip has one label.
   """
-  tracks_of = {}
-  for track, stratum in strata(track_N, labels_NxK, single=single).items():
-    tracks_of.setdefault(stratum, []).append(track)
+  classes = tracks.classes(track_N, labels_NxK, single=single)
   chosen = set()
-  for tracks in tracks_of.values():
-    order = sorted(
-      tracks,
-      key=lambda track: hashlib.sha256(f"{salt} {track}".encode()).digest(),
-    )
+  for members in tracks.by_class(classes).values():
+    order = tracks.ordered(members, salt)
     chosen.update(order[: max(1, round(fraction * len(order)))])
   return np.flatnonzero([track in chosen for track in track_N])
-
-
-def strata(
-  track_N: Sequence[str], labels_NxK: np.ndarray, *, single: bool
-) -> Mapping[str, int]:
-  """{track: its class}, that of its first clip; 0 unless labels are single."""
-  found = {}
-  for track, labels_K in zip(track_N, labels_NxK, strict=True):
-    found.setdefault(track, int(labels_K.argmax()) if single else 0)
-  return found

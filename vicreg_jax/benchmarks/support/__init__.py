@@ -1,0 +1,1 @@
+"""What benchmarks share: timing, music, and PyTorch's side."""

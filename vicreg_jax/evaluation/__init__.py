@@ -1,0 +1,1 @@
+"""What a vector is worth: metrics, intervals, classifiers, scores of clips."""

@@ -1,0 +1,1 @@
+"""A collection: its table of embeddings, neighbours, index and map."""

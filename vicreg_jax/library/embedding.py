@@ -1,0 +1,294 @@
+"""Embeds collections of files into one table, and goes on where it stopped.
+
+Threads decode ahead of the encoder, whose batches take the segments of one file
+after another, so that they are full. What is done is written in parts beside
+the output, each whole or not at all; at the end they become the output:
+
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
+
+A file is known by its path and its content: where size and time of change are
+those of before, the content is taken to be; else its SHA-256 decides. So what
+was added or changed is embedded, and nothing else.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import io
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from vicreg_jax import files
+from vicreg_jax.data import audio
+from vicreg_jax.library import audio_paths
+from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
+from vicreg_jax.use import encoder as encoders
+
+FORMATS = ("parquet", "npz", "npy")
+POOLINGS = ("mean", "none")
+# Files decoded at a time, and segments that each keeps ahead of the encoder.
+_DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
+
+
+class Summary(NamedTuple):
+  """What a call has done."""
+
+  embedded: int  # files
+  known: int  # files that had been embedded before
+  left_out: dict[str, int]  # reason -> files
+  damaged: int  # files of which something is lost, and the rest embedded
+
+
+def embed_files(
+  encoder: encoders.Encoder,
+  paths: Sequence[str],
+  output: str,
+  *,
+  hop_seconds: float | None = None,
+  pooling: str = "mean",
+  format: str = "parquet",
+  overwrite: bool = False,
+) -> Summary:
+  """Embeds files into a table, but those that it has already.
+
+  Args:
+    encoder: whose representations they are.
+    paths: of audio files.
+    output: the table; see the module's docstring. Rows of other files that it
+      has stay.
+    hop_seconds: as `Encoder.embed_segments`.
+    pooling: "mean": a row a file, the mean over its segments; "none": a row a
+      segment.
+    format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
+      embeddings alone), made from a table that stays beside it.
+    overwrite: begin anew, whatever is there.
+
+  Raises:
+    ValueError: the table is of another encoder, hop or pooling, is damaged, or
+      cannot be written; what was done is kept.
+  """
+  for key, value, known in (
+    ("pooling", pooling, POOLINGS),
+    ("format", format, FORMATS),
+  ):
+    if value not in known:
+      raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
+  table = _table(output, format)
+  about = {
+    "encoder": encoder.fingerprint(),
+    "size": encoder.size,
+    "hop": encoders.hop_samples(hop_seconds, encoder.crop, encoder.sample_rate),
+    "pooling": pooling,
+  }
+  with files.explained(output, "--output"):
+    store = Store(table, about, encoder.size, overwrite)
+    todo, known = store.wanted(paths)
+    reader = _Reader(todo, encoder, about["hop"])
+    rows = _Rows(pooling == "mean")
+    with (
+      contextlib.closing(reader),
+      tqdm(
+        total=len(paths),
+        initial=known,
+        desc="embed",
+        unit="file",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+      ) as progress,
+    ):
+      batches = encoders.batched(reader.segments(), encoders.BATCH)
+      for y_BxD in encoder(batches, encoders.BATCH):
+        for file, made in rows.of(y_BxD, reader.notes):
+          store.add(file, made)
+          progress.update()
+      for file, made in rows.of((), reader.notes):
+        store.add(file, made)
+        progress.update()
+    store.finish()
+    if format != "parquet":
+      _convert(table, output, format)
+  return Summary(len(todo), known, *_faults(paths, store.known))
+
+
+def faults(
+  paths: Iterable[str], output: str, format: str = "parquet"
+) -> tuple[dict[str, int], int]:
+  """`left_out` and `damaged` of a `Summary`, of files in a table of `embed`."""
+  listed = read_list(list_path(_table(output, format)))
+  return _faults(paths, {file.path: file for file in listed})
+
+
+def _faults(paths, known):
+  left_out, damaged = collections.Counter(), 0
+  for path in map(audio_paths.utf8, paths):
+    if path not in known:
+      left_out["not embedded"] += 1
+    elif not known[path].rows:
+      left_out[known[path].reason] += 1
+    elif known[path].reason:
+      damaged += 1
+  return dict(left_out), damaged
+
+
+def _table(output, format):
+  return output if format == "parquet" else f"{output}.parquet"
+
+
+def _convert(table, output, format):
+  columns = pq.read_table(table)
+  y_NxD = columns["embedding"].combine_chunks().flatten().to_numpy()
+  y_NxD = y_NxD.reshape(-1, columns["embedding"].type.list_size)
+  content = io.BytesIO()
+  if format == "npy":
+    np.save(content, y_NxD)
+  else:
+    np.savez(
+      content,
+      path=np.array(columns["path"].to_pylist(), str),
+      start=columns["start"].to_numpy(),
+      end=columns["end"].to_numpy(),
+      embedding=y_NxD,
+    )
+  files.write(output, content.getvalue())
+
+
+# --- reading -----------------------------------------------------------------
+
+
+class _End(NamedTuple):
+  """There are no more segments of this file."""
+
+  file: File
+
+
+class _Reader:
+  """The segments of files, one after another, decoded ahead by threads.
+
+  `notes` says of each segment that was handed out when it starts and ends in
+  its file, in seconds, and where a file ends what became of it.
+  """
+
+  def __init__(self, paths, encoder, hop):
+    self._paths = paths
+    self._crop, self._rate = encoder.crop, encoder.sample_rate
+    self._hop = hop
+    self._closed = threading.Event()
+    self.notes = collections.deque()
+
+  def close(self):
+    """Ends the threads, which may be waiting to hand out what nobody takes."""
+    self._closed.set()
+
+  def segments(self) -> Iterator[np.ndarray]:
+    """All segments [crop]."""
+    with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
+      ahead = collections.deque()
+      paths = iter(self._paths)
+      try:
+        while True:
+          while len(ahead) < _DECODERS and (path := next(paths, None)):
+            queued = queue.Queue(_AHEAD)
+            pool.submit(self._decode, path, queued)
+            ahead.append(queued)
+          if not ahead:
+            return
+          yield from self._hand_out(ahead.popleft())
+      finally:
+        self.close()
+
+  def _hand_out(self, queued):
+    start = 0
+    while not isinstance(item := queued.get(), _End):
+      if isinstance(item, Exception):  # of the thread, which nobody else hears
+        raise item
+      segment_T, length = item
+      seconds = start / self._rate, (start + length) / self._rate
+      self.notes.append(seconds)
+      start += self._hop
+      yield segment_T
+    self.notes.append(item)
+
+  def _decode(self, path, queued):
+    rows, file = 0, File(audio_paths.utf8(path), 0, 0, "", 0, "")
+    try:
+      stat = os.stat(path)
+      file = file._replace(bytes=stat.st_size, modified=stat.st_mtime_ns)
+      file = file._replace(sha256=sha256(path))
+      with audio.reading() as notes:
+        for item in encoders.cut(
+          audio.blocks(path, self._rate), self._crop, self._hop
+        ):
+          self._put(queued, item)
+          rows += 1
+      file = file._replace(rows=rows, reason="; ".join(notes))
+    except audio.AudioError as e:
+      unread = audio_paths.suffix(path) in audio.UNREAD
+      reason = (
+        f"unread suffix {audio_paths.suffix(path)}" if unread else e.reason
+      )
+      file = file._replace(reason=reason)
+    except FileNotFoundError:
+      file = file._replace(reason="not found")
+    except OSError as e:
+      file = file._replace(reason=f"not readable ({e.strerror})")
+    except _Closed:
+      return
+    except Exception as e:
+      with contextlib.suppress(_Closed):
+        self._put(queued, e)
+      return
+    with contextlib.suppress(_Closed):
+      self._put(queued, _End(file))
+
+  def _put(self, queued, item):
+    while not self._closed.is_set():
+      with contextlib.suppress(queue.Full):
+        queued.put(item, timeout=0.2)
+        return
+    raise _Closed
+
+
+class _Closed(Exception):
+  """Nobody takes what a thread has decoded."""
+
+
+class _Rows:
+  """Puts embeddings together by file."""
+
+  def __init__(self, mean: bool):
+    self._mean = mean
+    self._y, self._seconds = [], []
+
+  def of(self, y_BxD, notes) -> Iterator[tuple[File, tuple]]:
+    """Files that are complete with a batch, and their rows.
+
+    The rows are (start [S], end [S], embedding [S, D]); of a file that was left
+    out there are none.
+    """
+    taken = 0
+    while notes and (isinstance(notes[0], _End) or taken < len(y_BxD)):
+      note = notes.popleft()
+      if isinstance(note, _End):
+        yield note.file, self._complete(note.file)
+        self._y, self._seconds = [], []
+      else:
+        self._y.append(y_BxD[taken])
+        self._seconds.append(note)
+        taken += 1
+
+  def _complete(self, file):
+    if not file.rows:  # though some may have come before the fault
+      return (), (), ()
+    starts_S, ends_S = zip(*self._seconds)
+    y_SxD = np.stack(self._y)
+    if self._mean:
+      return starts_S[:1], ends_S[-1:], y_SxD.mean(0, keepdims=True)
+    return starts_S, ends_S, y_SxD

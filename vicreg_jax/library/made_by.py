@@ -1,0 +1,34 @@
+"""What a table of embeddings was made by, and what can be asked of it."""
+
+from vicreg_jax.library.tables import Tables
+from vicreg_jax.use import encoder as encoders
+
+
+def check_passages(tables: Tables, by: str):
+  """Raises ValueError if `by` is "segments", and a row is a whole file."""
+  if by == "segments" and tables.about.get("pooling") == "mean":
+    raise ValueError(
+      f"--by=segments: {tables.paths[0]} has one row a file; embed it with"
+      " --pooling=none"
+    )
+
+
+def encoder_of(tables: Tables, model: str | None) -> encoders.Encoder:
+  """The encoder that tables were made by; the starter where none is named.
+
+  Raises ValueError if it is not theirs.
+  """
+  encoder = encoders.load(model or encoders.STARTER)
+  weights = encoder.fingerprint()
+  if tables.about.get("encoder", weights) != weights:
+    raise ValueError(
+      f"{tables.paths[0]} was not made by {model or 'the starter encoder'}:"
+      " name the MODEL that it was made by, --model=MODEL"
+    )
+  if encoder.size != tables.size:
+    raise ValueError(
+      f"{tables.paths[0]} has embeddings of {tables.size} numbers, and the"
+      f" encoder of {encoder.size}: name the MODEL that it was made by,"
+      " --model=MODEL"
+    )
+  return encoder

@@ -1,0 +1,279 @@
+"""Writes the table of embeddings, in parts, each of them whole or not at all.
+
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
+    OUT.parts/     what is done and not yet in the table
+
+A file is known by its path and its content: where size and time of change are
+those of before, the content is taken to be; else its SHA-256 decides.
+"""
+
+import contextlib
+import csv
+import glob
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vicreg_jax import files
+from vicreg_jax.library import audio_paths
+
+KEY = b"vicreg_jax"  # of what a table says of itself
+_DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
+# A part is written when it has so many rows, or after so many seconds.
+_PART_ROWS, _PART_SECONDS = 20_000, 60.0
+
+
+class File(NamedTuple):
+  """What became of a file.
+
+  `reason` says why it has no rows, or what of it is lost, or is "".
+  """
+
+  path: str
+  bytes: int
+  modified: int  # nanoseconds since 1970
+  sha256: str
+  rows: int
+  reason: str
+
+
+def list_path(table: str) -> str:
+  """Where the list of a table's files lies."""
+  return f"{table}.files.csv"
+
+
+class Store:
+  """The table, and the parts of it that are done.
+
+  A part is a Parquet file and, written after it, the list of its files. The
+  table names the parts that it was made of, so a process that is killed
+  between the two does not count them twice.
+  """
+
+  def __init__(self, table, about, size, overwrite):
+    self._table, self._about = table, about
+    self._list = list_path(table)
+    self._parts = f"{table}.parts"
+    self._schema = pa.schema(
+      [
+        ("path", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("embedding", pa.list_(pa.float32(), size)),
+      ]
+    )
+    if overwrite:
+      for path in (table, self._list):
+        with contextlib.suppress(FileNotFoundError):
+          os.unlink(path)
+      shutil.rmtree(self._parts, ignore_errors=True)
+    os.makedirs(self._parts, exist_ok=True)
+    merged, self.known, self._pending = set(), {}, []
+    if os.path.exists(table):  # else its list says nothing
+      merged = set(self._check_about(table).get("parts", ()))
+      self.known = {f.path: f for f in read_list(self._list)}
+    for path in sorted(glob.glob(f"{glob.escape(self._parts)}/*.csv")):
+      name = os.path.basename(path).removesuffix(".csv")
+      part = f"{self._parts}/{name}.parquet"
+      if name not in merged and not os.path.exists(part):
+        os.unlink(path)  # somebody has deleted the part, which was damaged
+        continue
+      self.known |= {f.path: f for f in read_list(path)}
+      if name in merged:
+        _write_list(self._list, self.known.values())
+        self._remove(name)
+      else:
+        self._check_about(part)
+        self._pending.append(name)
+    for path in glob.glob(f"{glob.escape(self._parts)}/*.parquet"):
+      if os.path.basename(path).removesuffix(".parquet") not in self._pending:
+        os.unlink(path)  # its list was not written any more
+    self._new, self._batch, self._rows = [], [], 0
+    self._since = time.monotonic()
+
+  def _check_about(self, path) -> dict:
+    try:
+      schema = pq.read_schema(path)
+      said = dict(json.loads((schema.metadata or {})[KEY]))
+    except _DAMAGE as e:
+      self._explain(path, e)
+    other = [
+      f"{key} {said.get(key)} -> {value}"
+      for key, value in self._about.items()
+      if said.get(key) != value
+    ]
+    if other:
+      raise ValueError(
+        f"{path} was made otherwise ({', '.join(other)}): give another"
+        " --output, or --overwrite"
+      )
+    return said
+
+  def _explain(self, path, error):
+    """Raises what is said of a table or a part that cannot be read."""
+    if isinstance(error, OSError) and error.errno:  # the disk's own
+      raise error
+    remedy = "give another --output, or --overwrite"
+    if path != self._table:
+      remedy = "delete it, and its files are embedded again"
+    text = " ".join(str(error).split())[:300]
+    raise ValueError(
+      f"{path} is no table of this command's, or damaged ({text}): {remedy}"
+    ) from error
+
+  def wanted(self, paths) -> tuple[list[str], int]:
+    """The files to embed, and how many are known."""
+    todo = [path for path in paths if not self._is_known(path)]
+    return todo, len(paths) - len(todo)
+
+  def _is_known(self, path):
+    before = self.known.get(audio_paths.utf8(path))
+    if before is None:
+      return False
+    try:
+      stat = os.stat(path)
+    except OSError:
+      return False
+    if stat.st_size != before.bytes:
+      return False
+    return stat.st_mtime_ns == before.modified or (
+      before.sha256 != "" and sha256(path) == before.sha256
+    )
+
+  def add(self, file: File, made):
+    """Takes a file's rows."""
+    starts_S, ends_S, y_SxD = made
+    self.known[file.path] = file
+    self._new.append(file)
+    if len(starts_S):
+      self._batch.append((file.path, starts_S, ends_S, y_SxD))
+      self._rows += len(starts_S)
+    late = time.monotonic() - self._since > _PART_SECONDS
+    if self._rows >= _PART_ROWS or late:
+      self._write_part()
+
+  def _write_part(self):
+    if not self._new:
+      return
+    name = f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}"
+    columns = [
+      [path for path, starts_S, *_ in self._batch for _ in starts_S],
+      [s for _, starts_S, *_ in self._batch for s in starts_S],
+      [e for _, _, ends_S, _ in self._batch for e in ends_S],
+    ]
+    y_NxD = np.concatenate(
+      [y for *_, y in self._batch]
+      or [np.zeros((0, self._about["size"]), np.float32)]
+    ).astype(np.float32)
+    columns.append(
+      pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), self._about["size"])
+    )
+    part = pa.table(columns, schema=self._said())
+    content = io.BytesIO()
+    pq.write_table(part, content)
+    files.write(f"{self._parts}/{name}.parquet", content.getvalue())
+    _write_list(f"{self._parts}/{name}.csv", self._new)
+    self._pending.append(name)
+    self._new, self._batch, self._rows = [], [], 0
+    self._since = time.monotonic()
+
+  def _said(self, **more):
+    said = json.dumps(self._about | more)
+    return self._schema.with_metadata({KEY: said.encode()})
+
+  def finish(self):
+    """Makes the table of what it was and the parts."""
+    self._write_part()
+    if self._pending or not os.path.exists(self._table):
+      sources = [(f"{self._parts}/{n}.parquet", n) for n in self._pending]
+      partial = f"{self._table}.{os.getpid()}.tmp"
+      try:
+        self._merge(partial, sources)
+        os.replace(partial, self._table)
+      finally:
+        with contextlib.suppress(FileNotFoundError):
+          os.unlink(partial)
+    _write_list(self._list, self.known.values())
+    for name in self._pending:
+      self._remove(name)
+    with contextlib.suppress(OSError):
+      os.rmdir(self._parts)
+
+  def _merge(self, partial, sources):
+    """Of a file that is in several, the last one counts."""
+    listed = [read_list(f"{self._parts}/{name}.csv") for _, name in sources]
+    later = [{f.path for f in some} for some in listed]
+    if os.path.exists(self._table):
+      sources = [(self._table, ""), *sources]
+      later = [set(), *later]
+    schema = self._said(parts=self._pending)
+    with pq.ParquetWriter(partial, schema) as writer:
+      for i, (path, _) in enumerate(sources):
+        for rows in self._kept(path, set().union(*later[i + 1 :])):
+          writer.write_table(rows.cast(schema))
+
+  def _kept(self, path, replaced) -> Iterator[pa.Table]:
+    """Rows of a table or a part, but those of files that are replaced."""
+    try:
+      table = pq.ParquetFile(path)
+      for group in range(table.num_row_groups):
+        rows = table.read_row_group(group).cast(self._schema)
+        if replaced:
+          keep = [name not in replaced for name in rows["path"].to_pylist()]
+          rows = rows.filter(pa.array(keep, pa.bool_()))
+        if len(rows):
+          yield rows
+    except _DAMAGE as e:
+      self._explain(path, e)
+
+  def _remove(self, name):
+    for suffix in (".parquet", ".csv"):
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{self._parts}/{name}{suffix}")
+
+
+def _write_list(path, listed: Iterable[File]):
+  text = io.StringIO(newline="")
+  rows = csv.writer(text)
+  rows.writerow(File._fields)
+  rows.writerows(sorted(listed))
+  files.write(path, text.getvalue().encode())
+
+
+def read_list(path) -> list[File]:
+  if not os.path.exists(path):
+    return []
+  try:
+    with open(path, encoding="utf-8", newline="") as f:
+      return [
+        File(
+          row["path"],
+          int(row["bytes"]),
+          int(row["modified"]),
+          row["sha256"],
+          int(row["rows"]),
+          row["reason"],
+        )
+        for row in csv.DictReader(f)
+      ]
+  except (csv.Error, KeyError, TypeError, ValueError) as e:
+    raise ValueError(
+      f"{path} is damaged ({e}): put a copy in its place, or begin anew with"
+      " --overwrite"
+    ) from e
+
+
+def sha256(path) -> str:
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()

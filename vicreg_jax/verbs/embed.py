@@ -1,0 +1,78 @@
+"""Files to vectors, as one table, or as one for each share of them."""
+
+import collections
+import functools
+import os
+
+from vicreg_jax import messages
+from vicreg_jax.data import beam_options
+from vicreg_jax.library import audio_paths, embedding
+from vicreg_jax.use import encoder as encoders
+from vicreg_jax.verbs import EXIT_LEFT_OUT
+
+
+def run(args) -> int:
+  """Embeds, and prints what was left out."""
+  left_out, damaged = _on_beam(args) if args.beam else _embed(args, args.shard)
+  for reason, count in sorted(left_out.items()):
+    print(f"left out: {count} {reason}")
+  if damaged:
+    print(f"damaged: {damaged}, embedded as far as they can be read")
+  return EXIT_LEFT_OUT if left_out else 0
+
+
+def _embed(args, shard) -> tuple[dict[str, int], int]:
+  """One table; returns how many files were left out, by reason, or damaged."""
+  paths, output = _share(args, shard)
+  summary = embedding.embed_files(
+    encoders.load(args.model),
+    paths,
+    output,
+    hop_seconds=args.hop,
+    pooling=args.pooling,
+    format=args.format,
+    overwrite=args.overwrite,
+  )
+  print(f"{output}: {summary.embedded} files are new, {summary.known} known")
+  return summary.left_out, summary.damaged
+
+
+def _share(args, shard) -> tuple[list[str], str]:
+  """Files and table of a shard, (index, count); of all where it is None."""
+  paths = audio_paths.expand(args.paths)
+  if not shard:
+    return paths, args.output
+  index, count = shard
+  stem, suffix = os.path.splitext(args.output)
+  output = f"{stem}-{index:05}-of-{count:05}{suffix}"
+  return audio_paths.share(paths, index, count), output
+
+
+def _on_beam(args) -> tuple[dict[str, int], int]:
+  """`_embed` of each share, on Apache Beam.
+
+  The unit of work is a share, not a file: what a worker that died has done is
+  kept, and a second call goes on, as it does without Beam.
+  """
+  options = beam_options.parse(args.beam, "--beam")
+  import apache_beam as beam
+
+  shards = [(index, args.shards) for index in range(args.shards)]
+  try:
+    with beam.Pipeline(options=options) as pipeline:
+      _ = (
+        pipeline
+        | beam.Create(shards)
+        | beam.Reshuffle()  # else they are one worker's
+        | "embed" >> beam.Map(functools.partial(_embed, args))
+      )
+  except Exception as e:  # a worker's, with its traceback in the text
+    raise ValueError(f"--beam={args.beam}: {messages.line(e)}") from e
+  left_out, damaged = collections.Counter(), 0
+  for shard in shards:
+    paths, output = _share(args, shard)
+    found = embedding.faults(paths, output, args.format)
+    left_out.update(found[0])
+    damaged += found[1]
+  print(f"{args.shards} tables, {output} the last of them")
+  return left_out, damaged
