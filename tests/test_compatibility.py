@@ -1,7 +1,9 @@
-"""What revision 65d3f10 has left is used: prepared data, encoder and run.
+"""What earlier revisions have left is used: data, runs, tables, exports.
 
-The archive holds prepared data, a run of them that was stopped at step 3 of 6,
-its config, and the metrics of the same run unbroken.
+The archive of 65d3f10 holds prepared data, a run of them that was stopped at
+step 3 of 6, its config, and the metrics of the same run unbroken. That of
+8b5d1ca holds three recordings, and of them by the same run's encoder a table of
+segments, an index and an export.
 """
 
 import json
@@ -11,17 +13,24 @@ import tarfile
 
 import numpy as np
 import orbax.checkpoint as ocp
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+import vicreg_jax
+from vicreg_jax import __main__ as command
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets
 from vicreg_jax.jobs import pretrain
+from vicreg_jax.library import embedding
+from vicreg_jax.library.tables import Tables
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 
 pytestmark = pytest.mark.usefixtures("optimized")
 ARCHIVE = pathlib.Path(__file__).parent / "fixtures/workdir_65d3f10.tar.gz"
+LIBRARY = ARCHIVE.with_name("library_8b5d1ca.tar.gz")
 TIMING = "train/clips_per_second"
 
 
@@ -83,3 +92,50 @@ def test_the_run_goes_on_as_if_it_had_not_been_stopped(old):
   for row, wanted in zip(found, expected, strict=True):
     # A line may say more than it did.
     assert {k: row[k] for k in wanted} == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+  """The folder of a table, an index and an export, in which we are."""
+  with tarfile.open(LIBRARY) as archive:
+    archive.extractall(tmp_path)
+  monkeypatch.chdir(tmp_path / "library")
+  return tmp_path / "library"
+
+
+def similar(capsys, *flags):
+  with pytest.raises(SystemExit) as done:
+    command.main(["similar", "table.parquet", "music/0.wav", "--json", *flags])
+  assert done.value.code == 0
+  return json.loads(capsys.readouterr().out)
+
+
+def test_a_table_is_searched_and_goes_on(library, capsys):
+  near = similar(capsys)
+  assert [row["path"] for row in near] == ["music/1.wav", "music/2.wav"]
+  assert [row["similarity"] for row in near] == pytest.approx(
+    [0.999, 0.993], abs=6e-4
+  )
+  table, encoder = pq.read_table("table.parquet"), vicreg_jax.load("exported")
+  for path in ("music/0.wav", "music/2.wav"):
+    rows = table.filter(pc.equal(table["path"], path))
+    y_SxD = np.array(rows["embedding"].to_pylist())
+    found = encoder.embed_segments(path)
+    np.testing.assert_allclose(found.embeddings, y_SxD, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.start_seconds, rows["start"])
+  paths = [f"music/{i}.wav" for i in range(3)]
+  done = embedding.embed_files(encoder, paths, "table.parquet", pooling="none")
+  assert (done.embedded, done.known) == (0, 3)
+
+
+def test_an_index_answers(library, capsys):
+  pytest.importorskip("lancedb")
+  # An index is of a table that lies where it lay, and was not written since.
+  record = json.loads((library / "index/index.json").read_text())
+  of = record["vicreg_jax"]["tracks-none"]["of"]
+  of["tables"] = Tables(["table.parquet"]).state()
+  (library / "index/index.json").write_text(json.dumps(record))
+  before = written(library / "index")
+  paths = [row["path"] for row in similar(capsys, "--index=index")]
+  assert paths == ["music/1.wav", "music/2.wav"]
+  assert written(library / "index") == before
