@@ -2,6 +2,8 @@
 
 import os
 
+__version__ = "0.1.0"
+
 # TensorFlow only reads and augments audio here. Without oneDNN its results do
 # not depend on which instructions a CPU has, and it starts without a notice.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

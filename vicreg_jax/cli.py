@@ -10,16 +10,19 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax import messages
+from vicreg_jax import messages, shipped
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
 def parse(argv):
-  """Parses the flags; what is wrong with them is said in one line."""
+  """Parses the flags; what is wrong with them is said in one line.
+
+  `--config` may be the name of a config that comes with the package.
+  """
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS([_with_path(argument) for argument in argv])
   except flags.Error as e:
     # absl does not say whose name it is.
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
@@ -51,6 +54,13 @@ def parse(argv):
     )
   except OSError as e:
     _no_config(e)
+
+
+def _with_path(argument):
+  flag, equals, value = argument.partition("=")
+  if equals and flag in ("--config", "-config"):
+    return f"{flag}={shipped.config(value)}"
+  return argument
 
 
 def load_config():

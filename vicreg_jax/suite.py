@@ -19,7 +19,7 @@ import pathlib
 import shlex
 import sys
 
-from vicreg_jax import files, messages
+from vicreg_jax import files, messages, shipped
 from vicreg_jax.study import plan, runner, tables
 
 
@@ -27,7 +27,8 @@ def run(args, extra: list[str]) -> int:
   """The command; its exit code."""
   scale = plan.Scale(args.scale)
   root = str(files.absolute(args.workdir))
-  suite, name = plan.load(args.suite, scale), pathlib.Path(args.suite).stem
+  path = shipped.suite(args.suite)
+  suite, name = plan.load(path, scale), pathlib.Path(path).stem
   everything = runner.members(suite)
   for flag in extra:
     configs = {job.config for jobs in everything for job in jobs}
@@ -83,7 +84,9 @@ def _parse(argv):
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--suite", required=True, help="a file")
+  parser.add_argument(
+    "--suite", required=True, help="a file, or a name: convergence"
+  )
   parser.add_argument("--workdir", required=True, help="of all runs")
   parser.add_argument("--scale", choices=plan.SCALES, default="thesis")
   parser.add_argument("--only", help="numbers of members: 3 or 0,3")

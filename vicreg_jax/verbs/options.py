@@ -6,6 +6,8 @@ module of this room whose `run(args)` does it.
 
 import argparse
 
+from vicreg_jax import __version__
+
 
 def _shard(text):
   index, count = map(int, text.split("/"))
@@ -28,6 +30,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
+  )
+  top.add_argument(
+    "--version", action="version", version=f"vicreg-jax {__version__}"
   )
   top.add_argument("--debug", action="store_true", help="show tracebacks")
   verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
