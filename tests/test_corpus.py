@@ -371,6 +371,40 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     audio_paths.expand(["none"])
 
 
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_place_is_written_by_one_at_a_time(tmp_path, directory):
+  place = tmp_path / "new" / "out"
+  code = (
+    "import sys; from vicreg_jax import files\n"
+    f"with files.lock(sys.argv[1], directory={directory}):\n"
+    "  print('held', flush=True); sys.stdin.read()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code, place],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as other:
+    assert other.stdout.readline() == b"held\n"
+    with (
+      pytest.raises(ValueError, match=f"{place} is being written .* --to"),
+      files.lock(place, "--to", directory=directory),
+    ):
+      pass
+    other.kill()  # which leaves the lock's file
+    other.wait()
+    with files.lock(place, directory=directory):
+      (tmp_path / "link").symlink_to(place)
+      with (
+        pytest.raises(ValueError, match="link is being written"),
+        files.lock(tmp_path / "link", directory=directory),
+      ):
+        pass
+      with files.lock(tmp_path / "else"), files.lock("gs://bucket/x"):
+        pass
+  assert {p.name for p in tmp_path.iterdir()} == {"new", "link"}
+  assert [p.name for p in place.parent.iterdir()] == ["out"] * directory
+
+
 def call(*flags):
   """The exit code of `embed`, or its error."""
   with pytest.raises(SystemExit) as end:

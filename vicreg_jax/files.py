@@ -1,6 +1,7 @@
 """Files of a workdir, which is a directory or lies in a bucket (gs://...)."""
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -99,6 +100,64 @@ def remove_tree(path):
     directory = epath.Path(path)
     if directory.exists():
       directory.rmtree()
+
+
+@contextlib.contextmanager
+def lock(path, flag="--output", *, directory=False):
+  """Keeps others from writing `path` meanwhile: a file, or a directory.
+
+  The kernel lets go when the process dies, however that comes about. Of several
+  hosts with one directory, let the first one lock. Buckets have no locks, some
+  network disks neither: there nothing is kept.
+
+  Args:
+    path: a file, beside which `PATH.lock` lies meanwhile; or a directory, which
+      is made.
+    flag: by which the user has named the path.
+    directory: which of the two it is.
+
+  Raises:
+    ValueError: another one holds it, of this process or another.
+    OSError: the place cannot be written; see `explained`.
+  """
+  if is_bucket(path):
+    yield
+    return
+  place = os.path.realpath(path)
+  os.makedirs(place if directory else os.path.dirname(place), exist_ok=True)
+  name = place if directory else f"{place}.lock"
+  while True:
+    kind = os.O_DIRECTORY if directory else os.O_RDWR | os.O_CREAT
+    file = os.open(name, kind, 0o666)
+    try:
+      _hold(file, path, flag)
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(name), os.fstat(file)):
+          break
+    except BaseException:
+      os.close(file)
+      raise
+    os.close(file)  # its holder has just removed it
+  try:
+    yield
+  finally:
+    if not directory:
+      with contextlib.suppress(OSError):
+        os.unlink(name)
+    os.close(file)
+
+
+def _hold(file, path, flag):
+  """Locks an open file. Raises ValueError if somebody else has."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError) as e:
+    raise ValueError(
+      f"{path} is being written by another command: wait until that one has"
+      f" ended, or give another {flag}"
+    ) from e
+  except OSError:
+    pass  # a disk without locks
 
 
 @contextlib.contextmanager
