@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from test_neighbours import write
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
+from vicreg_jax import files
 from vicreg_jax.use import heads as heads_lib
 
 
@@ -157,6 +159,34 @@ def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):
   tables = [pq.read_table(p) for p in tmp_path.glob("out-*.parquet")]
   paths = [p for table in tables for p in table["path"].to_pylist()]
   assert sorted(paths) == [str(music / f"{i}.wav") for i in range(3)]
+
+
+def test_a_map_replaces_its_own_files_alone(music, tmp_path):
+  table = write(tmp_path / "t", np.random.default_rng(0).normal(size=(5, 4)))
+  flags, page = ["map", table, "--projection=pca"], tmp_path / "map.html"
+  pictures = [f"--png={tmp_path / name}" for name in ("a.png", "a.svg")]
+  for picture in pictures:
+    assert call(*flags, f"--output={page}", picture) == 0
+    assert files.is_ours(picture.removeprefix("--png="))
+  html = page.read_text()
+  page.write_text(html.replace(f"<!-- {files.MARK} -->\n", ""))
+  assert page.read_text() != html  # but that of the version before
+  assert call(*flags, f"--output={page}") == 0 and page.read_text() == html
+  song, before = music / "0.wav", (music / "0.wav").read_bytes()
+  output, picture = f"--output={page}", f"--png={song}"
+  for wrong in ([f"--output={song}"], [output, picture]):
+    error = call(*flags, *wrong)
+    assert error.startswith(f"error: {wrong[-1]} was not written by")
+    assert "--overwrite" in error and song.read_bytes() == before
+  copy = f"--output={tmp_path / 'link'}"
+  (tmp_path / "link").hardlink_to(table)
+  for wrong in ([f"--output={table}"], [copy], [output, f"--png={page}"]):
+    error = call(*flags, *wrong, "--overwrite")
+    assert error.startswith(f"error: {wrong[-1]} is what this command reads")
+  new = tmp_path / "new.svg"
+  assert "reads" in call(*flags, f"--output={new}", f"--png={new}")
+  assert call(*flags, output, picture, "--overwrite") == 0
+  assert song.read_bytes() != before and page.read_text() == html
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path, music):

@@ -149,17 +149,16 @@ def _faults(paths, known):
 
 
 def _table(output, format):
-  if files.is_bucket(output):
-    raise ValueError(f"--output={output}: a table is written to a local disk")
   output = os.path.realpath(os.path.expanduser(output))
   return output if format == "parquet" else f"{output}.parquet"
 
 
 def _outputs(output, format, inputs, overwrite) -> tuple[str, str]:
   """Table and output, which may be written. Raises ValueError otherwise."""
-  table = files.output(
-    _table(output, format), inputs=inputs, overwrite=overwrite
-  )
+  if files.is_bucket(output):
+    raise ValueError(f"--output={output}: a table is written to a local disk")
+  table = output if format == "parquet" else _table(output, format)
+  table = files.output(table, inputs=inputs, overwrite=overwrite)
   files.output(list_path(table), overwrite=overwrite)
   if format == "parquet":
     return table, table
