@@ -344,7 +344,7 @@ def test_outputs_lie_where_links_lead(encoder, music, tmp_path, monkeypatch):
 
 def test_what_cannot_be_an_output(encoder, music, tmp_path):
   os.mkfifo(tmp_path / "pipe")
-  for out in (tmp_path, tmp_path / "pipe", "/dev/null", "-", ""):
+  for out in (tmp_path, tmp_path / "pipe", "-", ""):
     with pytest.raises(ValueError, match=f"output={out} is no file"):
       run(encoder, music, out, overwrite=True)
   with pytest.raises(ValueError, match="written to a local disk"):
