@@ -1,6 +1,7 @@
 """Files as CLMR's, written by PyTorch itself, and what is no such file."""
 
 import copy
+import json
 import os
 import pickle
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import vicreg_jax
+from vicreg_jax import __main__ as command
 from vicreg_jax.model import samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr
@@ -543,3 +545,21 @@ def test_an_import_keeps_the_tags_of_a_whole_model(tmp_path):
   found = vicreg_jax.load(tmp_path / "run").tags(x_T, 22_050)
   assert tuple(found) == clmr.TAGS
   np.testing.assert_allclose(list(found.values()), shares_K, atol=1e-5)
+
+
+def test_of_an_import_no_training_and_no_scores_are_known(tmp_path, encoder):
+  run, out = str(tmp_path / "run"), tmp_path / "export"
+  import_weights(save(tmp_path / "a.pt", encoder.state_dict()), run)
+  with pytest.raises(SystemExit) as end:
+    command.main(["export", run, f"--output={out}", "--license=MIT"])
+  assert end.value.code == 0
+  card = json.loads((out / "model.json").read_text())
+  assert card["training"] is card["scores"] is card["tags"] is None
+
+
+def test_an_import_is_written_to_a_new_directory(tmp_path, encoder):
+  path = save(tmp_path / "a.pt", encoder.state_dict())
+  for taken, said in ((tmp_path, "is not empty"), (path, "Not a directory")):
+    with pytest.raises(ValueError, match=said) as error:
+      import_weights(path, str(taken))
+    assert "\n" not in str(error.value)
