@@ -34,10 +34,11 @@ from conftest import shrink
 from etils.epath import backend, gpath, register
 
 from vicreg_jax import config as configs
-from vicreg_jax import main, messages
+from vicreg_jax import files, main, messages
 from vicreg_jax.data import audio, datasets, input_pipeline, records
 from vicreg_jax.data.datasets import archives, fma, gtzan, magnatagatune
 from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.jobs import prepare
 
 RATE = 22_050
 CROP = 11_025
@@ -489,6 +490,79 @@ def test_truncated_and_silent_clips(tmp_path):
   assert prepared.num_clips == {"train": 3}
 
 
+def test_fma_of_a_wrong_directory(tmp_path, monkeypatch):
+  """A folder too high, too low, or one into which a program extracted."""
+  root = tmp_path / "all/fma"
+  tracks = {2: ("training", "small", "Pop", 0)}
+  name = fma_name(2).replace(".mp3", ".MP3")
+  write_tree(root / "fma_small/fma_small", {name: encoded(0)})
+  write_tree(root / "fma_metadata", {"tracks.csv": tracks_csv(tracks)})
+  for path in (root.parent, root / "fma_small", root / "fma_metadata"):
+    section = data("fma", path, tmp_path, subset="small")
+    assert error_of(section).endswith(f"set data.path={root}")
+  monkeypatch.chdir(root / "fma_small")
+  section.path = "."
+  assert error_of(section).endswith(f"set data.path={root}")
+  section.path = str(root)
+  assert set(read(datasets.prepare(section))) == {fma_name(2)}
+  shutil.rmtree(root / "fma_small/fma_small")
+  message = error_of(section)
+  assert f"fma, small in data.path={root}: no clip is left" in message
+  assert "1 not found" in message and fma_name(2) in message
+  assert "above the right one, or below" in message
+
+
+def test_fma_of_an_encrypted_archive(tmp_path):
+  root = fma_archives(tmp_path / "m")
+  for name in ("fma_medium.zip", "fma_metadata.zip"):
+    content = bytearray((root / name).read_bytes())
+    at = -1
+    while (at := content.find(b"PK\1\2", at + 1)) >= 0:
+      content[at + 8] |= 1
+    (root / name).write_bytes(content)
+    message = error_of(data("fma", root, tmp_path))
+    assert f"{name}: encrypted: extract" in message
+    write_zip(root / name, {f"{name[:-4]}/{fma_name(2)}": encoded(0)})
+
+
+def test_fma_of_tables_that_cannot_be_read(tmp_path):
+  root = fma_archives(tmp_path / "m")
+  (root / "fma_metadata.zip").unlink()
+  section = data("fma", root, tmp_path)
+  table = root / "fma_metadata/tracks.csv"
+  whole = tracks_csv()
+  for content, message in (
+    (whole[:-2], "ends within a line"),  # in its last cell
+    (whole[:-9], "cells for 9 columns"),
+    (b"<html>\n<body>Not found</body>\n", "no column set.split"),
+    (b"\x89PNG\r\n\x1a\n\xff", "can't decode"),
+    (b"", "no column"),
+    (b"\n\n\n", "no column"),
+  ):
+    write_tree(root, {"fma_metadata/tracks.csv": content})
+    text = error_of(section)
+    assert f"{table} line " in text and message in text
+    assert "get fma_metadata.zip again" in text
+  table.unlink()
+  table.mkdir()
+  assert f"{table}: [Errno 21] Is a directory" in error_of(section)
+  assert "make the file readable, or get fma_meta" in error_of(section)
+
+
+def test_a_disk_that_fills_up_at_the_end(tmp_path, monkeypatch):
+  """While TFDS brings records into order: its errors are none of OSError."""
+
+  class Full(tf.io.TFRecordWriter):
+    def write(self, record):
+      raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+  root = fma_archives(tmp_path / "m")
+  monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
+  message = error_of(data("fma", root, tmp_path))
+  assert f"data.dir={tmp_path}/prepared: cannot write" in message
+  assert "No space left" in message and "Free disk space" in message
+
+
 # --- downloads ---
 
 
@@ -561,6 +635,28 @@ def test_fma_compares_the_sha1(server, tmp_path):
   assert not (tmp_path / "prepared").exists()
   (root / "fma_medium.zip").unlink()
   server.files["fma_medium.zip"] = server.files["fma_medium.zip"][:-1]
+  assert datasets.prepare(section).num_clips["train"] == 8
+
+
+def test_fma_downloads_to_where_nothing_can_be_written(server, tmp_path):
+  (tmp_path / "file").write_bytes(b"")
+  section = data("fma", tmp_path / "file/new", tmp_path, download=True)
+  assert f"cannot write {tmp_path}/file/new: Not a dir" in error_of(section)
+  root = tmp_path / "new"
+  section.path = str(root)
+  root.mkdir()
+  (root / "fma_metadata.zip.part").symlink_to("/dev/full")
+  message = error_of(section)
+  assert f"cannot write {root}/fma_metadata.zip.part: No space" in message
+  assert "Free disk space there, or use another directory (data.path" in message
+  (root / "fma_metadata.zip.part").unlink()
+  server.log.clear()
+  with files.lock(root / "fma_metadata.zip"):
+    message = error_of(section)
+  assert f"{root}/fma_metadata.zip is being written by another" in message
+  assert not server.log
+  # A note that cannot be written is none.
+  (root / "fma_medium.zip.sha1").mkdir()
   assert datasets.prepare(section).num_clips["train"] == 8
 
 
@@ -650,6 +746,9 @@ def test_gtzan_from_the_archive(tmp_path):
   numbers, outside = gtzan_numbers()
   prepared = datasets.prepare(data("gtzan", root, tmp_path))
   check_gtzan(prepared, numbers, outside)
+  # Of the lists most are not here, and of this many it is said.
+  lost = 930 - sum(prepared.num_clips.values())
+  assert f"{lost} of 1,000 clips were not found" in prepare.not_found(prepared)
   assert (prepared.labels, prepared.label_kind) == (gtzan.GENRES, "single")
   archive = root / "genres.tar.gz"
   assert archives.extract_tar(archive, tmp_path / "x", gtzan._MEMBER) == [
@@ -688,6 +787,86 @@ def test_gtzan_as_kaggle_has_it(tmp_path, zipped):
   assert {s: len(clips) for s, clips in plan.splits.items()} == {
     "train": 700, "valid": 100, "test": 200,
   }  # fmt: skip
+
+
+def gtzan_tar(path, members):
+  with tarfile.open(path, "w:gz") as tar:
+    for name, content in members.items():
+      member = tarfile.TarInfo(name)
+      member.size, member.mtime = len(content), 1_000_000_000
+      tar.addfile(member, io.BytesIO(content))
+
+
+def test_gtzan_in_other_folders_and_capitals(tmp_path):
+  name = gtzan.filtered("train")[0]
+  for number, prefix in enumerate(("", "gtzan/data/", "genres/")):
+    root = tmp_path / str(number)
+    (root / "genres").mkdir(parents=True)  # empty: the archive is good
+    members = {"Readme.txt": b"", f"{prefix}{name}.AU": encoded(number, "AU")}
+    gtzan_tar(root / "genres.tar.gz", members)
+    (example,) = read(datasets.prepare(data("gtzan", root, tmp_path))).values()
+    assert heard(example) == pytest.approx(pitch(number), abs=1)
+  (tmp_path / "zip").mkdir()
+  members = {f"my/own/{name}.WAV": encoded(5, "WAV"), "a.txt": b""}
+  write_zip(tmp_path / "zip/archive.zip", members)
+  section = data("gtzan", tmp_path / "zip", tmp_path)
+  (example,) = read(datasets.prepare(section)).values()
+  assert heard(example) == pytest.approx(pitch(5), abs=1)
+  # Another set's archive.
+  (tmp_path / "other").mkdir()
+  section = data("gtzan", tmp_path / "other", tmp_path)
+  gtzan_tar(tmp_path / "other/genres.tar.gz", {"notes/a.wav": b"x"})
+  message = error_of(section)
+  assert "genres.tar.gz: cannot be extracted" in message
+  assert "no file in it belongs" in message and "'notes/a.wav'" in message
+
+
+def test_what_is_extracted_or_touched_again_is_not_decoded_again(
+  tmp_path, monkeypatch
+):
+  root, name = tmp_path / "m", gtzan.filtered("train")[0]
+  root.mkdir()
+  gtzan_tar(root / "genres.tar.gz", {f"{name}.au": encoded(1, "AU")})
+  section = data("gtzan", root, tmp_path)
+  prepared = datasets.prepare(section)
+  shutil.rmtree(root / "genres")
+  mtat = data("magnatagatune", mtat_archives(tmp_path / "mtat"), tmp_path)
+  zipped = datasets.prepare(mtat)
+  for part in (tmp_path / "mtat").iterdir():
+    os.utime(part)
+  archives._members.cache_clear()
+  monkeypatch.delattr(audio, "load")
+  monkeypatch.delattr(audio, "loads")
+  assert datasets.prepare(section).path == prepared.path
+  assert datasets.prepare(mtat).path == zipped.path
+
+
+def extract_and_hang(root, tmp_path):
+  def hang(*args):
+    print("extracting", flush=True)
+    time.sleep(warm.PATIENCE)
+
+  archives.shutil.copyfileobj = hang
+  datasets.prepare(data("gtzan", root, tmp_path))
+
+
+def test_one_command_extracts_and_a_killed_one_leaves_nothing(tmp_path):
+  root, name = tmp_path / "m", gtzan.filtered("train")[0]
+  root.mkdir()
+  gtzan_tar(root / "genres.tar.gz", {f"{name}.au": encoded(1, "AU")})
+  section = data("gtzan", root, tmp_path)
+  out = tmp_path / "out"
+  process = warm.Process(
+    extract_and_hang, root, tmp_path, out=out, err=tmp_path / "err"
+  )
+  while "extracting" not in (out.read_text() if out.exists() else ""):
+    assert process.poll() is None
+    time.sleep(0.05)
+  assert f"{root}/genres is being written by another" in error_of(section)
+  process.kill()
+  process.wait()
+  assert datasets.prepare(section).num_clips == {"train": 1}
+  assert {p.name for p in root.iterdir()} == {"genres", "genres.tar.gz"}
 
 
 def test_gtzan_says_what_is_missing(tmp_path):

@@ -316,10 +316,10 @@ def _fetch(url, path):
         ) as progress,
       ):
         while block := response.read(_BLOCK):
-          with files_lib.explained(partial, "data.path"):
-            out.write(block)
-            out.flush()
           progress.update(len(block))
+          while block:  # a write may be short, before a disk is full
+            with files_lib.explained(partial, "data.path"):
+              block = block[out.write(block) :]
       if left and os.path.getsize(partial) < done + int(left):
         raise OSError("the connection ended early")
   except urllib.error.HTTPError as error:
@@ -332,7 +332,7 @@ def _fetch(url, path):
 
 def _opened(path, mode):
   with files_lib.explained(path, "data.path"):
-    return open(path, mode)
+    return open(path, mode, buffering=0)  # else to close it may fail, too
 
 
 def _no_download(url, path, error):
