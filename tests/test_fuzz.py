@@ -531,19 +531,27 @@ class Fma(Folder):
     from vicreg_jax.data.datasets import fma
 
     self.builder, self.root = fma.Fma, tmp / "fma"
-    (self.root / "fma_medium").mkdir(parents=True)
+    for name in ("fma_medium", "fma_full"):
+      (self.root / name).mkdir(parents=True)
     (self.root / "fma_metadata").mkdir()
 
   def case(self, rng):
     rows = [
-      ["", "album", "set", "set", "track"],
-      ["", "title", "split", "subset", "genre_top"],
-      ["track_id", "", "", "", ""],
-      ["2", "A,\nB", "training", "small", "Pop"],
-      ["5", 'Née "Ü"', "validation", "medium", "Folk"],
-      ["140", "", "test", "small", "Pop"],
+      ["", "album", "set", "set", "track", "track", "artist"],
+      ["", "title", "split", "subset", "genre_top", "genres", "id"],
+      ["track_id", "", "", "", "", "", ""],
+      ["2", "A,\nB", "training", "small", "Pop", "[10]", "1"],
+      ["5", 'Née "Ü"', "validation", "medium", "Folk", "[17, 10]", "24"],
+      ["140", "", "test", "small", "Pop", "[]", "24"],
     ]
     content = mutate_table(rng, rows)
+    tree = [
+      ["genre_id", "#tracks", "parent", "title", "top_level"],
+      ["10", "9", "0", "Pop", "10"],
+      ["17", "9", "0", "Folk", "17"],
+    ]
+    genres = self.root / "fma_metadata/genres.csv"
+    genres.write_bytes(mutate_table(rng, tree))
     path = self.root / "fma_metadata.zip"
     clear_path(path)
     if rng.random() < 0.2:
@@ -554,9 +562,11 @@ class Fma(Folder):
     else:
       (self.root / "fma_metadata/tracks.csv").write_bytes(content)
     section = self.section(self.root)
+    section.subset = rng.choice(("medium", "full"))
     return Case(
       lambda: check_plan(self.builder.source(section)),
       "tracks.csv",
+      "genres.csv",
       "fma_metadata.zip",
     )
 
@@ -631,7 +641,7 @@ class Zip(Folder):
 
   def read(self, paths):
     self.archives._members.cache_clear()
-    files = self.archives.Zip.open(paths, ("", "mp3"))
+    files = self.archives.Zip.open(paths)
     assert not any(".." in name.split("/") for name in self.members(files))
     for name in self.members(files):
       try:

@@ -21,6 +21,7 @@ from test_official import (
   encoded,
   error_of,
   fma_name,
+  genres_csv,
   heard,
   labels_of,
   pitch,
@@ -226,13 +227,15 @@ def test_jamendo_says_what_is_missing(jamendo, tmp_path):
   table.write_bytes(b"\xff\xfe" + text.encode())
   assert "train.tsv line 0: " in error_of(section)
   table.unlink()
-  assert f"{table} does not exist: data.path must hold" in error_of(section)
+  assert f"holds no {table.relative_to(jamendo)}: put there" in error_of(
+    section
+  )
   table.write_text(text)
   for folder in jamendo.glob("[0-9][0-9]"):
     shutil.rmtree(folder)
-  assert "none of the folders 00 to 99" in error_of(section)
+  assert "neither 00 nor audio/00" in error_of(section)
   section.split_number = 3
-  assert "split-3/autotagging_top50tags-train.tsv does not" in error_of(section)
+  assert "no data/splits/split-3/autotagging_top50tags" in error_of(section)
 
 
 # --- NSynth ---
@@ -369,7 +372,8 @@ def test_nsynth_says_what_is_missing(notes, tmp_path):
 
 def test_fma_full(tmp_path):
   root = tmp_path / "fma"
-  write_tree(root, {"fma_metadata/tracks.csv": tracks_csv()})
+  tables = {"tracks.csv": tracks_csv(), "genres.csv": genres_csv()}
+  write_tree(root / "fma_metadata", tables)
   section = section_of("fma", root, tmp_path, subset="full")
   clips = {
     fma_name(i): encoded(n, seconds=0.3 + 0.1 * n)

@@ -22,6 +22,7 @@ SPLITS = ("train", "valid", "test")
 ADDED = {
   "checkpoint.best_by": "",
   "data.folders": "auto",
+  "data.genres": "several",
   "data.split_number": 0,
   "data.tags": "top50",
   "data.target": "pitch",
@@ -55,6 +56,9 @@ def _data() -> dict:
     sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
     clip_seconds=10.0,  # synthetic
     subset="medium",  # fma: "small", "medium" (the thesis's), "large", "full"
+    # fma, "large" and "full": all of a clip's top genres ("several"), or the
+    # clips that have one ("single").
+    genres="several",
     download=False,  # fma: get what data.path lacks, 23 GB for "medium"
     split_set="filtered",  # gtzan: without its faults, or "full"
     convention="all",  # magnatagatune: all clips, or only the "tagged"
@@ -379,6 +383,7 @@ _LIMITS = {
   "data.sizes": _AT_LEAST_0,
   "data.clip_seconds": checks.Bounds(above=0, most=3600),
   "data.subset": ("small", "medium", "large", "full"),
+  "data.genres": ("several", "single"),
   "data.split_set": ("filtered", "full"),
   "data.convention": ("all", "tagged"),
   "data.tags": ("top50", "genre", "instrument", "moodtheme", "all"),

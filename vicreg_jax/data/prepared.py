@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import glob as glob_lib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 from google.protobuf import json_format
 
 # TensorFlow only reads and augments audio; accelerators are for JAX.
@@ -152,6 +154,11 @@ def reasons(counts) -> str:
     f"{count:,} {reason}"
     for reason, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))
   )
+
+
+def glob(directory, pattern: str) -> list[epath.Path]:
+  """The paths below a directory, which may have brackets in its name."""
+  return list(epath.Path(glob_lib.escape(os.fspath(directory))).glob(pattern))
 
 
 @contextlib.contextmanager

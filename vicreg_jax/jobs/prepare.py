@@ -11,18 +11,38 @@ from vicreg_jax.data import datasets
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import Prepared
 
+_NOT_FOUND_SHARE = 0.1
+
 
 def main(config, workdir: str):
   """Prepares, and prints what is there; nothing goes into the workdir."""
   prepared = run(config)
   if mesh.is_first_host():
     print(prepared.summary())
+    if warning := not_found(prepared):
+      print(warning)
     print("figure:", figure(prepared))
 
 
 def run(config) -> Prepared:
   """Prepares `config.data` unless it is there already."""
   return datasets.prepare(config.data)
+
+
+def not_found(prepared: Prepared) -> str:
+  """A line for who gave a wrong directory, or has a part of the files; or "".
+
+  Unless a tenth of the clips was not found: some are missing in most copies.
+  """
+  lost = prepared.skipped.get(base.NOT_FOUND, 0)
+  listed = sum(prepared.num_clips.values()) + sum(prepared.skipped.values())
+  if lost < _NOT_FOUND_SHARE * listed:
+    return ""
+  return (
+    f"warning: {lost:,} of {listed:,} clips were not found, so this is a part"
+    " of the data set. If they should be there, check data.path, delete"
+    f" {prepared.path} and prepare again"
+  )
 
 
 def figure(prepared: Prepared) -> str:

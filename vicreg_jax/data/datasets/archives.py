@@ -1,19 +1,23 @@
 """The audio files of an official data set: a tree, or inside its archive.
 
-A file's name here is its last folder and itself, "000/000002.mp3". Archives are
-read in place and their member names are never used as paths, so that none can
-lead outside; members that try are in `unsafe`. Both kinds can be pickled.
+A file's name here is its last folder and itself, "000/000002.mp3"; its suffix
+may be in capitals. Archives are read in place and their member names are never
+used as paths, so that none can lead outside; members that try are in `unsafe`.
+Both kinds can be pickled.
 """
 
 import bz2
 import contextlib
 import copy
+import csv
 import dataclasses
 import functools
+import glob
 import io
 import lzma
 import os
 import pathlib
+import posixpath
 import re
 import shutil
 import struct
@@ -25,6 +29,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from vicreg_jax import files
 from vicreg_jax.data import audio
 
 # A track of five hours has 0.6 GB; more is a zip bomb.
@@ -33,6 +38,8 @@ _LARGEST_MEMBER = 1 << 30
 # (as NotImplementedError) an unknown compression. ValueError: no UTF-8.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 DAMAGE += (ValueError, struct.error)
+_ENCRYPTED = 1  # a member's flag
+_OF_MACS = "__MACOSX"  # a folder of what Macs add to the files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,44 +50,59 @@ class Tree:
   unsafe = ()
 
   def __contains__(self, name):
-    return os.path.lexists(os.path.join(self.root, name))
+    return any(map(os.path.lexists, self._paths(name)))
 
   def stamp(self, names) -> list:
     """What changes when one of the files does."""
     stamps = []
     for name in names:
-      with contextlib.suppress(OSError):
-        status = os.stat(os.path.join(self.root, name))
-        stamps.append([name, status.st_size, status.st_mtime_ns])
+      for path in self._paths(name):
+        with contextlib.suppress(OSError):
+          status = os.stat(path)
+          stamps.append([name, status.st_size, status.st_mtime_ns])
+          break
     return stamps
 
+  former_stamp = stamp
+
   def load(self, name, sample_rate) -> np.ndarray:
-    return audio.load(os.path.join(self.root, name), sample_rate)
+    path, capitals = self._paths(name)
+    there = os.path.lexists(path) or not os.path.lexists(capitals)
+    return audio.load(path if there else capitals, sample_rate)
+
+  def _paths(self, name):
+    stem, suffix = os.path.splitext(os.path.join(self.root, name))
+    return stem + suffix, stem + suffix.upper()
 
 
 @dataclasses.dataclass(frozen=True)
 class Zip:
-  """A zip, whole or in parts; `roots` are the folders that hold the folders.
+  """A zip, whole or in parts, whatever folders are above the last one.
 
   `paths` may be local or gs://; `state` is the parts' sizes and times.
   """
 
   paths: tuple[str, ...]
-  roots: tuple[str, ...]
   state: tuple
 
   @classmethod
-  def open(cls, paths, roots=("",)) -> "Zip":
+  def open(cls, paths) -> "Zip":
     """Opens an archive, or raises ValueError that names it and the remedy."""
+    where = ", ".join(paths)
     try:
       status = [tf.io.gfile.stat(path) for path in paths]
       state = tuple((s.length, s.mtime_nsec) for s in status)
-      archive = cls(tuple(paths), tuple(roots), state)
-      _members(archive)
+      archive = cls(tuple(paths), state)
+      members = _members(archive)[1].values()
     except (*DAMAGE, tf.errors.OpError) as error:
       raise ValueError(
-        f"{', '.join(paths)}: not a whole zip archive ({error}): get it again"
+        f"{where}: not a whole zip archive ({error}): get it again"
       ) from error
+    if members and all(m.flag_bits & _ENCRYPTED for m in members):
+      raise ValueError(
+        f"{where}: encrypted: extract the archive by hand, with its password,"
+        " and move it elsewhere"
+      )
     return archive
 
   @property
@@ -88,10 +110,15 @@ class Zip:
     return _members(self)[2]
 
   def __contains__(self, name):
-    return name in _members(self)[1]
+    return _key(name) in _members(self)[1]
 
   def stamp(self, names) -> list:
-    """What changes when the archive does."""
+    """What changes when the content of one of the members does."""
+    found = [(name, self._member(name)) for name in names]
+    return [[name, m.file_size, m.CRC] for name, m in found if m]
+
+  def former_stamp(self, names) -> list:
+    """As `stamp`, by which earlier versions have named what they prepared."""
     return [list(part) for part in self.state]
 
   def load(self, name, sample_rate) -> np.ndarray:
@@ -99,14 +126,14 @@ class Zip:
 
   def read(self, name) -> bytes:
     """A member's bytes; `AudioError` if there is none, or it is damaged."""
-    file, members, _ = _members(self)
-    if name not in members:
+    member = self._member(name)
+    if member is None:
       raise audio.AudioError(name, "not found")
-    size = members[name].file_size
+    size = member.file_size
     if size > _LARGEST_MEMBER:
       raise audio.AudioError(name, "too large")
     try:
-      with _open_member(file, members[name]) as f:
+      with _open_member(_members(self)[0], member) as f:
         content = f.read(size + 1)
       if len(content) != size:
         raise EOFError(f"not {size} bytes, as it says")
@@ -117,17 +144,18 @@ class Zip:
     return content
 
   def open_text(self, name):
-    """A member as a text file (UTF-8) that is read piece by piece."""
-    file, members, _ = _members(self)
-    if name not in members:
-      raise ValueError(f"{', '.join(self.paths)}: there is no {name} in it")
-    try:
-      member = _open_member(file, members[name])
-    except DAMAGE as error:
-      raise ValueError(
-        f"{', '.join(self.paths)}: {name} is damaged ({error}): get it again"
-      ) from error
-    return io.TextIOWrapper(member, "utf-8", newline="")
+    """A member as a text file (UTF-8) that is read piece by piece.
+
+    Raises one of DAMAGE; a `table` explains them.
+    """
+    member = self._member(name)
+    if member is None:
+      raise ValueError("there is no such file in it")
+    opened = _open_member(_members(self)[0], member)
+    return io.TextIOWrapper(opened, "utf-8", newline="")
+
+  def _member(self, name):
+    return _members(self)[1].get(_key(name))
 
 
 @functools.lru_cache(8)
@@ -143,9 +171,14 @@ def _members(archive):
     parts = member.filename.split("/")
     if member.filename.startswith("/") or ".." in parts:
       unsafe.append(member.filename)
-    elif "/".join(parts[:-2]) in archive.roots and parts[-1]:
-      members["/".join(parts[-2:])] = member
+    elif parts[-1] and parts[0] != _OF_MACS:
+      members[_key("/".join(parts[-2:]))] = member
   return zip_file, members, tuple(unsafe)
+
+
+def _key(name):
+  stem, suffix = posixpath.splitext(name)
+  return stem + suffix.lower()
 
 
 def _open_member(file, member):
@@ -171,10 +204,46 @@ def _open(path):
 
 
 def open_text(path):
-  """A UTF-8 file of lines, local or gs://, with its line ends as they are."""
+  """A UTF-8 file of lines, local or gs://, with its line ends as they are.
+
+  Raises OSError or OpError; a `table` explains them.
+  """
   if "://" in path:
     return tf.io.gfile.GFile(path)
   return open(path, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def table(path, again, open_file=open_text, **dialect):
+  """The rows of a published table; its faults name file, line and remedy.
+
+  So do the ValueErrors that are raised within.
+
+  Args:
+    path: of the file, and what `open_file` opens.
+    again: what is to be downloaded again.
+    dialect: of `csv.reader`.
+  """
+  rows = None
+  try:
+    with open_file(path) as file:
+      rows = csv.reader(_whole_lines(file), **dialect)
+      yield rows
+  except (csv.Error, tf.errors.OpError, *DAMAGE) as error:
+    line = f" line {rows.line_num}" if rows else ""
+    text = " ".join(str(error).split())
+    remedy = f"get {again} again"
+    if isinstance(error, (OSError, tf.errors.OpError)):
+      remedy = f"make the file readable, or {remedy}"
+    raise ValueError(f"{path}{line}: {text}: {remedy}") from None
+
+
+def _whole_lines(lines):
+  line = "\n"
+  for line in lines:
+    yield line
+  if not line.endswith("\n"):
+    raise ValueError("the file ends within a line")
 
 
 class _Parts(io.RawIOBase):
@@ -226,37 +295,64 @@ def extract_tar(path, target, pattern) -> list[str]:
 
   Args:
     path: the archive; any compression.
-    target: the directory to make.
+    target: the directory to make; it may be there, but empty.
     pattern: for whole member names, with the groups `folder` and `file`.
 
   Returns:
     The names that try to leave their directory; nothing is written for them.
+
+  Raises:
+    ValueError: the archive is damaged, or none of its files match; there is no
+      room; or another command is extracting it.
   """
-  target, unsafe = pathlib.Path(target), []
-  try:
-    with tempfile.TemporaryDirectory(
-      prefix=f".{target.name}-", dir=target.parent
-    ) as partial:
-      with tarfile.open(path) as tar:
-        for member in tar:
-          if member.name.startswith("/") or ".." in member.name.split("/"):
-            unsafe.append(member.name)
-            continue
-          match = re.fullmatch(pattern, member.name)
-          if not (match and member.isfile()):
-            continue
-          if member.size > _LARGEST_MEMBER:
-            raise tarfile.TarError(f"{member.name} has {member.size} bytes")
-          folder = pathlib.Path(partial, "whole", match["folder"])
-          folder.mkdir(parents=True, exist_ok=True)
-          with open(folder / match["file"], "wb") as out:
-            shutil.copyfileobj(tar.extractfile(member), out)
-      pathlib.Path(partial, "whole").rename(target)
-  # MemoryError: of a header that declares petabytes.
-  except (tarfile.TarError, lzma.LZMAError, MemoryError, *DAMAGE) as error:
-    text = " ".join(str(error).split())  # tarfile lists what it has tried
-    raise ValueError(
-      f"{path}: cannot be extracted to {target} ({text}): get it again, free"
-      " disk space, or extract it by hand"
-    ) from error
+  target = pathlib.Path(target)
+  with (
+    files.explained(target, "data.path"),
+    files.lock(target, "data.path"),
+  ):
+    if target.is_dir() and any(target.iterdir()):
+      return []  # another command was sooner
+    for left in target.parent.glob(f".{glob.escape(target.name)}-*"):
+      shutil.rmtree(left, ignore_errors=True)  # by a killed one
+    try:
+      with tempfile.TemporaryDirectory(
+        prefix=f".{target.name}-", dir=target.parent
+      ) as partial:
+        whole = pathlib.Path(partial, "whole")
+        unsafe = _lay_out(path, whole, pattern)
+        whole.rename(target)
+    # MemoryError: of a header that declares petabytes.
+    except (tarfile.TarError, lzma.LZMAError, MemoryError, *DAMAGE) as error:
+      text = " ".join(str(error).split())  # tarfile lists what it has tried
+      raise ValueError(
+        f"{path}: cannot be extracted to {target} ({text}): get it again, free"
+        " disk space, or extract it by hand"
+      ) from error
+  return unsafe
+
+
+def _lay_out(path, whole, pattern):
+  unsafe, other = [], ""
+  with tarfile.open(path) as tar:
+    for member in tar:
+      if member.name.startswith("/") or ".." in member.name.split("/"):
+        unsafe.append(member.name)
+        continue
+      match = re.fullmatch(pattern, member.name)
+      if not (match and member.isfile()):
+        other = other or member.name * member.isfile()
+        continue
+      if member.size > _LARGEST_MEMBER:
+        raise tarfile.TarError(f"{member.name} has {member.size} bytes")
+      file = whole / match["folder"] / match["file"]
+      file.parent.mkdir(parents=True, exist_ok=True)
+      with open(file, "wb") as out:
+        shutil.copyfileobj(tar.extractfile(member), out)
+      # As tar does, so that what is extracted again has the same stamp.
+      with contextlib.suppress(OSError, OverflowError, ValueError):
+        os.utime(file, (member.mtime, member.mtime))
+  if not whole.exists():
+    raise tarfile.TarError(
+      f"no file in it belongs to this data set; the first is {other!r}"
+    )
   return unsafe

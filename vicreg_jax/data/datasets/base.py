@@ -61,12 +61,14 @@ from vicreg_jax.data.datasets import pcm_cache
 from vicreg_jax.data.prepared import (
   Prepared,
   explain_damage,
+  glob,
   quiet_tfds,
   reasons,
 )
 from vicreg_jax.data.threads import map_in_order
 
 TOO_SHORT = "too short"
+NOT_FOUND = "not found"  # by the module audio, or in an archive
 KNOWN_FAULT = "known fault"  # of the published data; never decoded
 CLIPS_CSV = "clips.csv"  # id, split, seconds, loudness and note of every clip
 _BEAM_REPORTS = "reports-"
@@ -146,6 +148,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Lists the source; nothing is decoded before `prepare`."""
     self._source = self.source(data)
     _check_ids(self._source)
+    where = f" in data.path={data.path}" if data.path else ""
+    self._called = f"{self.name}, {self._source.name}{where}"
     self._sample_rate = int(data.sample_rate)
     self._crop = int(data.crop)
     self._beam = data.beam
@@ -176,7 +180,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       if not self.is_prepared():
         self._decode_all()
         # What killed runs have left. One that still runs will find this data.
-        for path in self.data_path.parent.glob(f"incomplete.*_{self.VERSION}"):
+        for path in glob(self.data_path.parent, f"incomplete.*_{self.VERSION}"):
           path.rmtree(missing_ok=True)
         if self._store:
           self._store.remove()
@@ -196,7 +200,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     try:
       with self._progress:
         self.download_and_prepare(download_config=config)
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, tf.errors.OpError, RuntimeError) as error:
+      cause = error.__cause__ if isinstance(error, RuntimeError) else error
+      if not isinstance(cause, (OSError, tf.errors.OpError)):
+        raise
       # Another process may just have renamed the same data into place.
       if not (self.data_path / "dataset_info.json").exists():
         text = " ".join(str(error).split())
@@ -209,7 +216,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       if not (self._beam and empty):
         raise
       raise ValueError(
-        f"{self._source.name}: no clip is left in split {empty[1]!r}, which "
+        f"{self._called}: no clip is left in split {empty[1]!r}, which "
         "Apache Beam cannot write: prepare with data.beam='', which leaves the "
         "split out and says why"
       ) from error
@@ -303,7 +310,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     import apache_beam as beam
 
     decode = functools.partial(_decode, split, self._crop)
-    reports_path = os.fspath(self.data_path / f"{_BEAM_REPORTS}{split}")
+    reports_path = self.data_path / f"{_BEAM_REPORTS}{split}"
 
     @beam.ptransform_fn
     def examples(pipeline):
@@ -317,7 +324,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       _ = (
         decoded
         | beam.MapTuple(lambda report, example: json.dumps(report))
-        | beam.io.WriteToText(reports_path)
+        # Not by Beam's own files: their directory may not have brackets.
+        | beam.combiners.ToList()
+        | beam.Map(lambda lines: reports_path.write_text("\n".join(lines)))
       )
       return (
         decoded
@@ -330,7 +339,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _download_and_prepare(self, dl_manager, download_config):
     super()._download_and_prepare(dl_manager, download_config)
     if self._beam:
-      for path in sorted(self.data_path.glob(f"{_BEAM_REPORTS}*")):
+      # TFDS renames what it has written, but finds nothing below brackets.
+      for path in glob(self.data_path, "incomplete.*.*"):
+        whole = self.data_path / path.name.split(".", 2)[2]
+        if not whole.exists():
+          path.rename(whole)
+      for path in glob(self.data_path, f"{_BEAM_REPORTS}*"):
         lines = path.read_text().splitlines()
         self._reports += [Report(*json.loads(line)) for line in lines]
         path.unlink()
@@ -404,7 +418,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _empty_error(self):
     skipped = self._skipped()
     counts = collections.Counter(skipped.values())
-    text = f"{self._source.name}: no clip is left"
+    text = f"{self._called}: no clip is left"
     if counts:
       text += f"; left out: {reasons(counts)}"
     if TOO_SHORT in counts:
@@ -417,6 +431,11 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
     elif counts:
       text += f". For example: {min(skipped)}"
+    if NOT_FOUND in counts:
+      text += (
+        ". Is data.path a folder above the right one, or below? The README.md"
+        " beside the data sets says which files it holds"
+      )
     return text
 
 

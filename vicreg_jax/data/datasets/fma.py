@@ -11,26 +11,35 @@ known to be whole; a larger subset serves too, but for "full".
 With `data.download=True` what `data.path` lacks is downloaded, and the archives
 are compared with the published SHA-1.
 
-The official split and top genre are kept. A set in which every clip has a genre
-is labelled by one each; "large" and "full" by one or none.
+The official split is kept. Clips of "small" and "medium" have one top genre
+each. Those of "large" and "full" are labelled as published: by the top genre of
+each of their genres, which are several for half of them. `data.genres="single"`
+keeps the clips that have one top genre, and labels by it. What belongs together
+(a clip's `track`) is what an artist has made.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
 import http.client
+import json
 import os
+import re
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 from tqdm import tqdm
 
+from vicreg_jax import files as files_lib
 from vicreg_jax.data.datasets import archives, base, official
 from vicreg_jax.data.prepared import SPLITS, Prepared
-from vicreg_jax.data.tracks import track_of
 
 URL = "https://os.unil.cloud.switch.ch/fma/"
 SHA1 = {
@@ -41,6 +50,7 @@ SHA1 = {
   "fma_full.zip": "0f0ace23fbe9ba30ecb7e95f763e435ea802b8ab",
 }
 SUBSETS = ("small", "medium", "large")  # each in the next; "full" is no subset
+_ONE_GENRE = ("small", "medium")  # of which every clip has one top genre
 # Published empty or seconds long (the FMA's wiki and its issue 8), as they were
 # cut where their tracks have ended; known, so that other faults stand out.
 KNOWN_FAULTS = frozenset(
@@ -51,7 +61,10 @@ KNOWN_FAULTS = frozenset(
 )
 _SPLITS = {"training": "train", "validation": "valid", "test": "test"}
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "genre_top"))
-_TRACKS = "fma_metadata/tracks.csv"
+_COLUMNS += (("track", "genres"), ("artist", "id"))
+_GENRES = re.compile(r"\[(\d+(, \d+)*)?\]")
+_METADATA = "fma_metadata.zip"
+_TRACKS, _TREE = "fma_metadata/tracks.csv", "fma_metadata/genres.csv"
 _LONGEST_CELL = 1 << 24  # characters
 _BLOCK = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -64,73 +77,136 @@ class Fma(official.OfficialBuilder, skip_registration=True):
 
   @classmethod
   def variant(cls, data) -> str:
-    return data.subset
+    several = data.subset not in _ONE_GENRE
+    return f"{data.subset}-{data.genres}" if several else data.subset
 
   @classmethod
   def get(cls, data) -> Prepared:
     if data.download:
       _download(data)
-    return super().get(data)
+    prepared = super().get(data)
+    if prepared.tracks in (0, sum(prepared.num_clips.values())):
+      logging.warning(
+        "%s was prepared by an earlier version, which knew no artists: random"
+        " splits (probe.splits) and shares of labels mix them. Delete that"
+        " directory to have it prepared anew",
+        prepared.path,
+      )
+    return prepared
 
   @classmethod
   def source(cls, data) -> base.Source:
     root = official.local_directory(data.path)
     files = _files(root, data.subset)
-    rows = read_tracks(root, data.subset)
-    genres = tuple(sorted({genre for *_, genre in rows if genre}))
+    tracks = read_tracks(root, data.subset)
+    one = data.subset in _ONE_GENRE
+    if one or data.genres == "single":
+      genres_of = {track.id: {track.genre_top} - {""} for track in tracks}
+    else:
+      genres_of = _top_genres(tracks, read_genres(root))
+    genres = tuple(sorted(set().union(*genres_of.values())))
     splits = {split: [] for split in SPLITS}
     skipped = {name: "unsafe name in the archive" for name in files.unsafe}
     names = []
-    for track_id, split, genre in rows:
+    for track in tracks:
       # As published: six digits, the first three are the folder.
-      name = f"{track_id:06d}.mp3"
+      name = f"{track.id:06d}.mp3"
       name = f"{name[:3]}/{name}"
-      if track_id in KNOWN_FAULTS and data.subset != "full":
+      if track.id in KNOWN_FAULTS and data.subset != "full":
         skipped[name] = base.KNOWN_FAULT
-        continue
-      names.append(name)
-      load = functools.partial(files.load, name, int(data.sample_rate))
-      labels = np.array([genre == g for g in genres], np.uint8)
-      clip = base.Clip(name, track_of(name), load, labels)
-      splits[split].append(clip)
+      elif not one and data.genres == "single" and not genres_of[track.id]:
+        skipped[name] = "no single top genre"
+      else:
+        names.append(name)
+        load = functools.partial(files.load, name, int(data.sample_rate))
+        labels = np.array([g in genres_of[track.id] for g in genres], np.uint8)
+        clip = base.Clip(name, f"artist {track.artist}", load, labels)
+        splits[track.split].append(clip)
+    single = all(genres_of.values()) if one else data.genres == "single"
     return base.Source(
       name=cls.variant(data),
-      identity=[files.stamp(names), rows],
+      identity=[
+        files.stamp(names),
+        [[t.id, t.split, t.artist, sorted(genres_of[t.id])] for t in tracks],
+      ],
+      # Other subsets were labelled wrongly.
+      former=[[files.former_stamp(names), [t[:3] for t in tracks]]] * one,
       splits=splits,
       labels=genres,
-      label_kind="single" if all(g for *_, g in rows) else "multi",
+      label_kind="single" if single else "multi",
       skipped=skipped,
     )
 
 
-def read_tracks(root: str, subset: str) -> list[tuple[int, str, str]]:
-  """(track id, split, top genre or "") of a subset's clips, as in the file.
+class Track(NamedTuple):
+  """A row of `tracks.csv`."""
+
+  id: int
+  split: str
+  genre_top: str  # "" where the genres have several top genres, or are none
+  genres: list[int]  # as its artist gave them; see `read_genres`
+  artist: int
+
+
+def read_tracks(root: str, subset: str) -> list[Track]:
+  """The tracks of a subset, in the order of the file.
 
   `tracks.csv` has three header rows: groups, names, and the index's name.
   """
-  path = os.path.join(root, "fma_metadata.zip")
-  if tf.io.gfile.exists(path):
-    file = archives.Zip.open([path]).open_text(_TRACKS)
-    path = f"{path} ({_TRACKS})"
-  else:
-    path = os.path.join(root, _TRACKS)
-    if not tf.io.gfile.exists(path):
+  with _metadata(root, _TRACKS) as lines:
+    tracks = _tracks(lines, _up_to(subset))
+    if not tracks:
+      raise ValueError(f"no track is in the subset {subset!r}")
+  return tracks
+
+
+def read_genres(root: str) -> dict[int, str]:
+  """{genre: the title of its top genre} of the tree of genres."""
+  with _metadata(root, _TREE) as lines:
+    header = next(lines, [])
+    if missing := {"genre_id", "title", "top_level"} - set(header):
+      raise ValueError(f"no column {', '.join(sorted(missing))}")
+    title_of, top_of = {}, {}
+    for row in lines:
+      if len(row) != len(header):
+        raise ValueError(f"{len(row)} cells for {len(header)} columns")
+      cells = dict(zip(header, row, strict=True))
+      title_of[int(cells["genre_id"])] = cells["title"]
+      top_of[int(cells["genre_id"])] = int(cells["top_level"])
+    if lost := set(top_of.values()) - set(title_of):
+      raise ValueError(f"the top genre {min(lost)} is not listed")
+  return {genre: title_of[top] for genre, top in top_of.items()}
+
+
+def _top_genres(tracks, top_of: Mapping[int, str]) -> dict[int, set[str]]:
+  """{track: the top genres of all its genres}"""
+  found = {}
+  for track in tracks:
+    if lost := [genre for genre in track.genres if genre not in top_of]:
       raise ValueError(
-        f"{path} does not exist: data.path must hold fma_metadata.zip or that "
-        "file; data.download=True gets it"
+        f"{_TRACKS}: track {track.id} has genre {lost[0]}, which {_TREE} does"
+        f" not list: get {_METADATA} again"
       )
-    file = archives.open_text(path)
-  with file:
-    lines = csv.reader(file)
-    try:
-      rows = _rows(lines, _up_to(subset))
-    except (csv.Error, *archives.DAMAGE) as error:
-      raise ValueError(
-        f"{path} line {lines.line_num}: {error}: get fma_metadata.zip again"
-      ) from None
-  if not rows:
-    raise ValueError(f"{path}: no track is in the subset {subset!r}")
-  return rows
+    found[track.id] = {top_of[genre] for genre in track.genres}
+  return found
+
+
+def _metadata(root, name):
+  """A table of the metadata, from its archive, or as it was extracted."""
+  path = os.path.join(root, _METADATA)
+  if tf.io.gfile.exists(path):
+    archive = archives.Zip.open([path])
+    return archives.table(
+      f"{path} ({name})", _METADATA, lambda _: archive.open_text(name)
+    )
+  path = os.path.join(root, name)
+  if not tf.io.gfile.exists(path):
+    raise official.missing(
+      root,
+      (_METADATA, name),
+      "put one of them there; data.download=True gets it",
+    )
+  return archives.table(path, _METADATA)
 
 
 def _up_to(subset):
@@ -139,32 +215,39 @@ def _up_to(subset):
   return SUBSETS[: SUBSETS.index(subset) + 1]
 
 
-def _rows(lines, subsets):
+def _tracks(lines, subsets):
   # Biographies are cells too, and longer than the csv module expects.
   csv.field_size_limit(_LONGEST_CELL)
   header = list(zip(next(lines, []), next(lines, [])))
-  index_name = next(lines, [""])[0]
+  index_name = (next(lines, []) or [""])[0]
   missing = [".".join(c) for c in _COLUMNS if c not in header]
   if index_name != "track_id" or missing:
     raise ValueError(f"no column {', '.join(missing) or 'track_id'}")
   columns = [header.index(column) for column in _COLUMNS]
-  rows, ids = [], set()
+  tracks = {}
   for row in lines:
     if len(row) != len(header):
       raise ValueError(f"{len(row)} cells for {len(header)} columns")
-    split, subset, genre = (row[column] for column in columns)
+    split, subset, genre_top, genres, artist = (row[c] for c in columns)
     if split not in _SPLITS or subset not in SUBSETS or not row[0].isdigit():
       raise ValueError(
         f"{row[0]!r} is not a track id, {split!r} not one of "
         f"{', '.join(_SPLITS)}, or {subset!r} not one of {', '.join(SUBSETS)}"
       )
+    if not (_GENRES.fullmatch(genres) and artist.isdigit()):
+      raise ValueError(
+        f"{genres!r} are no genres such as [21, 66], or {artist!r} no artist"
+      )
     track_id = int(row[0])
-    if track_id in ids:
+    if track_id in tracks:
       raise ValueError(f"track {track_id} is there twice")
-    ids.add(track_id)
-    if subset in subsets:
-      rows.append((track_id, _SPLITS[split], genre))
-  return rows
+    tracks[track_id] = (
+      subset,
+      Track(
+        track_id, _SPLITS[split], genre_top, json.loads(genres), int(artist)
+      ),
+    )
+  return [track for subset, track in tracks.values() if subset in subsets]
 
 
 def _files(root, subset):
@@ -173,12 +256,13 @@ def _files(root, subset):
   for name in larger:
     path = os.path.join(root, f"fma_{name}.zip")
     if tf.io.gfile.exists(path):
-      return archives.Zip.open([path], [f"fma_{name}"])
+      return archives.Zip.open([path])
     if os.path.isdir(os.path.join(root, f"fma_{name}")):
-      return archives.Tree(os.path.join(root, f"fma_{name}"))
-  raise ValueError(
-    f"data.path={root!r} holds neither fma_{subset}.zip nor fma_{subset}/: put "
-    "one of them there, or set data.download=True"
+      return official.tree(os.path.join(root, f"fma_{name}"))
+  raise official.missing(
+    root,
+    (f"fma_{subset}.zip", f"fma_{subset}/"),
+    "put one of them there, or set data.download=True",
   )
 
 
@@ -190,21 +274,28 @@ def _download(data):
       "local directory to download to"
     )
   root = os.path.expanduser(data.path)
-  os.makedirs(root, exist_ok=True)
+  with files_lib.explained(root, "data.path"):
+    os.makedirs(root, exist_ok=True)
   for name, extracted in (
-    ("fma_metadata.zip", _TRACKS),
+    (_METADATA, _TRACKS),
     (f"fma_{data.subset}.zip", f"fma_{data.subset}"),
   ):
     path = os.path.join(root, name)
     if not os.path.exists(path):
       if os.path.exists(os.path.join(root, extracted)):
         continue
-      _fetch(URL + name, path)
+      with (
+        files_lib.explained(path, "data.path"),
+        files_lib.lock(path, "data.path"),
+      ):
+        if not os.path.exists(path):  # another command was sooner
+          _fetch(URL + name, path)
+          os.replace(f"{path}.part", path)
     _check(path, SHA1[name])
 
 
 def _fetch(url, path):
-  """Downloads to `path` via a partial file that a later try continues."""
+  """Downloads to a partial file beside `path`, which a later try continues."""
   partial = f"{path}.part"
   done = os.path.getsize(partial) if os.path.exists(partial) else 0
   request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"})
@@ -214,7 +305,7 @@ def _fetch(url, path):
       done = done if response.status == http.client.PARTIAL_CONTENT else 0
       left = response.headers.get("Content-Length")
       with (
-        open(partial, "ab" if done else "wb") as out,
+        _opened(partial, "ab" if done else "wb") as out,
         tqdm(
           total=left and done + int(left),
           initial=done,
@@ -225,8 +316,10 @@ def _fetch(url, path):
         ) as progress,
       ):
         while block := response.read(_BLOCK):
-          out.write(block)
           progress.update(len(block))
+          while block:  # a write may be short, before a disk is full
+            with files_lib.explained(partial, "data.path"):
+              block = block[out.write(block) :]
       if left and os.path.getsize(partial) < done + int(left):
         raise OSError("the connection ended early")
   except urllib.error.HTTPError as error:
@@ -235,7 +328,11 @@ def _fetch(url, path):
       raise _no_download(url, path, error) from error
   except (OSError, http.client.HTTPException) as error:
     raise _no_download(url, path, error) from error
-  os.replace(partial, path)
+
+
+def _opened(path, mode):
+  with files_lib.explained(path, "data.path"):
+    return open(path, mode, buffering=0)  # else to close it may fail, too
 
 
 def _no_download(url, path, error):
@@ -249,16 +346,21 @@ def _check(path, want):
   """Compares the SHA-1, once: a note beside the file says that it is right."""
   note = f"{path}.sha1"
   line = f"{want}  {os.path.basename(path)}\n"
-  if os.path.exists(note) and os.path.getmtime(note) >= os.path.getmtime(path):
-    with open(note) as f:
-      if f.read() == line:
-        return
-  with open(path, "rb") as f:
-    got = hashlib.file_digest(f, "sha1").hexdigest()
+  with contextlib.suppress(OSError), open(note) as f:
+    if os.path.getmtime(note) >= os.path.getmtime(path) and f.read() == line:
+      return
+  try:
+    with open(path, "rb") as f:
+      got = hashlib.file_digest(f, "sha1").hexdigest()
+  except OSError as error:
+    raise ValueError(
+      f"{path}: cannot be read ({error.strerror}): make the file readable, or"
+      " delete it, and run the same command again"
+    ) from error
   if got != want:
     raise ValueError(
       f"{path}: its SHA-1 is {got}, published is {want}: delete the file, and "
       "run the same command again"
     )
-  with open(note, "w") as f:
-    f.write(line)
+  with contextlib.suppress(OSError):  # somebody else's directory
+    files_lib.write(note, line.encode())

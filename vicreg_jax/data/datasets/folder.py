@@ -19,7 +19,7 @@ from etils import epath
 
 from vicreg_jax.data import audio, tracks
 from vicreg_jax.data.datasets import base, file_hashes, labels_table
-from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.prepared import SPLITS, glob
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
 # Ranks of what clips have in common, below a table's groups.
@@ -87,7 +87,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
     directory = epath.Path(self._dir) / self.name
     for identity in (self._source.identity, *self._source.former):
       name = f"*-{self._digest(identity)}"
-      for found in directory.glob(f"{name}/{self.VERSION}/dataset_info.json"):
+      for found in glob(directory, f"{name}/{self.VERSION}/dataset_info.json"):
         return found.parent.parent.name
     return super()._config_name()
 

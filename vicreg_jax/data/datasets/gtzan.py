@@ -28,12 +28,12 @@ GENRES = (
 )  # fmt: skip
 _CLIPS_PER_GENRE = 100
 _ARCHIVE, _FOLDERS = "genres.tar.gz", ("genres", "genres_original")
-_ZIP, _ZIP_ROOTS = "archive.zip", ("Data/genres_original", *_FOLDERS)
+_ZIP = "archive.zip"
 _SUFFIXES = (".au", ".wav")
 _BROKEN = "jazz/jazz.00054"  # no WAV in Kaggle's copy
 _MEMBER = (
-  rf"(\./)?({'|'.join(_FOLDERS)})/(?P<folder>{'|'.join(GENRES)})"
-  r"/(?P<file>(?P=folder)\.\d{5}\.(au|wav))"
+  rf"(.*/)?(?P<folder>{'|'.join(GENRES)})"
+  r"/(?P<file>(?P=folder)\.\d{5}\.(?i:au|wav))"
 )
 
 
@@ -78,9 +78,11 @@ class Gtzan(official.OfficialBuilder, skip_registration=True):
       label = [genre == name.split("/")[0] for genre in GENRES]
       return base.Clip(name, name, load, np.array(label, np.uint8))
 
+    paths = [name + suffix for name in names for suffix in _SUFFIXES]
     return base.Source(
       name=cls.variant(data),
-      identity=files.stamp([n + s for n in names for s in _SUFFIXES]),
+      identity=files.stamp(paths),
+      former=[files.former_stamp(paths)],
       splits={s: [clip(name) for name in splits[s]] for s in SPLITS},
       labels=GENRES,
       label_kind="single",
@@ -99,18 +101,20 @@ def _load(files, name, sample_rate):
 
 def _tree(path):
   root = official.local_directory(path)
+  archive, zipped = os.path.join(root, _ARCHIVE), os.path.join(root, _ZIP)
   for folder in _FOLDERS:
-    if os.path.isdir(os.path.join(root, folder)):
-      return archives.Tree(os.path.join(root, folder))
-  zipped, archive = os.path.join(root, _ZIP), os.path.join(root, _ARCHIVE)
-  if not os.path.isfile(archive):
-    if os.path.isfile(zipped):
-      return archives.Zip.open([zipped], _ZIP_ROOTS)
-    raise ValueError(
-      f"data.path={path!r} holds neither {_ARCHIVE} nor {_ZIP} nor a folder "
-      f"{' or '.join(_FOLDERS)}: put one of them there"
-    )
-  folder = os.path.join(root, _FOLDERS[0])
-  for name in archives.extract_tar(archive, folder, _MEMBER):
-    logging.warning("%s: unsafe member %r is left out", archive, name)
-  return archives.Tree(folder)
+    files = official.tree(os.path.join(root, folder))
+    if any(genre in files for genre in GENRES):
+      return files
+  if os.path.isfile(archive):
+    folder = os.path.join(root, _FOLDERS[0])
+    for name in archives.extract_tar(archive, folder, _MEMBER):
+      logging.warning("%s: unsafe member %r is left out", archive, name)
+    return archives.Tree(folder)
+  if os.path.isfile(zipped):
+    return archives.Zip.open([zipped])
+  raise official.missing(
+    root,
+    (_ARCHIVE, _ZIP, *(f"{folder}/{GENRES[0]}" for folder in _FOLDERS)),
+    "put one of them there",
+  )

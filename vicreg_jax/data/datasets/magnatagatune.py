@@ -10,8 +10,8 @@ clips, three empty files among them. `data.convention="all"` keeps every clip,
 as CLMR did; "tagged" only those with one of the 50 tags.
 """
 
-import csv
 import functools
+import hashlib
 import io
 import os
 import re
@@ -20,8 +20,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vicreg_jax import files as files_lib
+from vicreg_jax.data import input_pipeline
 from vicreg_jax.data.datasets import archives, base, official
-from vicreg_jax.data.prepared import SPLITS
+from vicreg_jax.data.prepared import SPLITS, Prepared
 from vicreg_jax.data.tracks import track_of
 
 NUM_TAGS = 50
@@ -30,6 +32,7 @@ _SPLITS = {f: "train" for f in "0123456789ab"} | {"c": "valid"}
 _SPLITS |= {f: "test" for f in "def"}
 _PATH = re.compile(r"[0-9a-f]/[^/\\\0]+\.mp3")
 _ROOTS = ("", "mp3")
+_PARTS = 3  # published
 # Published empty; known, so that other faults stand out.
 KNOWN_FAULTS = (
   "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
@@ -48,6 +51,22 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
   @classmethod
   def variant(cls, data) -> str:
     return data.convention
+
+  def fits(self, prepared: Prepared) -> bool:
+    """By its labels: they were named by how many clips have each tag."""
+    if files_lib.is_bucket(prepared.path):
+      return False  # all would be copied
+    wanted = {
+      clip.id: clip.labels
+      for clips in self._source.splits.values()
+      for clip in clips
+    }
+    for split in prepared.num_clips:
+      ids, labels_NxK = input_pipeline.labels(prepared, split)
+      for id_, labels_K in zip(ids, labels_NxK, strict=True):
+        if not np.array_equal(wanted.get(id_), labels_K):
+          return False
+    return True
 
   @classmethod
   def source(cls, data) -> base.Source:
@@ -68,7 +87,15 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
         )
     return base.Source(
       name=cls.variant(data),
-      identity=[files.stamp(paths), tags, paths, labels_NxK.sum(0).tolist()],
+      identity=[
+        files.stamp(paths),
+        tags,
+        paths,
+        hashlib.sha256(labels_NxK.tobytes()).hexdigest(),
+      ],
+      former=[
+        [files.former_stamp(paths), tags, paths, labels_NxK.sum(0).tolist()]
+      ],
       splits=splits,
       labels=tags,
       label_kind="multi",
@@ -81,52 +108,45 @@ def read_annotations(path):
 
   Tags with equally many clips keep the order of the file's columns.
   """
-  try:
-    with tf.io.gfile.GFile(path, "rb") as f:
-      text = f.read().decode("utf-8-sig")
-  except (tf.errors.OpError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f"{path}: cannot be read ({type(error).__name__}): data.path must hold "
-      "the published file of that name"
-    ) from None
-  rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
-  try:
-    return _annotations(path, rows)
-  except csv.Error as error:
-    raise ValueError(
-      f"{path} line {rows.line_num}: {error}: get the published file again"
-    ) from None
+  if not tf.io.gfile.exists(path):
+    raise official.missing(
+      os.path.dirname(path), (_CSV,), "put the published file there"
+    )
+  again = "the published file"
+  with archives.table(path, again, _open, delimiter="\t") as rows:
+    return _annotations(rows)
 
 
-def _annotations(path, rows):
+def _open(path):
+  with tf.io.gfile.GFile(path, "rb") as f:
+    text = f.read().decode("utf-8-sig")
+  # Of a line that is cut, the last cell tells.
+  return io.StringIO(text.rstrip("\r\n") + "\n", newline="")
+
+
+def _annotations(rows):
   header = next(rows, [])
   if len(header) < 3 or (header[0], header[-1]) != ("clip_id", "mp3_path"):
     raise ValueError(
-      f"{path} line 1: the columns are not clip_id, tags and mp3_path, "
-      "separated by tabs: get the published file again"
+      "the columns are not clip_id, tags and mp3_path, separated by tabs"
     )
   paths, rows_NxA = {}, []  # paths: a dict, for its order and its speed
   for row in rows:
     cells = row[1:-1]
     if len(row) != len(header) or not set(cells) <= {"0", "1"}:
       raise ValueError(
-        f"{path} line {rows.line_num}: not {len(header) - 2} cells of 0 or 1 "
-        "between clip_id and mp3_path: get the published file again"
+        f"not {len(header) - 2} cells of 0 or 1 between clip_id and mp3_path"
       )
     if not _PATH.fullmatch(row[-1]):
       raise ValueError(
-        f"{path} line {rows.line_num}: mp3_path is {row[-1]!r}, not one of "
-        "the folders 0 to f and a file: get the published file again"
+        f"mp3_path is {row[-1]!r}, not one of the folders 0 to f and a file"
       )
     if row[-1] in paths:
-      raise ValueError(
-        f"{path} line {rows.line_num}: {row[-1]!r} is there twice: get the "
-        "published file again"
-      )
+      raise ValueError(f"{row[-1]!r} is there twice")
     paths[row[-1]] = None
     rows_NxA.append([cell == "1" for cell in cells])
   if not paths:
-    raise ValueError(f"{path}: no clips in it: get the published file again")
+    raise ValueError("no clips in it")
   labels_NxA = np.array(rows_NxA, np.uint8)
   counts = labels_NxA.sum(0, dtype=int)
   top = np.argsort(-counts, kind="stable")[:NUM_TAGS]
@@ -138,21 +158,38 @@ def _files(root):
   def path(name):
     return os.path.join(root, name)
 
-  parts = sorted(tf.io.gfile.glob(path("mp3.zip.[0-9][0-9][0-9]")))
+  parts = _parts(root)
   if parts:
     numbers = [int(part[-3:]) for part in parts]
-    if numbers != list(range(1, len(parts) + 1)):
-      raise ValueError(
-        f"{path('mp3.zip')}: parts {numbers} are there, so one is missing: "
-        "get mp3.zip.001, mp3.zip.002 and mp3.zip.003"
-      )
-    return archives.Zip.open(parts, _ROOTS)
+    lost = sorted(set(range(1, max(*numbers, _PARTS) + 1)) - set(numbers))
+    names = ", ".join(f"mp3.zip.{number:03d}" for number in lost)
+    try:
+      if numbers == list(range(1, len(parts) + 1)):
+        return archives.Zip.open(parts)
+    except ValueError:
+      if not lost:
+        raise
+    raise ValueError(
+      f"{path('mp3.zip')}: parts {numbers} are there, {names} is missing: get"
+      " mp3.zip.001, mp3.zip.002 and mp3.zip.003"
+    )
   if tf.io.gfile.exists(path("mp3.zip")):
-    return archives.Zip.open([path("mp3.zip")], _ROOTS)
+    return archives.Zip.open([path("mp3.zip")])
   for folder in _ROOTS:
     if any(os.path.isdir(os.path.join(root, folder, f)) for f in _SPLITS):
       return archives.Tree(os.path.join(root, folder))
-  raise ValueError(
-    f"data.path={root!r} holds neither mp3.zip.001 to 003 nor the folders 0 to "
-    "f: put them there"
+  raise official.missing(
+    root,
+    ("mp3.zip.001", "mp3.zip", "0/", "mp3/"),
+    "put mp3.zip.001 to 003 there, or the folders 0 to f",
   )
+
+
+def _parts(root):
+  # No glob: a root may have brackets.
+  try:
+    names = tf.io.gfile.listdir(root)
+  except tf.errors.OpError:
+    return []
+  found = sorted(n for n in names if re.fullmatch(r"mp3\.zip\.\d{3}", n))
+  return [os.path.join(root, name) for name in found]

@@ -11,7 +11,6 @@ official split. No artist is in two of its parts, and what belongs together (a
 clip's `track`) is what an artist has made.
 """
 
-import csv
 import functools
 import os
 import re
@@ -80,22 +79,18 @@ def read_splits(
       root, "data", "splits", f"split-{number}", f"{TAGS[tags]}-{name}.tsv"
     )
     if not tf.io.gfile.exists(path):
-      raise ValueError(
-        f"{path} does not exist: data.path must hold the folder data/ of the"
-        " repository MTG/mtg-jamendo-dataset"
+      raise official.missing(
+        root,
+        (os.path.relpath(path, root),),
+        "put there the folder data/ of the repository MTG/mtg-jamendo-dataset",
       )
-    with archives.open_text(path) as file:
-      lines = csv.reader(file, delimiter="\t")
-      try:
-        for track, artist, of_track in _tracks(lines):
-          if track in lines_of:
-            raise ValueError(f"{track} is in {lines_of[track]}, too")
-          lines_of[track] = f"{path} line {lines.line_num}"
-          rows.append((split, track, artist, of_track))
-      except (csv.Error, ValueError) as error:
-        raise ValueError(
-          f"{path} line {lines.line_num}: {error}: get the published file again"
-        ) from None
+    again = "the published file"
+    with archives.table(path, again, delimiter="\t") as lines:
+      for track, artist, of_track in _tracks(lines):
+        if track in lines_of:
+          raise ValueError(f"{track} is in {lines_of[track]}, too")
+        lines_of[track] = f"{path} line {lines.line_num}"
+        rows.append((split, track, artist, of_track))
   return rows
 
 
@@ -118,7 +113,6 @@ def _files(root):
     place = os.path.join(root, folder)
     if any(os.path.isdir(os.path.join(place, f"{i:02d}")) for i in range(100)):
       return archives.Tree(place)
-  raise ValueError(
-    f"data.path={root!r} holds none of the folders 00 to 99, nor do audio/ and"
-    " audio-low/ in it: unpack the tracks there"
+  raise official.missing(
+    root, ("00", "audio/00", "audio-low/00"), "unpack the tracks there"
   )

@@ -110,16 +110,19 @@ def _note(name, note):
 def _extract(root, split):
   folder = os.path.join(root, f"nsynth-{split}")
   archive = f"{folder}.jsonwav.tar.gz"
-  if os.path.isdir(folder):
+  if os.path.exists(os.path.join(folder, _JSON)):
     return
   if not os.path.isfile(archive):
-    raise ValueError(
-      f"data.path={root!r} holds neither nsynth-{split}.jsonwav.tar.gz nor"
-      f" nsynth-{split}/: put one of them there"
+    if os.path.isdir(folder):
+      return  # what is missing there is named
+    raise official.missing(
+      root,
+      (os.path.basename(archive), f"nsynth-{split}/"),
+      "put one of them there",
     )
   # `folder` is empty for the JSON, which is not in one.
   member = (
-    rf"(\./)?nsynth-{split}/(?P<folder>(audio(?=/))?)/?"
+    r"(.*?/)??(?P<folder>(audio(?=/))?)/?"
     rf"(?P<file>{re.escape(_JSON)}|{_NOTE.pattern}\.wav)"
   )
   for name in archives.extract_tar(archive, folder, member):

@@ -1,9 +1,11 @@
 """Published data sets, which are the same wherever their files lie."""
 
 import abc
+import contextlib
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Sequence
 
 from absl import logging
@@ -11,7 +13,7 @@ from etils import epath
 
 from vicreg_jax import files
 from vicreg_jax.data.datasets import archives, base
-from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.data.prepared import Prepared, glob
 
 
 class OfficialBuilder(base.ClipBuilder, skip_registration=True):
@@ -40,7 +42,7 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
     directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
     pattern = f"{cls.variant(data)}-*/{cls.VERSION}"
     found = []
-    for path in sorted(directory.glob(pattern)):
+    for path in sorted(glob(directory, pattern)):
       prepared = json.loads((path / "metadata.json").read_text())
       if (prepared["sample_rate"], prepared["crop"]) == (
         data.sample_rate,
@@ -60,6 +62,29 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
       )
     return Prepared.open(newest)
 
+  def fits(self, prepared: Prepared) -> bool:
+    """Whether what an earlier version has prepared is what it is called."""
+    return True
+
+  def _config_name(self):
+    """As it was called when it was prepared, by an earlier version perhaps."""
+    new = super()._config_name()
+    here = epath.Path(self._dir) / self.name
+    names = [
+      f"{self._source.name}-{self._digest(identity)}"
+      for identity in self._source.former
+    ]
+    if not _is_prepared(here / new / str(self.VERSION)):
+      for name in names:
+        path = here / name / str(self.VERSION)
+        if _is_prepared(path) and self.fits(Prepared.open(path)):
+          return name
+    return new
+
+
+def _is_prepared(path) -> bool:
+  return (path / "dataset_info.json").exists()
+
 
 def _made(path) -> float:
   """When a set was, in seconds; in a bucket in whole ones, as epath has."""
@@ -77,6 +102,39 @@ def contents(files: archives.Tree, names: Sequence[str]) -> dict[str, str]:
     stamp[0]: hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
     for stamp in files.stamp(names)
   }
+
+
+def missing(root: str, names: Sequence[str], remedy: str) -> ValueError:
+  """The error of a directory that has none of `names`; it says where they are.
+
+  `data.path` is often the directory above the right one, or below.
+  """
+  what = (
+    f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
+  )
+  text = f"data.path={root!r} holds {what}"
+  if "://" not in root:
+    place = pathlib.Path(root).resolve()
+    near = [place.parent]
+    with contextlib.suppress(OSError):
+      near += sorted(p for p in place.iterdir() if p.is_dir())
+    for other in near:
+      for name in names:
+        with contextlib.suppress(OSError):
+          if (other / name).exists():
+            return ValueError(
+              f"{text}, but {other} has {name}: set data.path={other}"
+            )
+  return ValueError(f"{text}: {remedy}")
+
+
+def tree(path: str) -> archives.Tree:
+  """The files below `path`, or below a folder of its own name in it.
+
+  Into that programs extract an archive that has such a folder.
+  """
+  inner = os.path.join(path, os.path.basename(path))
+  return archives.Tree(inner if os.path.isdir(inner) else path)
 
 
 def local_directory(path: str) -> str:

@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from etils import epath
 
 from vicreg_jax.data import audio
-from vicreg_jax.data.prepared import Prepared
+from vicreg_jax.data.prepared import Prepared, glob
 
 CONTENTS_CSV = "contents.csv"  # what `earlier` has to know of the records
 CONTENTS_COLUMNS = ("id", "split", "sha256", "dbfs", "note")
@@ -162,7 +161,7 @@ def earlier(
     wanted: SHA-256 of files.
   """
   most, rows = None, {}
-  for path in epath.Path(directory).glob(f"*/{version}/{CONTENTS_CSV}"):
+  for path in glob(directory, f"*/{version}/{CONTENTS_CSV}"):
     with contextlib.suppress(OSError, ValueError, KeyError, csv.Error):
       metadata = json.loads((path.parent / "metadata.json").read_text())
       # Not by splitlines: a name may hold a line end.
