@@ -5,8 +5,10 @@ libsndfile decodes what it can, to its end; FFmpeg (by PyAV) the rest.
 
 import contextlib
 import contextvars
+import errno
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 
@@ -16,6 +18,7 @@ import soxr
 
 INT16_SCALE = 32767  # both signs; so that +1 fits
 TOO_LONG = "too long"
+FOLDER_NOT_READABLE = "folder not readable"
 
 # By these a folder's audio is known; what is in a file decides how it is read.
 EXTENSIONS = frozenset({
@@ -37,6 +40,8 @@ _MAX_SECONDS = 4 * 3600
 # Of full scale. Floats above it are integers that nobody has scaled.
 _MAX_PEAK = 16
 _BLOCK_FRAMES = 1 << 18
+# Errors of a path at whose end there is nothing; ELOOP: a link to itself.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 # Formats of which libsndfile may miss the end: their headers need not tell it.
 _STREAMS = ("FLAC", "MP3", "OGG")
@@ -108,9 +113,9 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   in blocks, so that what its header promises is never allocated. Of a damaged
   file there is what can be decoded, and a note; see `reading`.
 
-  Raises `AudioError`, whose `reason` is "not found", "not a file", "not
-  readable", "empty file", "not decodable", "absurd header", "too long", "no
-  samples", "not finite" or "over full scale".
+  Raises `AudioError`, whose `reason` is one of `check`, "not readable", "empty
+  file", "not decodable", "absurd header", "too long", "no samples", "not
+  finite" or "over full scale".
   """
   return np.concatenate(list(blocks(path, sample_rate)))
 
@@ -121,10 +126,7 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
   Hours take no more memory than minutes. An error may come after some pieces.
   """
   path = os.fspath(path)
-  if not os.path.exists(path):
-    raise AudioError(path, "not found")
-  if not os.path.isfile(path):
-    raise AudioError(path, "not a file")
+  check(path)
   try:
     # Two libraries read it by turns, so Python must not read ahead.
     file = io.FileIO(path)
@@ -132,6 +134,29 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
     raise AudioError(path, "not readable", error.strerror) from None
   with file:
     yield from _decode(file, path, sample_rate)
+
+
+def check(path):
+  """Raises `AudioError` unless a path leads to a plain file.
+
+  Its `reason` is "not found", "not a file" (of a pipe or a device, too),
+  "folder not readable" or "not readable". The file is not opened: a pipe would
+  wait for somebody who writes into it.
+  """
+  path, reason = os.fspath(path), "not readable"
+  try:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+      reason = FOLDER_NOT_READABLE
+      os.scandir(path).close()
+  except ValueError:  # a zero byte in the name
+    raise AudioError(path, "not found") from None
+  except OSError as error:
+    if error.errno in _NOWHERE:
+      reason = "not found"
+    raise AudioError(path, reason, error.strerror) from None
+  if not stat.S_ISREG(mode):
+    raise AudioError(path, "not a file")
 
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
