@@ -242,6 +242,85 @@ def test_files_put_together_are_read_to_the_end(found, tmp_path, name):
   assert same_at(last, first, 1, 9) > 60
 
 
+@pytest.fixture
+def links(tmp_path):
+  """Links of an Ogg chain: what is in them, and libsndfile's decode of each."""
+  noise = np.random.default_rng(0).normal(size=(2 * 48_000, 2))
+  # Where the filters' slopes are there is nothing.
+  low = scipy.signal.butter(8, 4000, fs=48_000, output="sos")
+  noise = 0.1 * scipy.signal.sosfilt(low, noise, axis=0)
+
+  def make(subtype, rate, channels, seconds=2.0):
+    path = tmp_path / "link.ogg"
+    sound = noise[: int(seconds * rate), :channels]
+    soundfile.write(path, sound, rate, subtype)
+    decoded, _ = soundfile.read(path, always_2d=True)
+    factor = np.gcd(rate, RATE)
+    want = scipy.signal.resample_poly(
+      decoded.mean(1), RATE // factor, rate // factor
+    )
+    return path.read_bytes(), want
+
+  return make
+
+
+@pytest.mark.parametrize(
+  "chain",
+  [(("VORBIS", 44_100, 2), ("VORBIS", 44_100, 2, 1.0)),
+   (("VORBIS", 44_100, 2), ("VORBIS", 48_000, 2), ("VORBIS", 44_100, 1)),
+   (("OPUS", 48_000, 2), ("OPUS", 48_000, 1)),
+   (("OPUS", 48_000, 1), ("OPUS", 48_000, 2), ("VORBIS", 22_050, 1))],
+)  # fmt: skip
+def test_every_link_of_an_ogg_chain_is_read(links, tmp_path, chain):
+  contents, parts = zip(*(links(*link) for link in chain))
+  path = tmp_path / "a.ogg"
+  path.write_bytes(b"".join(contents))
+  with audio.reading() as notes:
+    got = audio.load(path, RATE)
+  assert notes == []
+  assert abs(len(got) - sum(map(len, parts))) < 10
+  start = 0
+  for part in parts:
+    assert snr_db(got[start:], part) > 40
+    start += len(part)
+
+
+def test_links_are_found_wherever_reads_of_the_file_end(
+  links, tmp_path, monkeypatch
+):
+  one, part = links("VORBIS", 22_050, 1, 0.3)
+  for chunk in range(len(one) - 2, len(one) + 8):
+    monkeypatch.setattr(audio, "_CHUNK", chunk)
+    assert abs(len(audio.loads(one * 3, "a.ogg", RATE)) - 3 * len(part)) < 10
+
+
+def lost_of(content):
+  """The share that is noted, and the seconds that are read."""
+  with audio.reading() as notes:
+    got = audio.loads(content, "a.ogg", RATE)
+  (note,) = notes
+  said = note.removeprefix("damaged, ").removesuffix("% lost")
+  return float(said) / 100, len(got) / RATE
+
+
+def test_the_share_that_is_lost_is_of_the_whole_chain(links):
+  first, _ = links("VORBIS", 44_100, 2, 2.0)
+  last, _ = links("VORBIS", 48_000, 1, 2.0)
+  page = last.index(b"OggS", len(last) // 2)
+  damaged = last[:page] + bytes(300) + last[page + 300 :]
+  share, seconds = lost_of(first + damaged)
+  assert 2.2 < seconds < 3.8
+  assert share == pytest.approx(1 - seconds / 4, abs=0.006)
+  # Of a link that cannot be read, only the bytes are known.
+  damaged = last[:40] + bytes(len(last) - 40)
+  share, seconds = lost_of(first + damaged + first)
+  assert seconds == pytest.approx(4, abs=0.01)
+  size = len(damaged)
+  assert share == pytest.approx(size / (2 * len(first) + size), abs=0.006)
+  with pytest.raises(audio.AudioError, match="not decodable"):
+    audio.loads(damaged * 2, "a.ogg", RATE)
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("name", [*MP3S, "a.flac", "a.ogg"])
 def test_damage_costs_what_is_damaged(found, tmp_path, name, in_memory):
@@ -296,6 +375,36 @@ def test_cut_files_say_what_is_lost(found, tmp_path, suffix, options):
   (note,) = notes
   said = float(note.removeprefix("damaged, ").removesuffix("% lost")) / 100
   assert said == pytest.approx(share, abs=0.006)
+
+
+def claims(content, times):
+  """An MP3 or a FLAC whose header has so many times its length."""
+  content = bytearray(content)
+  if b"Xing" in content:
+    at, size, mask = content.index(b"Xing") + 8, 4, -1
+  else:  # 36 bits of STREAMINFO
+    at, size, mask = 18, 8, (1 << 36) - 1
+  value = int.from_bytes(content[at : at + size])
+  value = value & ~mask | (value & mask) * times
+  content[at : at + size] = value.to_bytes(size)
+  return bytes(content)
+
+
+@pytest.mark.parametrize("times", [2, 10])
+@pytest.mark.parametrize("name", ["xing.mp3", "a.flac"])
+def test_a_header_that_claims_a_greater_length_is_no_loss(found, name, times):
+  one = found(name, *MP3S.get(name, ())).read_bytes()
+  want = audio.loads(one, name, RATE)
+  with audio.reading() as notes:
+    got = audio.loads(claims(one, times), name, RATE)
+  assert notes == []
+  assert 0 <= len(got) - len(want) < 0.03 * RATE
+  np.testing.assert_allclose(got[: len(want) - 100], want[:-100], atol=1e-5)
+  if name == "a.flac":  # whose frames say where they are: damage is known
+    middle = len(one) // 2
+    damaged = one[:middle] + bytes(3000) + one[middle + 3000 :]
+    share, seconds = lost_of(claims(damaged, times))
+    assert share == pytest.approx(1 - seconds / SECONDS, abs=0.006)
 
 
 @pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\1\2" + bytes(130)])
@@ -495,8 +604,11 @@ def test_faults_are_named(tmp_path, name):
 
 
 def test_missing_files_and_directories_are_named(tmp_path):
+  os.mkfifo(tmp_path / "pipe.mp3")  # to open it would wait for a writer
   for path, reason in [(tmp_path / "x.wav", "not found"),
+                       (tmp_path / "pipe.mp3" / "x.wav", "not found"),
                        (tmp_path, "not a file"),
+                       (tmp_path / "pipe.mp3", "not a file"),
                        (os.devnull, "not a file")]:  # fmt: skip
     with pytest.raises(audio.AudioError) as error:
       audio.load(path)

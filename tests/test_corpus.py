@@ -480,6 +480,13 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     "music/b/1.wav",
   ]
   assert audio_paths.expand(["music/cover.jpg"]) == ["music/cover.jpg"]
+  for text in ("\ufeffa\x0bb.mp3\r\n\r\nc.mp3", "a\x0bb.mp3\nc.mp3\n"):
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    assert audio_paths.expand(["@list.txt"]) == ["a\x0bb.mp3", "c.mp3"]
+  for content in ("a.mp3\n".encode("utf-16"), b"a.mp3\0b.mp3\0"):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^@list.txt: .* save it as UTF-8"):
+      audio_paths.expand(["@list.txt"])
   for wrong in ("nowhere", "*.xyz", "@nowhere"):
     with pytest.raises(ValueError, match=wrong.strip("@*")):
       audio_paths.expand([wrong])

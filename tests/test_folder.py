@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import glob
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ from vicreg_jax import config as configs
 from vicreg_jax.data import audio, datasets, input_pipeline, threads, tracks
 from vicreg_jax.data.datasets import base, file_hashes, folder, pcm_cache
 from vicreg_jax.jobs import prepare
+from vicreg_jax.library import audio_paths
 
 RATE = 8_000
 CROP = 2_000
@@ -923,21 +925,75 @@ def test_loops_pipes_and_devices_are_no_clips(tmp_path):
   assert os.path.getsize(prepare.figure(data)) > 10_000
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
-  """Root may list them all, so that the system only pretends."""
-  write_tree(tmp_path / "music", ["a.wav", "locked/b.wav"])
+@pytest.fixture
+def locked(monkeypatch):
+  """Folders of this name cannot be listed; root may list those that can be."""
   scandir = os.scandir
 
   def refuse(path):
-    if path.endswith("locked"):
+    if os.path.basename(path) == "locked":
       raise PermissionError(errno.EACCES, "Permission denied")
     return scandir(path)
 
   monkeypatch.setattr(os, "scandir", refuse)
-  with pytest.raises(
-    ValueError, match=r"data.path: cannot list .*/locked: Permission denied"
-  ):
-    source(tmp_path / "music", tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out(tmp_path, locked):
+  root = tmp_path / "music"
+  write_tree(root, ["a.wav", "locked/b.wav", "c/locked/d.wav"])
+  plan = source(root, tmp_path)
+  assert list(split_of(plan)) == ["a.wav"]
+  assert plan.skipped == {
+    "locked": "folder not readable", "c/locked": "folder not readable",
+  }  # fmt: skip
+  for call in (audio.load, audio.check):
+    with pytest.raises(audio.AudioError, match="Permission denied") as error:
+      call(root / "locked")
+    assert error.value.reason == "folder not readable"
+  with pytest.raises(ValueError, match=r"data.path=.* cannot be listed"):
+    source(root / "locked", tmp_path)
+  (root / "a.wav").unlink()
+  with pytest.raises(ValueError, match="it has 2 folder not readable"):
+    source(root, tmp_path)
+
+
+def test_a_folder_is_the_same_for_verbs_and_for_the_data_set(
+  tmp_path, locked, monkeypatch
+):
+  root, outside = tmp_path / "m [1] *", tmp_path / "other disk"
+  names = ["a/1.wav", "b/2.MP3", "b/._2.mp3", ".trash/3.wav", "b/.4.wav"]
+  for name in [*names, "locked/5.wav", "b/notes.mid", "b/cover.jpg", "plain"]:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(name)
+  write_tree(outside, ["6.wav", "deep/7.wav"], 1)
+  for link, target in (
+    ("linked", outside), ("a/back", root), ("0", root / "a"), ("b/0", "0"),
+    ("gone.ogg", "nowhere"), ("b/same.wav", root / "a/1.wav"),
+  ):  # fmt: skip
+    (root / link).symlink_to(target)
+  os.mkfifo(root / "b/pipe.mp3")
+  readable = {
+    "a/1.wav", "b/2.MP3", "b/same.wav", "linked/6.wav", "linked/deep/7.wav"
+  }  # fmt: skip
+  left_out = {
+    "b/notes.mid": "unread suffix .mid", "b/pipe.mp3": "not a file",
+    "gone.ogg": "not found", "locked": "folder not readable",
+  }  # fmt: skip
+  plan = source(root, tmp_path, labels="none")
+  assert set(split_of(plan)) == readable and plan.skipped == left_out
+
+  monkeypatch.chdir(tmp_path)
+  every = readable | set(left_out)
+  expand = audio_paths.expand
+  assert set(expand([root.name])) == {f"{root.name}/{name}" for name in every}
+  # What a glob finds is as if it were named.
+  escaped = glob.escape(root.name)
+  assert set(expand([f"{escaped}/[bl]*"])) == {
+    f"{root.name}/{name}" for name in every if name[0] in "bl"
+  }
+  assert expand([f"{escaped}/lin*", f"{root.name}/plain"])[1:] == [
+    f"{root.name}/linked/deep/7.wav", f"{root.name}/plain"
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["~nobody_here/m", "\0", "x" * 5000, "loop"])

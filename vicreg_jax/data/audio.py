@@ -5,8 +5,12 @@ libsndfile decodes what it can, to its end; FFmpeg (by PyAV) the rest.
 
 import contextlib
 import contextvars
+import errno
 import io
+import itertools
 import os
+import re
+import stat
 import warnings
 from collections.abc import Iterator
 
@@ -16,6 +20,7 @@ import soxr
 
 INT16_SCALE = 32767  # both signs; so that +1 fits
 TOO_LONG = "too long"
+FOLDER_NOT_READABLE = "folder not readable"
 
 # By these a folder's audio is known; what is in a file decides how it is read.
 EXTENSIONS = frozenset({
@@ -37,6 +42,8 @@ _MAX_SECONDS = 4 * 3600
 # Of full scale. Floats above it are integers that nobody has scaled.
 MAX_PEAK = 16
 _BLOCK_FRAMES = 1 << 18
+# Errors of a path at whose end there is nothing; ELOOP: a link to itself.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 # Formats of which libsndfile may miss the end: their headers need not tell it.
 _STREAMS = ("FLAC", "MP3", "OGG")
@@ -47,6 +54,11 @@ _DEMUXERS = (
   "aac,ac3,aiff,ape,asf,au,caf,dsf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64"
   ",wav,wv"
 )
+_OPEN_OPTIONS = {"format_whitelist": _DEMUXERS}
+# Of an Ogg stream: the mark of a page, its version, "first", or "first, last".
+_FIRST_PAGE = re.compile(rb"OggS\0[\2\6]")
+_FIRST_PAGE_BYTES = 6
+_CHUNK = 1 << 20
 # By how many seconds a file may be shorter than it says. Most count what an
 # encoder adds; durations of the last three are guesses from the first packets.
 _SHORTER = {
@@ -108,9 +120,9 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   in blocks, so that what its header promises is never allocated. Of a damaged
   file there is what can be decoded, and a note; see `reading`.
 
-  Raises `AudioError`, whose `reason` is "not found", "not a file", "not
-  readable", "empty file", "not decodable", "absurd header", "too long", "no
-  samples", "not finite" or "over full scale".
+  Raises `AudioError`, whose `reason` is one of `check`, "not readable", "empty
+  file", "not decodable", "absurd header", "too long", "no samples", "not
+  finite" or "over full scale".
   """
   return np.concatenate(list(blocks(path, sample_rate)))
 
@@ -121,10 +133,7 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
   Hours take no more memory than minutes. An error may come after some pieces.
   """
   path = os.fspath(path)
-  if not os.path.exists(path):
-    raise AudioError(path, "not found")
-  if not os.path.isfile(path):
-    raise AudioError(path, "not a file")
+  check(path)
   try:
     # Two libraries read it by turns, so Python must not read ahead.
     file = io.FileIO(path)
@@ -132,6 +141,29 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
     raise AudioError(path, "not readable", error.strerror) from None
   with file:
     yield from _decode(file, path, sample_rate)
+
+
+def check(path):
+  """Raises `AudioError` unless a path leads to a plain file.
+
+  Its `reason` is "not found", "not a file" (of a pipe or a device, too),
+  "folder not readable" or "not readable". The file is not opened: a pipe would
+  wait for somebody who writes into it.
+  """
+  path, reason = os.fspath(path), "not readable"
+  try:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+      reason = FOLDER_NOT_READABLE
+      os.scandir(path).close()
+  except ValueError:  # a zero byte in the name
+    raise AudioError(path, "not found") from None
+  except OSError as error:
+    if error.errno in _NOWHERE:
+      reason = "not found"
+    raise AudioError(path, reason, error.strerror) from None
+  if not stat.S_ISREG(mode):
+    raise AudioError(path, "not a file")
 
 
 def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
@@ -210,13 +242,78 @@ def _mean(block_CxF):
 
 
 def _frames(file, name):
-  """Pairs of a rate and samples float32 [channels, frames].
+  """Pairs of a rate and samples float32 [channels, frames]; notes a loss.
+
+  The links of an Ogg chain may differ in rate and channels.
+  """
+  lost = seconds = 0.0  # of links that can be read
+  read = unread = 0  # bytes
+  fault = None
+  for link in _links(file, name):
+    size = link.seek(0, os.SEEK_END)
+    try:
+      missing, length = yield from _sound(link, name, size)
+    except AudioError as error:
+      if link is file:  # there are no others
+        raise
+      fault, unread = fault or error, unread + size
+    else:
+      lost, seconds, read = lost + missing, seconds + length, read + size
+  if not read:
+    raise fault
+  if lost or unread:
+    share = (lost / max(seconds, 1e-9) * read + unread) / (read + unread)
+    _note_lost(name, share)
+
+
+def _links(file, name):
+  """The links of an Ogg chain, one after another; else the file as it is."""
+  try:
+    starts = _link_starts(file)
+    if len(starts) < 2:
+      yield file
+      return
+    for start, end in itertools.pairwise([*starts, file.seek(0, os.SEEK_END)]):
+      file.seek(start)
+      link = _Bytes(file.read(end - start))
+      link.name = os.fspath(name)
+      yield link
+  except OSError as error:
+    raise AudioError(name, "not readable", error.strerror) from None
+
+
+def _link_starts(file):
+  """Where the links of an Ogg file begin; of another file there are none.
+
+  A link is what comes between a first page and the next. Of streams that run
+  beside one another, the first pages do, too.
+  """
+  file.seek(0)
+  if file.read(4) != b"OggS":
+    return []
+  pages, tail, at = [], b"", file.seek(0)
+  while chunk := file.read(_CHUNK):
+    begin, content = at - len(tail), tail + chunk
+    pages += [begin + m.start() for m in _FIRST_PAGE.finditer(content)]
+    tail, at = content[1 - _FIRST_PAGE_BYTES :], at + len(chunk)
+  starts, end = [], -1
+  for page in pages if pages[1:] else ():
+    if page != end:
+      starts.append(page)
+    file.seek(page)
+    head = file.read(27 + 255)  # whose last bytes are the sizes of its parts
+    end = page + 27 + head[26] + sum(head[27 : 27 + head[26]])
+  return starts
+
+
+def _sound(file, name, size):
+  """As `_frames`; returns how much of it is lost, and all of it, in seconds.
 
   libsndfile's; where these end before the file does, FFmpeg's from there on.
   """
-  size, done, broken = file.seek(0, os.SEEK_END), 0, False
   if not size:
     raise AudioError(name, "empty file")
+  done, broken = 0, False
   file.seek(0)
   # libsndfile gets a file by its number: through Python's it needs the GIL.
   source = file if isinstance(file, io.BytesIO) else file.fileno()
@@ -235,20 +332,21 @@ def _frames(file, name):
       at_end = sound.format not in _STREAMS or file.tell() > size - _TAG_BYTES
       if done and at_end:
         missing = sound.frames - done
-        known = sound.format == "OGG" or (
-          sound.format == "MP3" and _has_length(file)
+        known = missing > 2304 and (
+          sound.format == "OGG"
+          or (sound.format == "MP3" and _has_length(file) and _is_cut(file))
         )
-        if known and missing > 2304:
-          _note_lost(name, missing / sound.frames)
-        return
+        missing = missing if known else 0
+        return missing / rate, (done + missing) / rate
   except soundfile.SoundFileError:
     broken = True
   try:
     file.seek(0)
-    yield from _ffmpeg(file, name, done)
+    return (yield from _ffmpeg(file, name, done))
   except AudioError:
     if broken or not done:
       raise
+    return 0.0, done / rate
   except OSError as error:  # of the disk, not of what is in the file
     raise AudioError(name, "not readable", error.strerror) from None
 
@@ -265,18 +363,33 @@ def _has_length(file):
   return b"Xing" in frame or b"Info" in frame
 
 
+def _is_cut(file):
+  """Whether an MP3 ends within a frame; else it is whole, whatever it says."""
+  import av
+
+  file.seek(0)
+  last = b""
+  with (
+    contextlib.suppress(av.FFmpegError),
+    av.open(file, options=_OPEN_OPTIONS) as container,
+  ):
+    for packet in container.demux(audio=0):
+      last = bytes(packet) or last
+  # A frame that is not whole waits for more.
+  return not av.CodecContext.create("mp3", "r").parse(last)
+
+
 def _ffmpeg(file, name, skip):
-  """As `_frames`, but the first `skip`; an OSError is the disk's."""
+  """As `_sound`, but the first `skip` frames; an OSError is the disk's."""
   import av  # a tenth of a second, which few files need
 
   good = bad = failed = 0  # bytes
-  seconds = expected = 0.0
+  seconds = expected = end = 0.0
   rate = 1
   try:
     # Tags may be no UTF-8; from 19 on PyAV reads none that nobody asks for.
     tags = {"metadata_errors": "replace"} if _major(av) < 19 else {}
-    options = {"format_whitelist": _DEMUXERS}
-    with av.open(file, options=options, **tags) as container:
+    with av.open(file, options=_OPEN_OPTIONS, **tags) as container:
       if not container.streams.audio:
         raise AudioError(name, "not decodable", "no sound in it")
       stream = container.streams.audio[0]
@@ -284,7 +397,7 @@ def _ffmpeg(file, name, skip):
         expected = float(stream.duration * stream.time_base)
       elif container.duration and len(container.streams) == 1:
         expected = container.duration / av.time_base
-      shorter = _SHORTER.get(container.format.name, _SHORTER_ELSE)
+      form = container.format.name
       for packet in container.demux(stream):
         try:
           frames = packet.decode()
@@ -298,6 +411,7 @@ def _ffmpeg(file, name, skip):
         for frame in frames:
           rate = frame.sample_rate
           seconds += frame.samples / rate
+          end = (frame.time or 0.0) + frame.samples / rate
           skipped = min(skip, frame.samples)
           skip -= skipped
           if skipped < frame.samples:
@@ -309,10 +423,13 @@ def _ffmpeg(file, name, skip):
     raise AudioError(name, "not decodable", "no packet of it")
   lost = bad / max(good + bad, 1)
   seconds += skip / rate  # which libsndfile has read, and FFmpeg has not
-  if expected - seconds > shorter:
+  if form == "flac" and not failed:
+    # It ends with a whole frame, which says where it is in the whole.
+    expected = min(expected, end)
+  if expected - seconds > _SHORTER.get(form, _SHORTER_ELSE):
     lost = max(lost, 1 - seconds / expected)
-  if lost:
-    _note_lost(name, lost)
+  length = seconds / (1 - lost) if lost < 1 else expected
+  return length - seconds, length
 
 
 def _major(module) -> int:

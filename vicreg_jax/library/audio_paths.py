@@ -1,19 +1,21 @@
 """Which audio files a command names, and their paths as text."""
 
+import codecs
 import glob
+import itertools
 import os
 import zlib
 from collections.abc import Iterable, Sequence
 
-from vicreg_jax.data import audio
+from vicreg_jax.data import audio, walk
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
   """The files that files, folders, globs and @LISTS name, each once, in order.
 
-  A folder stands for the audio files below it, known by their suffix; those
-  that no decoder reads are among them, so that they are counted. A list is a
-  text file with a name on each line.
+  A folder stands for the audio files below it; see `walk`. Whatever of it
+  cannot be read, folders too, is among them, so that it is counted. A list is
+  a text file with a name on each line.
 
   Raises:
     ValueError: one of them is not there, or there is no audio.
@@ -22,15 +24,13 @@ def expand(arguments: Sequence[str]) -> list[str]:
   for argument in arguments:
     if argument.startswith("@"):
       names = _lines(argument[1:])
-    elif os.path.isdir(argument):
-      names = sorted(_below(argument))
     elif os.path.exists(argument):
-      names = [argument]
+      names = _files(argument)
     else:
-      names = sorted(glob.glob(argument, recursive=True))
-      names = [name for name in names if os.path.isfile(name)]
-      if not names:
+      matches = sorted(glob.glob(argument, recursive=True))
+      if not any(map(os.path.exists, matches)):
         raise ValueError(f"{argument}: there is no such file or folder")
+      names = itertools.chain.from_iterable(map(_files, matches))
     found |= dict.fromkeys(map(os.path.normpath, names))
   if not found:
     raise ValueError(
@@ -42,22 +42,26 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 def _lines(path):
   try:
-    with open(path, encoding="utf-8", errors="surrogateescape") as f:
-      return [line for line in f.read().splitlines() if line]
+    with open(path, "rb") as file:
+      content = file.read().removeprefix(codecs.BOM_UTF8)
   except OSError as e:
     raise ValueError(f"@{path}: cannot be read ({e.strerror})") from e
+  if b"\0" in content:
+    raise ValueError(
+      f"@{path}: not a list of names (it has zero bytes, as UTF-16 does): save"
+      " it as UTF-8, with a name on each line"
+    )
+  # Not by splitlines: names may hold what else ends a line.
+  lines = (os.fsdecode(line.rstrip(b"\r")) for line in content.split(b"\n"))
+  return [line for line in lines if line]
 
 
-def suffix(path) -> str:
-  """The suffix of a path, in small letters."""
-  return os.path.splitext(path)[1].lower()
-
-
-def _below(folder):
-  for directory, _, names in os.walk(folder):
-    for name in names:
-      if suffix(name) in audio.EXTENSIONS | audio.UNREAD:
-        yield os.path.join(directory, name)
+def _files(path):
+  """The file itself; of a folder, what is below it."""
+  if not os.path.isdir(path):
+    return [path]
+  found = walk.audio_files(path)
+  return sorted([*found.paths, *found.left_out])
 
 
 def share(paths: Iterable[str], index: int, count: int) -> list[str]:

@@ -18,7 +18,6 @@ import contextlib
 import io
 import os
 import queue
-import stat
 import sys
 import threading
 import zipfile
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from vicreg_jax import files
-from vicreg_jax.data import audio
+from vicreg_jax.data import audio, walk
 from vicreg_jax.library import audio_paths
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
@@ -255,9 +254,8 @@ class _Reader:
   def _decode(self, path, queued):
     rows, file = 0, File(audio_paths.utf8(path), 0, 0, "", 0, "")
     try:
+      audio.check(path)  # before it is opened: a pipe would wait
       found = os.stat(path)
-      if not stat.S_ISREG(found.st_mode):  # who opens a pipe waits for ever
-        raise audio.AudioError(path, "not a file")
       file = file._replace(bytes=found.st_size, modified=found.st_mtime_ns)
       file = file._replace(sha256=sha256(path))
       with audio.reading() as notes:
@@ -268,10 +266,8 @@ class _Reader:
           rows += 1
       file = file._replace(rows=rows, reason="; ".join(notes))
     except audio.AudioError as e:
-      unread = audio_paths.suffix(path) in audio.UNREAD
-      reason = (
-        f"unread suffix {audio_paths.suffix(path)}" if unread else e.reason
-      )
+      unread = walk.suffix(path) in audio.UNREAD
+      reason = f"unread suffix {walk.suffix(path)}" if unread else e.reason
       file = file._replace(reason=reason)
     except FileNotFoundError:
       file = file._replace(reason="not found")

@@ -1,8 +1,6 @@
 """Any tree of audio files: class folders, a table, or no labels.
 
 `README.md` beside this module says how labels, splits and tracks are found.
-
-Hidden files are ignored, links are followed, no directory is read twice.
 """
 
 import collections
@@ -17,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from vicreg_jax.data import audio, tracks
+from vicreg_jax.data import audio, tracks, walk
 from vicreg_jax.data.datasets import base, file_hashes, labels_table
 from vicreg_jax.data.prepared import SPLITS, glob
 
@@ -239,48 +237,32 @@ def _root(path):
 
 def _list(root):
   """The audio files below root, by id, and {id: reason} of others."""
-  files, skipped, others = [], {}, collections.Counter()
-  seen, folders = set(), [str(root)]
-  while folders:
-    folder = folders.pop()
+  found = walk.audio_files(str(root))
+  if str(root) in found.left_out:
+    raise ValueError(
+      f"data.path={str(root)!r} cannot be listed: check its permissions"
+    )
+
+  def id_of(path):
+    return _text(os.path.relpath(path, root).replace(os.sep, "/"))
+
+  skipped = {id_of(path): why for path, why in found.left_out.items()}
+  files = []
+  for path in found.paths:
     try:
-      status = os.stat(folder)
-      if (status.st_dev, status.st_ino) in seen:  # a link back up, or twice
-        continue
-      seen.add((status.st_dev, status.st_ino))
-      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-      raise ValueError(
-        f"data.path: cannot list {folder}: {error.strerror}"
-      ) from None
-    for entry in entries:
-      if entry.name.startswith("."):
-        continue
-      suffix = os.path.splitext(entry.name)[1].lower()
-      if os.path.isdir(entry.path):  # entry.is_dir() raises on some links
-        folders.append(entry.path)
-        continue
-      id_ = _text(os.path.relpath(entry.path, root).replace(os.sep, "/"))
-      if suffix not in audio.EXTENSIONS:
-        others[suffix or "without extension"] += 1
-        if suffix in audio.UNREAD:
-          skipped[id_] = f"unread suffix {suffix}"
-      else:
-        try:
-          status = entry.stat()
-        except OSError:
-          skipped[id_] = "not found"
-        else:
-          files.append(
-            file_hashes.File(
-              id_, entry.path, status.st_size, status.st_mtime_ns
-            )
-          )
+      status = os.stat(path)
+    except OSError:
+      skipped[id_of(path)] = "not readable"
+    else:
+      files.append(
+        file_hashes.File(id_of(path), path, status.st_size, status.st_mtime_ns)
+      )
   if not files:
-    found = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(5))
+    others = found.others + collections.Counter(skipped.values())
+    has = ", ".join(f"{n} {what}" for what, n in others.most_common(5))
     raise ValueError(
       f"data.path={str(root)!r} holds no audio files; it has "
-      f"{found or 'no files at all'}; readable are "
+      f"{has or 'no files at all'}; readable are "
       f"{' '.join(sorted(audio.EXTENSIONS))}"
     )
   return sorted(files, key=lambda file: file.id), skipped
