@@ -38,19 +38,16 @@ def _hits(args, tables, query, is_own) -> list[neighbours.Hit]:
   if args.index:
     index = indexes.of_tables(args.index, tables, args.by, args.scale)
     return index.search(query.y_NxD, is_own, args.top)
-  scaling = neighbours.fit(
-    (rows.y_NxD for rows in tables.segments()), tables.size, args.scale
-  )
+  scaling = neighbours.scaling_of(tables, args.scale)
   pieces = tables.segments() if args.by == "segments" else tables.tracks()
   return neighbours.search(query.y_NxD, pieces, scaling, is_own, args.top)
 
 
 def _query(args, tables) -> tuple[str, Rows]:
   """The path that is asked for, and its rows: of the tables, or embedded."""
-  for path in (args.path, os.path.normpath(args.path)):
-    name = audio_paths.utf8(path)
-    if rows := tables.of(name):
-      return name, rows
+  name = audio_paths.utf8(args.path)
+  if rows := tables.of(name):
+    return rows.paths[0], rows
   if not os.path.exists(args.path):
     raise ValueError(
       f"{args.path}: neither a path in {', '.join(args.embeddings)} nor a file;"
