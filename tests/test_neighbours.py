@@ -211,6 +211,28 @@ def test_pieces_of_the_track_are_left_out(tmp_path, capsys):
   assert {hit["path"] for hit in other} == set(paths[2:])
 
 
+@pytest.mark.parametrize(
+  "asked, others, pieces",
+  [
+    ("BWV-1001-1006", ["BWV-1007-1012"], []),  # are works
+    ("a_seg0", ["b_seg0"], ["a_seg2"]),
+    ("s_0-30", ["s", "y/s_30-60"], ["s_30-60", "./y/../s_60-90"]),
+  ],
+)
+def test_pieces_are_those_of_a_data_set(
+  tmp_path, capsys, asked, others, pieces, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  paths = [f"{name}.ogg" for name in (asked, *others, *pieces)]
+  tables = [
+    write(tmp_path / "a", np.eye(8)[: len(paths)] + 1, paths),
+    write(tmp_path / "b", np.eye(8)[:1], ["z.ogg"]),
+  ]
+  expected = {"z.ogg", *(f"{name}.ogg" for name in others)}
+  hits = similar(capsys, *tables, paths[0], "--other-tracks")
+  assert {hit["path"] for hit in hits} == expected
+
+
 def test_a_new_file_is_embedded(small_run, tmp_path, capsys):
   for name in ("a", "b", "new"):
     x_T = 0.1 * draw(size=22_050)
