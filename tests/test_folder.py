@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import threading
 import types
@@ -840,11 +841,11 @@ def test_splits_and_groups_that_contradict(tmp_path):
   with pytest.raises(
     ValueError, match=r"labels.csv line 2 and .*csv line 4 "
   ) as e:
-    source(root, tmp_path)
+    datasets.prepare(config(root, tmp_path))
   assert "'X', but in the splits train and test" in str(e.value)
   (root / "labels.csv").write_text("path,group\ntrain/c.wav,X\ntest/d.wav,X\n")
   with pytest.raises(ValueError, match=r"labels.csv line 3 and .*csv line 2 "):
-    source(root, tmp_path)
+    datasets.prepare(config(root, tmp_path))
 
 
 def cuts(names, count=3):
@@ -1100,7 +1101,13 @@ def test_only_cuts_are_taken_off_a_track_s_name(name, track):
     (["a-29-58", "a-58-87", "b-58-87"], "a a b"),
     (["a-31-61", "a-61-90"], "a a"),
     (["x/a-0-30", "y/a-30-60"], "x/a y/a"),
-    # Titles: works, years, numbers.
+    (["a_0-30", "a_30-60", "b 0-30", "b 60-90"], "a a b b"),
+    (["a-000-030", "a-030-060", "a-990-1020"], "a a a"),
+    (["a-030-060", "a-060-090"], "a a"),
+    (["a-00-05", "a-05-10"], "a a"),
+    # Titles: works, years, numbers, dates.
+    (["a-03-06", "a-06-09", "2021_03-06"], "a-03-06 a-06-09 2021_03-06"),
+    (["disc-1-03", "disc-1-006"], "disc-1-03 disc-1-006"),
     (["BWV-1001-1006"], "BWV-1001-1006"),
     (["BWV-1001-1006", "BWV-1007-1012"], "BWV-1001-1006 BWV-1007-1012"),
     (["Hits-1970-1980", "Hits-1980-1990"], "Hits-1970-1980 Hits-1980-1990"),
@@ -1110,13 +1117,40 @@ def test_only_cuts_are_taken_off_a_track_s_name(name, track):
     (["t_seg0", "t_seg1", "u_seg0", "t_seg10"], "t t u_seg0 t"),
     (["t", "t part 2"], "t t"),
     (["T-Chunk-01", "T-Chunk-02", "T-Slice-1"], "T T T-Slice-1"),
+    (["a (part 1)", "a (part 2)", "b (Part 1)"], "a a b (Part 1)"),
+    (["a, Pt. 1", "a, Pt. 2", "a [pt 1]", "a [pt 2]"], "a a a a"),
+    (["a_pt1", "a_pt2", "a"], "a a a"),
+    (["opt1", "opt2", "part 1", "part 2"], "opt1 opt2 part 1 part 2"),
     (["blues.00000", "blues.00001", "seg0", "seg1"],
      "blues.00000 blues.00001 seg0 seg1"),
   ],
 )  # fmt: skip
 def test_pieces_are_told_from_titles(names, expected):
   names = [f"{name}.wav" for name in names]
-  assert list(tracks.tracks_of(names).values()) == expected.split(" ")
+  found = tracks.tracks_of(names).values()
+  assert " ".join(found) == expected
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_what_other_rules_have_prepared_still_opens(
+  tmp_path, monkeypatch, table
+):
+  """By these, clips of one track are in two splits, which a new one refuses."""
+  root = tmp_path / "m"
+  names = ["a_0-30.wav", "a_30-60.wav", *(f"{i}.wav" for i in range(8))]
+  write_tree(root, names)
+  if table:
+    rows = [f"{n},{'test' if i % 2 else 'train'}" for i, n in enumerate(names)]
+    (root / "labels.csv").write_text("\n".join(["path,split", *rows]))
+  with monkeypatch.context() as patch:
+    patch.setattr(tracks, "_CUT", re.compile(r"(?!)"))
+    before = datasets.prepare(config(root, tmp_path))
+  assert before.tracks == 10
+  after = datasets.prepare(config(root, tmp_path))
+  assert (after.tracks, after.num_clips) == (10, before.num_clips)
+  if table:
+    with pytest.raises(ValueError, match="of one track or group, 'a'"):
+      datasets.prepare(config(root, tmp_path / "new"))
 
 
 def test_the_summary_counts_tracks(tmp_path):

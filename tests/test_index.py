@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_neighbours import call, cosines, draw, similar, write
+from test_neighbours import call, cosines, draw, scaled, similar, write
 
 from vicreg_jax.library import index as indexes
 from vicreg_jax.library.tables import Tables
@@ -40,8 +40,7 @@ def test_few_rows_have_the_neighbours_of_float64(
   )
   assert built == hits
   tracks = y_NxD.reshape(30, 3, 8).mean(axis=1)
-  if scale == "whiten":
-    tracks = _whitened(y_NxD, tracks)
+  tracks = scaled(tracks, scale, y_NxD)
   expected = cosines(tracks[4:5], tracks)[0]
   order = [i for i in np.argsort(-expected) if i != 4][:5]
   assert [hit["path"] for hit in hits] == [f"'{i}\n.ogg" for i in order]
@@ -52,21 +51,12 @@ def test_few_rows_have_the_neighbours_of_float64(
     assert hit == other
 
 
-def _whitened(y_NxD, tracks):
-  """The tracks, by the spread of the rows."""
-  centred = y_NxD - y_NxD.mean(axis=0)
-  _, spread_D, directions = np.linalg.svd(centred, full_matrices=False)
-  variance_D = spread_D**2 / len(y_NxD)
-  root_D = 1 / np.sqrt(variance_D + variance_D.mean())
-  return (tracks - y_NxD.mean(axis=0)) @ (directions.T * root_D)
-
-
 def test_passages_and_pieces_of_the_track_are_as_without(
   tmp_path, capsys, index
 ):
   """Also where all that is nearest is left out."""
   y_NxD = draw(size=(60, 8))
-  y_NxD[:40] = y_NxD[0] + 0.01 * y_NxD[:40]
+  y_NxD[:40] = y_NxD[0] + 0.1 * y_NxD[:40]
   paths = [f"s-{i // 5}-{i // 5 + 1}.ogg" for i in range(40)]
   table = write(tmp_path / "a", y_NxD, paths + ["t.ogg"] * 10 + ["u.ogg"] * 10)
   for flags in (
@@ -139,12 +129,49 @@ def test_it_is_kept_until_the_table_changes(tmp_path, capsys, index):
   assert set(_records(tmp_path)) == {"tracks-none", "tracks-whiten"}
 
 
+def test_it_is_of_one_encoder(tmp_path, capsys, index):
+  """The table has the size and the time of before."""
+  table = write(tmp_path / "a", np.eye(4) + 1)
+  before = os.stat(table)
+  assert call("similar", table, "0.ogg", index) is None
+  write(table, np.eye(4)[::-1] + 1, about={"encoder": "f"})
+  os.utime(table, ns=(before.st_mtime_ns,) * 2)
+  assert os.stat(table).st_size == before.st_size
+  capsys.readouterr()
+  assert call("similar", table, "0.ogg", index) is None
+  assert "have changed" in capsys.readouterr().err
+
+
+def test_an_older_index_of_rows_apart_is_built_anew(tmp_path, capsys, index):
+  """It has a row for each run of them; others are as they were."""
+  for paths, kept in (("aabbcc", True), ("abcabc", False)):
+    table = write(tmp_path / "a", draw(size=(6, 4)), list(paths))
+    assert call("similar", table, "a", index) is None
+    where = tmp_path / "index/index.json"
+    content = json.loads(where.read_text())
+    del content["vicreg_jax"]["tracks-none"]["joined_in"]
+    where.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert call("similar", table, "a", index) is None
+    assert ("building" in capsys.readouterr().err) != kept
+
+
+def test_an_index_knows_where_paths_were_joined(
+  tmp_path, capsys, index, monkeypatch
+):
+  paths = ["a", f"{tmp_path}/a", "b"]
+  table = write(tmp_path / "t", np.eye(3) + 1, paths)
+  for where, count in ((tmp_path, 1), (tmp_path.parent, 2)):
+    monkeypatch.chdir(where)
+    assert len(similar(capsys, table, "b", index)) == count
+
+
 @pytest.mark.slow
 def test_a_build_that_is_killed_is_begun_anew(tmp_path, capsys, index):
   table = write(tmp_path / "a", np.eye(4) + 1)
   code = f"""
 import os, lancedb
-from vicreg_jax.use import index
+from vicreg_jax.library import index
 from vicreg_jax.library.tables import Tables
 index.Index.recall = lambda *_: os._exit(9)
 tables = Tables([{table!r}])

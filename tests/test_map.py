@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from chromium import PROGRAM, Browser
-from test_neighbours import call, similar, write
+from test_neighbours import call, cosines, scaled, similar, write
 
-from vicreg_jax.library import layout, page, serve
+from vicreg_jax.library import layout, neighbours, page, serve
 from vicreg_jax.library.tables import Tables
 
 # Names as bad as a disk takes them; the last is no UTF-8.
@@ -77,6 +77,29 @@ def test_neighbours_are_those_of_similar(clusters, capsys):
     hits = similar(capsys, clusters, made.rows.paths[i])
     expected = [made.rows.paths.index(hit["path"]) for hit in hits]
     np.testing.assert_array_equal(made.neighbours_Nx10[i], expected)
+
+
+@pytest.mark.parametrize("scale", neighbours.SCALES)
+def test_neighbours_of_passages_tracks_are_those_of_similar(
+  tmp_path, capsys, scale
+):
+  """Tracks differ where their segments are alike."""
+  rng = np.random.default_rng(0)
+  spread_D = np.linspace(1, 9, 8)
+  y_NxD = rng.normal(size=(20, 8)).repeat(6, axis=0) / spread_D
+  y_NxD += spread_D * rng.normal(size=(120, 8)) + 1
+  paths = [f"{i // 6}.ogg" for i in range(120)]
+  table = write(tmp_path / "t", y_NxD, paths)
+  made = make(table, scale=scale)
+  tracks = y_NxD.reshape(20, 6, 8).mean(axis=1)
+  expected = cosines(*[scaled(tracks, scale, y_NxD)] * 2)
+  np.fill_diagonal(expected, -np.inf)
+  order_NxK = np.argsort(-expected)[:, :10]
+  np.testing.assert_array_equal(made.neighbours_Nx10, order_NxK)
+  for i in range(0, 20, 7):
+    hits = similar(capsys, table, f"{i}.ogg", f"--scale={scale}")
+    found = [int(hit["path"].removesuffix(".ogg")) for hit in hits]
+    np.testing.assert_array_equal(found, order_NxK[i])
 
 
 def test_passages_have_their_times_and_neighbours_elsewhere(tmp_path):

@@ -57,18 +57,20 @@ def cosines(a_NxD, b_MxD):
   return unit[0] @ unit[1].T
 
 
-def scaled(y_NxD, kind):
+def scaled(y_NxD, kind, rows=None):
+  """Vectors, scaled by these rows or by themselves."""
   y_NxD = np.asarray(y_NxD, np.float64)
+  rows = y_NxD if rows is None else np.asarray(rows, np.float64)
   if kind == "none":
     return y_NxD
-  centred = y_NxD - y_NxD.mean(axis=0)
+  centred = rows - rows.mean(axis=0)
   if kind == "standardise":
-    return centred / y_NxD.std(axis=0)
+    return (y_NxD - rows.mean(axis=0)) / rows.std(axis=0)
   # By singular values, and turned: the cosines are the same.
   _, spread_D, directions = np.linalg.svd(centred, full_matrices=False)
-  variance_D = spread_D**2 / len(y_NxD)
+  variance_D = spread_D**2 / len(rows)
   root_D = 1 / np.sqrt(variance_D + variance_D.mean())
-  return centred @ (directions.T * root_D) @ directions
+  return (y_NxD - rows.mean(axis=0)) @ (directions.T * root_D) @ directions
 
 
 @pytest.mark.parametrize("kind", neighbours.SCALES)
@@ -123,6 +125,65 @@ def test_similar_tracks_are_those_of_float64(tmp_path, capsys, monkeypatch):
   assert {(hit["start"], hit["end"]) for hit in hits} == {(0.0, 3.0)}
 
 
+@pytest.fixture
+def torn(tmp_path, monkeypatch):
+  """Tables whose tracks have rows here and there, under several spellings.
+
+  Returns them, the vectors [60, 8], and each one's track: row i is of i % 5.
+  """
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 7)
+  spellings = ["{}", f"{tmp_path}/{{}}", "./{}", ".//y/../{}", "{}"]
+  y_NxD, track_N = draw(size=(60, 8)) + 1, np.arange(60) % 5
+  paths = [spellings[i // 5 % 5].format(f"x/{i % 5}.ogg") for i in range(60)]
+  tables = [
+    write(tmp_path / "a", y_NxD[:31], paths[:31]),
+    write(tmp_path / "b", y_NxD[31:], paths[31:]),
+  ]
+  return tables, y_NxD, track_N
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_track_is_one_whatever_its_spelling(torn, capsys, tmp_path, index):
+  tables, y_NxD, track_N = torn
+  tracks = np.stack([y_NxD[track_N == t].mean(axis=0) for t in range(5)])
+  expected = cosines(tracks[2:3], tracks)[0]
+  order = [i for i in np.argsort(-expected) if i != 2]
+  flags = ["--index=index"] if index and pytest.importorskip("lancedb") else []
+  for path in ("x/2.ogg", f"{tmp_path}/x/2.ogg", "./y/..//x/2.ogg"):
+    hits = similar(capsys, *tables, path, *flags)
+    assert [hit["path"] for hit in hits] == [f"x/{i}.ogg" for i in order]
+    found = [hit["similarity"] for hit in hits]
+    np.testing.assert_allclose(found, expected[order], atol=1e-6)
+  hits = similar(capsys, *tables, "x/2.ogg", "--by=segments", "--top=60")
+  assert len(hits) == 48 and {h["path"] for h in hits} == {
+    f"x/{i}.ogg" for i in (0, 1, 3, 4)
+  }
+
+
+def test_a_passage_of_two_tables_is_one(torn, capsys, tmp_path):
+  (table, _), *_ = torn
+  copy = tmp_path / "copy"
+  copy.write_bytes((tmp_path / "a").read_bytes())
+  for by in ("tracks", "segments"):
+    one, two = (
+      similar(capsys, *tables, "x/2.ogg", f"--by={by}", "--scale=whiten")
+      for tables in ([table], [table, f"./{copy.name}", "a"])
+    )
+    assert one == two
+
+
+def test_one_spelling_of_another_directory_is_as_it_was(
+  tmp_path, monkeypatch, capsys
+):
+  (tmp_path / "x").mkdir()
+  monkeypatch.chdir(tmp_path / "x")
+  table = write(tmp_path / "a", np.eye(3) + 1, ["../y/a", "../y/b", "../x/c"])
+  assert not Tables([table]).are_joined()
+  hits = similar(capsys, table, "c")
+  assert {hit["path"] for hit in hits} == {"../y/a", "../y/b"}
+
+
 def test_passages_are_found_with_their_times(tmp_path, capsys):
   y_NxD = draw(size=(40, 8))
   y_NxD[33] = 2 * y_NxD[6]  # seconds 3 to 4 of track 8, 1 to 2 of track 1
@@ -148,6 +209,28 @@ def test_pieces_of_the_track_are_left_out(tmp_path, capsys):
   assert {hit["path"] for hit in every} == set(paths[1:])
   other = similar(capsys, table, paths[0], "--other-tracks")
   assert {hit["path"] for hit in other} == set(paths[2:])
+
+
+@pytest.mark.parametrize(
+  "asked, others, pieces",
+  [
+    ("BWV-1001-1006", ["BWV-1007-1012"], []),  # are works
+    ("a_seg0", ["b_seg0"], ["a_seg2"]),
+    ("s_0-30", ["s", "y/s_30-60"], ["s_30-60", "./y/../s_60-90"]),
+  ],
+)
+def test_pieces_are_those_of_a_data_set(
+  tmp_path, capsys, asked, others, pieces, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  paths = [f"{name}.ogg" for name in (asked, *others, *pieces)]
+  tables = [
+    write(tmp_path / "a", np.eye(8)[: len(paths)] + 1, paths),
+    write(tmp_path / "b", np.eye(8)[:1], ["z.ogg"]),
+  ]
+  expected = {"z.ogg", *(f"{name}.ogg" for name in others)}
+  hits = similar(capsys, *tables, paths[0], "--other-tracks")
+  assert {hit["path"] for hit in hits} == expected
 
 
 def test_a_new_file_is_embedded(small_run, tmp_path, capsys):
@@ -186,6 +269,8 @@ BAD = {
   "list of one fixed size": lambda p: [_lists(p / "b")],
   "cannot be read": lambda p: [p / "nowhere"],
   "is a directory": lambda p: [p],
+  "nothing in them": lambda p: [_nulls(p / "b")],
+  "UTF8": lambda p: [_no_text(p / "b")],
   "not finite": lambda p: [write(p / "b", [[1, 2, np.nan]], ["n"])],
 }
 
@@ -198,6 +283,22 @@ def _lists(path):
   return path
 
 
+def _with_paths(path, paths):
+  table = pq.read_table(write(path, np.eye(3)))
+  at = table.schema.get_field_index("path")
+  pq.write_table(table.set_column(at, "path", paths), path)
+  return path
+
+
+def _nulls(path):
+  return _with_paths(path, pa.array(["a", None, "b"]))
+
+
+def _no_text(path):
+  names = pa.array([b"a", b"\xe9", b"b"])
+  return _with_paths(path, names.view(pa.string()))
+
+
 @pytest.mark.parametrize("fault", BAD)
 def test_bad_tables_are_one_line(tmp_path, fault):
   good = write(tmp_path / "a", np.eye(3))
@@ -205,19 +306,22 @@ def test_bad_tables_are_one_line(tmp_path, fault):
   assert error.startswith("error: ") and fault in error and "\n" not in error
 
 
-def test_memory_does_not_grow_with_the_table(tmp_path, monkeypatch):
+@pytest.mark.parametrize("apart", [False, True])
+def test_memory_does_not_grow_with_the_table(tmp_path, monkeypatch, apart):
   """Of 64 MB, in row groups of 1, no more than some groups stay."""
   monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 1_000)
   y_NxD = draw(size=(1_000, 256)).astype(np.float32)
   paths = [f"{i}.ogg" for i in range(len(y_NxD))]
   table = pq.read_table(write(tmp_path / "a", y_NxD, paths))
   with pq.ParquetWriter(tmp_path / "b", table.schema) as writer:
-    for _ in range(64):
-      writer.write_table(table)
+    for k in range(64):
+      new = [k + 0.0] * 1_000 if apart else [f"{k}/{path}" for path in paths]
+      field = table.field(int(apart))  # "start" or "path"
+      writer.write_table(table.set_column(int(apart), field, [new]))
   before, held = pa.total_allocated_bytes(), []
   for _ in Tables([str(tmp_path / "b")]).segments():
     held.append(pa.total_allocated_bytes() - before)
-  assert max(held) < 32e6
+  assert len(held) == 64 and max(held) < 32e6
 
 
 def test_a_table_without_rows_is_one_line(tmp_path):

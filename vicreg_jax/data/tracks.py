@@ -9,15 +9,17 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-# name-0-30: seconds 0 to 30 of `name`. A year before it, or a zero in front of
-# a number, makes it a date or a track's number.
-_CUT = re.compile(r"(?!\d{4}-)(.+)-(0|[1-9]\d*)-([1-9]\d*)", re.DOTALL)
-# name_seg0, "name part 1". Numbers alone tell too little: blues.00000.
+# name-0-30, name_000-030: seconds 0 to 30 of `name`. A year in front makes it a
+# date.
+_CUT = re.compile(r"(?!\d{4}-)(.+)[ _-](\d+)-(\d+)", re.DOTALL)
+# name_seg0, "name (part 1)", "name, Pt. 1". Numbers alone tell too little:
+# blues.00000.
 _PIECE = re.compile(
-  r"((.+?)[ _.-]+(?:seg|segment|chunk|slice|part)[ _.-]*)\d+",
+  r"((.+?)[ _.,(\[-]+(?:seg|segment|chunk|slice|part|pt)[ _.-]*)\d+[)\]]?",
   re.DOTALL | re.IGNORECASE,
 )
 _LEAST_CUT = 3  # seconds of a cut that does not begin at 0
@@ -25,11 +27,21 @@ _WORKS = 1000  # from here on numbers are years, or of works
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1  # of the tracks
 
 
+class _Cut(NamedTuple):
+  """What a name such as name-30-60 says."""
+
+  track: str
+  start: int  # seconds
+  end: int
+  is_date: bool  # or the numbers of a disc and of a track: name-03-14
+
+
 def track_of(clip_id: str) -> str:
   """The track that a clip is named as cut from: its id without suffix."""
   folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
   cut = _cut(name)
-  return posixpath.join(folder, cut[0] if cut else name)
+  named = cut.track if cut and not cut.is_date else name
+  return posixpath.join(folder, named)
 
 
 def tracks_of(
@@ -49,12 +61,12 @@ def tracks_of(
   if pattern:
     return _by_pattern(stems, pattern)
   families = collections.defaultdict(list)  # {(track, kind): ids}
-  spans = collections.defaultdict(list)
+  cuts = collections.defaultdict(list)
   for id_, stem in stems.items():
     folder, name = posixpath.split(stem)
     if cut := _cut(name):
-      family = posixpath.join(folder, cut[0]), "cut"
-      spans[family].append(cut[1:])
+      family = posixpath.join(folder, cut.track), "cut"
+      cuts[family].append(cut)
     elif piece := _PIECE.fullmatch(name):
       family = posixpath.join(folder, piece[2]), piece[1]
     else:
@@ -63,7 +75,7 @@ def tracks_of(
   tracks, whole = dict(stems), set(stems.values())
   for (track, kind), ids in families.items():
     if kind == "cut":
-      related = _are_cuts(spans[track, kind])
+      related = _are_cuts(cuts[track, kind])
     else:
       related = len(ids) > 1 or track in whole
     if related:
@@ -71,23 +83,31 @@ def tracks_of(
   return tracks
 
 
-def _cut(name):
-  """(name, start, end) in seconds of a name such as name-30-60, or None."""
-  cut = _CUT.fullmatch(name)
+def _cut(name) -> _Cut | None:
+  """Of a name such as name-30-60; numbers are filled with zeros, or none is."""
+  found = _CUT.fullmatch(name)
   # Of so many digits none is a second, and int would refuse 5,000 of them.
-  if cut and max(len(cut[2]), len(cut[3])) < 10 and int(cut[2]) < int(cut[3]):
-    return cut[1], int(cut[2]), int(cut[3])
-  return None
+  if not found or max(len(found[2]), len(found[3])) >= 10:
+    return None
+  start, end = int(found[2]), int(found[3])
+  filled = (found[2], found[3]) != (str(start), str(end))
+  if start >= end or (filled and len(found[2]) != len(found[3])):
+    return None
+  return _Cut(found[1], start, end, filled and len(found[2]) == 2 and start > 0)
 
 
-def _are_cuts(spans):
+def _are_cuts(cuts):
   """Whether the numbers of one name are seconds: BWV-1001-1006 is a title."""
-  if any(start == 0 for start, _ in spans):
+  if any(cut.start == 0 for cut in cuts):
     return True
-  starts, ends = map(set, zip(*spans, strict=True))
-  if min(starts) >= _WORKS or min(e - s for s, e in spans) < _LEAST_CUT:
+  if any(cut.is_date for cut in cuts):
     return False
-  return bool(starts & ends) or all(s % (e - s) == 0 for s, e in spans)
+  starts, ends = {cut.start for cut in cuts}, {cut.end for cut in cuts}
+  lengths = [cut.end - cut.start for cut in cuts]
+  if min(starts) >= _WORKS or min(lengths) < _LEAST_CUT:
+    return False
+  steps = zip((cut.start for cut in cuts), lengths, strict=True)
+  return bool(starts & ends) or all(s % length == 0 for s, length in steps)
 
 
 def compile_pattern(pattern: str) -> re.Pattern:

@@ -9,6 +9,7 @@ found is measured after every build.
 import contextlib
 import io
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -136,7 +137,7 @@ def of_tables(directory: str, tables: Tables, by: str, scale: str) -> Index:
   records = _records(directory)
   fits = {"tables": tables.state(), "encoder": tables.about.get("encoder")}
   record = records.pop(name, None)
-  if record and record.get("of") == fits:
+  if record and record.get("of") == fits and _is_joined(record, tables):
     with _explained(directory):
       stored = np.load(io.BytesIO(files.read(f"{directory}/{name}.npz")))
       scaling = Scaling(stored["mean_D"], stored["matrix"])
@@ -151,6 +152,7 @@ def of_tables(directory: str, tables: Tables, by: str, scale: str) -> Index:
     pieces = tables.tracks() if by == "tracks" else tables.segments()
     recall = index.recall(pieces)
     record = {"of": fits, "rows": index.count, "recall_at_10": recall}
+    record["joined_in"] = os.getcwd() if tables.are_joined() else ""
     _keep(directory, records | {name: record})
   print(
     f"{directory}: {index.count:,} {by}; it finds {recall:.1%} of the 10"
@@ -158,6 +160,18 @@ def of_tables(directory: str, tables: Tables, by: str, scale: str) -> Index:
     file=sys.stderr,
   )
   return index
+
+
+def _is_joined(record, tables) -> bool:
+  """Whether a track of these tables is one in an index.
+
+  Which spellings are of one file depends on the directory that was the current
+  one. In older indexes, only rows that follow one another were joined.
+  """
+  where = record.get("joined_in")
+  if where is None:
+    return not tables.are_joined()
+  return where in ("", os.getcwd())
 
 
 def _records(directory) -> dict:
@@ -187,9 +201,7 @@ def _keep(directory, records):
 
 def _built(lancedb, directory, name, tables, by, scale) -> Index:
   """A new index. Raises OSError or ValueError if it cannot be written."""
-  scaling = neighbours.fit(
-    (rows.y_NxD for rows in tables.segments()), tables.size, scale
-  )
+  scaling = neighbours.scaling_of(tables, scale)
   with io.BytesIO() as content:
     np.savez(content, **scaling._asdict())
     files.write(f"{directory}/{name}.npz", content.getvalue())

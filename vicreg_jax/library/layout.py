@@ -21,7 +21,7 @@ from sklearn import cluster, manifold
 
 from vicreg_jax import files
 from vicreg_jax.library import neighbours
-from vicreg_jax.library.tables import Rows, Tables, joined
+from vicreg_jax.library.tables import Rows, Tables, joined, same
 from vicreg_jax.use.heads import Heads
 
 SHOWN = 10  # neighbours of a point
@@ -83,7 +83,7 @@ def make(
       f"a map takes two {by} or more, and here are {len(rows.paths)}"
     )
   columns = _of_table(table, rows.paths) if table else {}
-  scaling = neighbours.fit([rows.y_NxD], tables.size, scale)
+  scaling = neighbours.scaling_of(tables, scale)
   unit_NxD = np.asarray(scaling.unit(rows.y_NxD))
   colourings = {
     "folder": of_values(_folders(rows.paths)),
@@ -260,10 +260,9 @@ def _of_table(path, paths) -> dict[str, Colouring]:
       f"--table={path} has no column `path`, only"
       f" {', '.join(table.column_names)}: name the paths' column so"
     )
-  row_of = {str(name): i for i, name in enumerate(table["path"].to_pylist())}
-  row_N = [
-    row_of.get(name, row_of.get(os.path.normpath(name))) for name in paths
-  ]
+  names, here = table["path"].to_pylist(), os.getcwd()
+  row_of = {same(str(name), here): i for i, name in enumerate(names)}
+  row_N = [row_of.get(same(name, here)) for name in paths]
   if all(row is None for row in row_N):
     raise ValueError(
       f"--table={path} has no row of these tracks: its paths must be as in the"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.library.tables import Rows
+from vicreg_jax.library.tables import Rows, Tables
 
 SCALES = ("none", "standardise", "whiten")
 # Of the mean variance, what is added to each direction's before whitening:
@@ -75,6 +75,12 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
     ridge = _RIDGE * variance_D.mean() or 1.0
     matrix = directions_DxD / np.sqrt(np.maximum(variance_D, 0) + ridge)
   return Scaling(mean_D.astype(np.float32), matrix.astype(np.float32))
+
+
+def scaling_of(tables: Tables, kind: str) -> Scaling:
+  """The scaling of tables: by all rows, also where tracks are compared."""
+  pieces = (rows.y_NxD for rows in tables.segments())
+  return fit(pieces, tables.size, kind)
 
 
 def of_all(

@@ -1,9 +1,14 @@
-"""Reads tables of embeddings, as `embed` writes them, a piece at a time."""
+"""Reads tables of embeddings, as `embed` writes them, a piece at a time.
+
+A track is one file, whatever the spelling of its path and wherever its rows
+lie. It is called by the first spelling.
+"""
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +18,13 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from vicreg_jax import files
+from vicreg_jax.library import audio_paths
 from vicreg_jax.library.store import KEY
 
 _ROWS = 16_384  # read at a time
 _COLUMNS = ("path", "start", "end", "embedding")
+# What a path begins with, and what has another spelling in the rest of it.
+_BEGINNING, _DOTS = r"^(/|(\.\./)*)", r"(^|/)\.{0,2}(/|$)"
 
 
 class Rows(NamedTuple):
@@ -47,7 +55,10 @@ class Tables:
 
   def __init__(self, paths: Sequence[str]):
     """Raises ValueError if the files are no tables, or do not fit together."""
-    self.paths = list(dict.fromkeys(paths))
+    first = {}
+    for path in paths:
+      first.setdefault(path if files.is_bucket(path) else same(path), path)
+    self.paths = list(first.values())
     found = {path: self._look_at(path) for path in self.paths}
     first, *others = self.paths
     self.size, self.about, rows = found[first]
@@ -89,20 +100,84 @@ class Tables:
     """[path, size, time of the last change] of each file."""
     return [_state(path) for path in self.paths]
 
+  @functools.cached_property
+  def _groups(self) -> list[tuple[str, int, pa.Array]]:
+    """(file, row group, the path of each run of rows in it)."""
+    found = []
+    for path in self.paths:
+      with _reading(path) as table:
+        for group in range(table.num_row_groups):
+          column = table.read_row_group(group, columns=["path"])["path"]
+          names = column.cast(pa.large_string()).combine_chunks()
+          names.validate(full=True)  # that it is UTF-8
+          found.append((path, group, pc.run_end_encode(names).values))
+          if names.null_count:
+            raise ValueError(_nothing_in(path))
+    return found
+
+  @functools.cached_property
+  def _spellings(self) -> tuple[dict[str, str], set[str]]:
+    """Both are empty in usual tables.
+
+    Returns:
+      {another spelling: the first one of the track}, and the tracks whose rows
+      do not all follow one another under one spelling.
+    """
+    names = pa.concat_arrays([names for *_, names in self._groups])
+    names = pc.run_end_encode(names).values
+    rest = pc.replace_substring_regex(names, _BEGINNING, "")
+    cut = pc.subtract(pc.binary_length(names), pc.binary_length(rest))
+    plain = (
+      len(pc.unique(cut)) == 1
+      and not pc.any(pc.match_substring_regex(rest, _DOTS)).as_py()
+    )
+    if plain and pc.count_distinct(names).as_py() == len(names):
+      return {}, set()
+    first, spelled, apart, here = {}, {}, set(), os.getcwd()
+    for name in names.to_pylist():
+      key = same(name, here)
+      if key in first:
+        apart.add(first[key])
+        if name != first[key]:
+          spelled[name] = first[key]
+      else:
+        first[key] = name
+    return spelled, apart
+
+  def are_joined(self) -> bool:
+    """Whether rows of one track lie apart, or under several spellings."""
+    return any(self._spellings)
+
+  def names(self) -> list[str]:
+    """The path of each track."""
+    names = pa.concat_arrays([names for *_, names in self._groups])
+    spelled, _ = self._spellings
+    names = (spelled.get(name, name) for name in names.to_pylist())
+    return list(dict.fromkeys(names))
+
   def segments(self) -> Iterator[Rows]:
-    """All rows. Raises ValueError if one is not finite, or cannot be read."""
+    """All rows, but of equal ones of a track that lie apart the first alone.
+
+    Raises ValueError if one is not finite, or cannot be read.
+    """
+    (spelled, apart), seen = self._spellings, set()
     for path in self.paths:
       with _reading(path) as table:
         for batch in table.iter_batches(_ROWS, columns=list(_COLUMNS)):
-          yield self._rows(path, batch)
+          rows = self._rows(path, batch)
+          if apart:
+            names = [spelled.get(name, name) for name in rows.paths]
+            rows = _unseen(rows._replace(paths=names), apart, seen)
+          if rows.paths:
+            yield rows
 
   def _rows(self, path, batch) -> Rows:
     embeddings = batch["embedding"]
     y_NxD = embeddings.flatten().cast(pa.float32()).to_numpy(False)
     y_NxD = y_NxD.reshape(-1, self.size)
     names = batch["path"].cast(pa.string()).to_pylist()
-    if len(y_NxD) != len(names) or None in names:
-      raise ValueError(f"{path} has rows with nothing in them: leave them out")
+    if len(y_NxD) != len(names):
+      raise ValueError(_nothing_in(path))
     finite_N = np.isfinite(y_NxD).all(axis=1)
     if not finite_N.all():
       raise ValueError(
@@ -112,24 +187,53 @@ class Tables:
     times = (batch[c].cast(pa.float64()).to_numpy(False) for c in _COLUMNS[1:3])
     return Rows(names, *times, y_NxD)
 
-  def tracks(self) -> Iterator[Rows]:
-    """A row a path: the mean over its rows, which follow one another."""
-    return means(self.segments())
+  def tracks(
+    self, values: Callable[[np.ndarray], np.ndarray] | None = None
+  ) -> Iterator[Rows]:
+    """A row a track: the mean over its rows.
+
+    Tracks whose rows lie apart come last; theirs are the sums in memory.
+
+    Args:
+      values: makes of rows [N, D] what is averaged in their place.
+    """
+    pieces = self.segments()
+    if values:
+      pieces = (rows._replace(y_NxD=values(rows.y_NxD)) for rows in pieces)
+    return means(pieces, self._spellings[1])
 
   def of(self, path: str) -> Rows | None:
-    """The rows of a path, or None."""
-    wanted = pa.array([path])
-    found = []
-    for name in self.paths:
-      with _reading(name) as table:
-        for group in range(table.num_row_groups):
-          paths = table.read_row_group(group, columns=["path"])["path"]
-          has = pc.is_in(paths.cast(pa.string()), wanted)
-          if pc.any(has).as_py():
-            rows = table.read_row_group(group, columns=list(_COLUMNS))
-            rows = rows.filter(has).combine_chunks()
-            found += [self._rows(name, batch) for batch in rows.to_batches()]
-    return joined(*found) if found else None
+    """The rows of a track, by any spelling of its path, or None."""
+    found, here, key = [], os.getcwd(), same(path)
+    for name, group, names in self._groups:
+      # Only they can be its names: of others Python would take long.
+      names = names.filter(pc.ends_with(names, os.path.basename(key)))
+      own = {n for n in names.to_pylist() if same(n, here) == key}
+      if own:
+        with _reading(name) as table:
+          rows = table.read_row_group(group, columns=list(_COLUMNS))
+          has = pc.is_in(rows["path"].cast(pa.string()), pa.array(list(own)))
+          rows = rows.filter(has).combine_chunks()
+          found += [self._rows(name, batch) for batch in rows.to_batches()]
+    if not found:
+      return None
+    rows = joined(*found)
+    first = rows.paths[0]
+    rows = rows._replace(paths=[first] * len(rows.paths))
+    return _unseen(rows, {first}, set())
+
+
+def same(path: str, here: str = "") -> str:
+  """The one spelling of a path, by which it is known for the same.
+
+  `here`: the current directory, for whoever asks of many.
+  """
+  path = os.path.join(here or os.getcwd(), path)
+  return audio_paths.utf8(os.path.normpath(path))
+
+
+def _nothing_in(path):
+  return f"{path} has rows with nothing in them: leave them out"
 
 
 def _state(path):
@@ -172,10 +276,31 @@ def _firsts(paths) -> list[int]:
   return [i for i, (path, before) in enumerate(pairs) if path != before]
 
 
-def means(pieces: Iterable[Rows]) -> Iterator[Rows]:
-  """A row for each run of rows of one path, their mean."""
-  rest = None
+def _unseen(rows: Rows, tracks: Collection[str], seen: set[int]) -> Rows:
+  """Rows without those of some tracks that have been seen."""
+  kept = []
+  for i, path in enumerate(rows.paths):
+    if path in tracks:
+      times = rows.start_N[i], rows.end_N[i]
+      row = hash((path, *times, rows.y_NxD[i].tobytes()))
+      if row in seen:
+        continue
+      seen.add(row)
+    kept.append(i)
+  return rows.take(kept)
+
+
+def means(
+  pieces: Iterable[Rows], apart: Collection[str] = ()
+) -> Iterator[Rows]:
+  """A row for each run of rows of one path, their mean.
+
+  `apart`: paths that have several runs; they get one row for all, at the end.
+  """
+  rest, sums = None, {}
   for rows in pieces:
+    if apart:
+      rows = _without(rows, apart, sums)
     if rest:
       rows = joined(rest, rows)
     if rows.paths:
@@ -185,6 +310,30 @@ def means(pieces: Iterable[Rows]) -> Iterator[Rows]:
         yield _means(rows.take(slice(last)))
   if rest:
     yield _means(rest)
+  paths = list(sums)
+  for at in range(0, len(paths), _ROWS):
+    part = paths[at : at + _ROWS]
+    starts, ends, counts, sums_D = zip(*(sums[path] for path in part))
+    y_NxD = (np.stack(sums_D) / np.array(counts)[:, None]).astype(np.float32)
+    yield Rows(part, np.array(starts), np.array(ends), y_NxD)
+
+
+def _without(rows: Rows, apart, sums) -> Rows:
+  """The other rows; these are added to {path: (start, end, count, sum)}."""
+  others = []
+  for i, (path, *row) in enumerate(zip(*rows)):
+    if path not in apart:
+      others.append(i)
+      continue
+    start, end, y_D = row
+    before = sums.get(path, (start, end, 0, np.zeros(len(y_D))))
+    sums[path] = (
+      min(start, before[0]),
+      max(end, before[1]),
+      before[2] + 1,
+      before[3] + y_D,
+    )
+  return rows.take(others)
 
 
 def _means(rows: Rows) -> Rows:
@@ -192,12 +341,11 @@ def _means(rows: Rows) -> Rows:
   first = _firsts(rows.paths)
   if len(first) == len(rows.paths):
     return rows
-  ends = [*first[1:], len(rows.paths)]
-  counts = np.subtract(ends, first)
-  y_NxD = np.add.reduceat(rows.y_NxD, first, axis=0) / counts[:, None]
+  counts = np.diff([*first, len(rows.paths)])
+  y_NxD = np.add.reduceat(rows.y_NxD, first, axis=0, dtype=np.float64)
   return Rows(
     [rows.paths[i] for i in first],
-    rows.start_N[first],
-    rows.end_N[np.subtract(ends, 1)],
-    y_NxD.astype(np.float32),
+    np.minimum.reduceat(rows.start_N, first),
+    np.maximum.reduceat(rows.end_N, first),
+    (y_NxD / counts[:, None]).astype(np.float32),
   )

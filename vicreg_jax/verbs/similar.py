@@ -6,11 +6,11 @@ import os
 import numpy as np
 
 from vicreg_jax import messages
-from vicreg_jax.data.tracks import track_of
+from vicreg_jax.data.tracks import tracks_of
 from vicreg_jax.library import audio_paths, neighbours
 from vicreg_jax.library import index as indexes
 from vicreg_jax.library.made_by import check_passages, encoder_of
-from vicreg_jax.library.tables import Rows, Tables, means
+from vicreg_jax.library.tables import Rows, Tables, means, same
 
 
 def run(args) -> int:
@@ -24,7 +24,8 @@ def run(args) -> int:
     query = _passage(query, args.at)
   elif not passages:
     query = next(means([query]))
-  hits = _hits(args, tables, query, _is_own(name, args.other_tracks))
+  own = _pieces(name, tables) if args.other_tracks else {name}
+  hits = _hits(args, tables, query, own.__contains__)
   if not hits:
     raise ValueError(
       f"{args.path}: there is nothing else in {', '.join(args.embeddings)}"
@@ -38,19 +39,16 @@ def _hits(args, tables, query, is_own) -> list[neighbours.Hit]:
   if args.index:
     index = indexes.of_tables(args.index, tables, args.by, args.scale)
     return index.search(query.y_NxD, is_own, args.top)
-  scaling = neighbours.fit(
-    (rows.y_NxD for rows in tables.segments()), tables.size, args.scale
-  )
+  scaling = neighbours.scaling_of(tables, args.scale)
   pieces = tables.segments() if args.by == "segments" else tables.tracks()
   return neighbours.search(query.y_NxD, pieces, scaling, is_own, args.top)
 
 
 def _query(args, tables) -> tuple[str, Rows]:
   """The path that is asked for, and its rows: of the tables, or embedded."""
-  for path in (args.path, os.path.normpath(args.path)):
-    name = audio_paths.utf8(path)
-    if rows := tables.of(name):
-      return name, rows
+  name = audio_paths.utf8(args.path)
+  if rows := tables.of(name):
+    return rows.paths[0], rows
   if not os.path.exists(args.path):
     raise ValueError(
       f"{args.path}: neither a path in {', '.join(args.embeddings)} nor a file;"
@@ -75,11 +73,13 @@ def _passage(rows: Rows, second: float) -> Rows:
   return rows.take([i])
 
 
-def _is_own(name, other_tracks):
-  """Whether a path is the one asked for, or a piece of the same track."""
-  if not other_tracks:
-    return name.__eq__
-  return lambda path: track_of(path) == track_of(name)
+def _pieces(name, tables) -> set[str]:
+  """The paths that are named as pieces of the same track, as in a data set."""
+  here, names = os.getcwd(), [name, *tables.names()]
+  key_of = {path: same(path, here) for path in names}
+  track_of = tracks_of(key_of.values())
+  own = track_of[key_of[name]]
+  return {path for path, key in key_of.items() if track_of[key] == own}
 
 
 def _show(hits, query: Rows, passages: bool, as_json: bool):

@@ -4,6 +4,7 @@
 """
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import os
@@ -17,11 +18,18 @@ from etils import epath
 
 from vicreg_jax.data import audio, tracks, walk
 from vicreg_jax.data.datasets import base, file_hashes, labels_table
-from vicreg_jax.data.prepared import SPLITS, glob
+from vicreg_jax.data.prepared import SPLITS, Prepared, glob
 
 LABEL_MODES = ("auto", "folders", "csv", "none")
 # Ranks of what clips have in common, below a table's groups.
 _NAMED, _CONTENT = 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source(base.Source):
+  """`torn`: why it cannot be prepared; but what has been before still opens."""
+
+  torn: str = ""
 
 
 class Folder(base.ClipBuilder, skip_registration=True):
@@ -46,7 +54,6 @@ class Folder(base.ClipBuilder, skip_registration=True):
     track_of = _tracks(data, [f.id for f in kept], table, copies)
     if table.splits:
       split_of = table.splits
-      _check_whole(track_of, table)
     else:
       split_of = _split(track_of, table)
     splits = {split: [] for split in SPLITS}
@@ -66,7 +73,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
       "root": _text(str(root)),
       "files": [[f.id, f.size, f.mtime_ns] for f in files],
     }
-    return base.Source(
+    return _Source(
       name=re.sub(r"[^A-Za-z0-9_]+", "-", root.name).strip("-")[:40] or "audio",
       identity={"contents": [[f.id, digest_of[f.id]] for f in files]}
       | how
@@ -78,7 +85,17 @@ class Folder(base.ClipBuilder, skip_registration=True):
       skipped=skipped | left_out,
       contents=digest_of,
       kept_at=kept_at,
+      torn=_torn(track_of, table) if table.splits else "",
     )
+
+  def prepare(self) -> Prepared:
+    """As others; raises ValueError if clips of a track are in several splits.
+
+    By other rules, names may have told other tracks when it was prepared.
+    """
+    if self._source.torn and not self.is_prepared():
+      raise ValueError(self._source.torn)
+    return super().prepare()
 
   def _config_name(self):
     """As it was called when it was prepared: folders are moved and renamed."""
@@ -189,19 +206,20 @@ def _join(keys_of: dict[str, list[tuple[int, str]]]) -> dict[str, str]:
   return {id_: root(keys[0])[1] for id_, keys in keys_of.items()}
 
 
-def _check_whole(track_of, table):
-  """Raises ValueError if clips of one track are in several splits."""
+def _torn(track_of, table) -> str:
+  """Says which clips of one track are in several splits; else ""."""
   first = {}
   for id_, track in track_of.items():
     other = first.setdefault(track, id_)
     split, before = table.splits[id_], table.splits[other]
     if split != before:
       where = [table.where.get(i, repr(i)) for i in (other, id_)]
-      raise ValueError(
+      return (
         f"{where[0]} and {where[1]} are of one track or group, {track!r}, but"
         f" in the splits {before} and {split}: give them one split, or tell"
         " them apart by a column 'group' or data.track_pattern"
       )
+  return ""
 
 
 def _split(track_of, table):
