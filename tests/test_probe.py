@@ -73,15 +73,15 @@ def probed(data_dir, trained, tmp_path_factory):
 
 
 def validation_loss(encoder, head, prepared):
-  """By NumPy, over all segments of the clips to validate on."""
+  """By NumPy, over the segments of each clip to validate on, and over clips."""
   labels_NxK = input_pipeline.labels(prepared, "valid").labels_NxK
   losses = []
   for example, labels_K in zip(prepared.dataset("valid"), labels_NxK):
     x = np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32)
     y_SxD = encoder.embed_segments(x / 32767, 22_050).embeddings
-    for y_D in y_SxD:
-      shares = encoder.heads.probabilities(y_D[None], head).astype(np.float64)
-      losses.append(np.log(np.where(labels_K, shares, 1 - shares)).mean())
+    shares = [encoder.heads.probabilities(y_D[None], head) for y_D in y_SxD]
+    shares = np.array(shares, np.float64)
+    losses.append(np.log(np.where(labels_K, shares, 1 - shares)).mean())
   return -np.mean(losses)
 
 
@@ -267,7 +267,7 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
     atol=1e-5,
   )
   np.testing.assert_allclose(
-    loss_of(module, params, y_NxD, labels_NxK),
+    loss_of(module, params, y_NxD, labels_NxK, np.full(20, 1 / 20)),
     bce(forward(x), y).item(),
     rtol=1e-4,
   )
@@ -307,10 +307,41 @@ def test_the_best_validation_weights_are_kept(probing):
   head = fit(probing)["mlp"]
   valid_y, valid_labels = linear_problem(100, 1)
   _, loss_of = probe._make_steps(optim.adam(1.0), False)
-  best = float(loss_of(head.module, head.best_params, valid_y, valid_labels))
-  last = float(loss_of(head.module, head.params, valid_y, valid_labels))
+  best, last = (
+    float(
+      loss_of(head.module, params, valid_y, valid_labels, np.full(100, 0.01))
+    )
+    for params in (head.best_params, head.params)
+  )
   assert best == pytest.approx(head.best_loss, rel=1e-6)
   assert best < last and 0 < head.best_epoch < 30
+
+
+def test_a_long_clip_counts_as_any_other_for_the_best_epoch(probing):
+  """By PyTorch's loss: of one of 1,000 wrong segments among 20 of 10."""
+  torch = pytest.importorskip("torch")
+  probing.probe.update(
+    heads=("linear",),
+    max_epochs=20,
+    learning_rate=0.02,
+    stop_patience=0,
+    plateau_patience=100,
+  )
+  y_NxD, labels_NxK = linear_problem(200)
+  valid_y, valid_labels = linear_problem(21, 1)
+  valid_labels[0] = 1 - valid_labels[0]
+  clip_M = np.repeat(np.arange(21), [1000] + 20 * [10])
+  valid = probe._Split(valid_y[clip_M], clip_M, valid_labels)
+  with mock.patch.object(representations, "crops", FakeEncoder.crops):
+    head = probe._train(
+      probing, FakeEncoder(y_NxD), None, labels_NxK, valid, False, ""
+    )["linear"]
+  logits = np.array(head.module.apply({"params": head.best_params}, valid_y))
+  by_clip = torch.nn.functional.binary_cross_entropy_with_logits(
+    torch.tensor(logits), torch.tensor(valid_labels).float()
+  )
+  assert head.best_loss == pytest.approx(by_clip.item(), rel=1e-5)
+  assert head.best_epoch > 10
 
 
 def test_crops_are_new_every_epoch_unless_limited(probing):

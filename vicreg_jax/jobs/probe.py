@@ -3,9 +3,10 @@
 The thesis's heads (sections 3.2.3, 3.3.3 and 3.3.4): a linear one, and one with
 a hidden layer of the representation's size, trained by Adam with a plateau
 schedule on one random crop of each clip and epoch; the weights of the lowest
-validation loss are kept. Test clips are cut into consecutive segments whose
-predictions are averaged. The untrained encoder goes through the same protocol,
-and so does the one that the training began from, if there is one.
+validation loss are kept: the mean over clips of the mean over their consecutive
+segments. Test clips are cut so too, and their segments' predictions averaged.
+The untrained encoder goes through the same protocol, and so does the one that
+the training began from, if there is one.
 
 Besides there are logistic regression and nearest neighbours on the mean over a
 clip's segments (`classifiers`), for which MFCCs are a third "encoder".
@@ -395,6 +396,9 @@ def _train(
   active = set(fits)
   crops = _crops_of_epochs(config, encoder, prepared, chosen)
   valid_y = valid.labels_NxK[valid.clip_M]
+  # Each clip counts the same, however long it is.
+  segments_N = np.bincount(valid.clip_M)
+  valid_weight = 1 / segments_N[valid.clip_M] / len(segments_N)
   progress = tqdm(
     range(p.max_epochs),
     desc=f"probe {prefix.replace('_', ' ') or 'trained '}encoder",
@@ -415,7 +419,9 @@ def _train(
         labels_NxK[order_SxB],
         mask_SxB,
       )
-      loss = float(loss_of(fit.module, params, valid.y_MxD, valid_y))
+      loss = float(
+        loss_of(fit.module, params, valid.y_MxD, valid_y, valid_weight)
+      )
       stepped = watch(fit.plateau, loss)
       fit = fit._replace(params=params, opt_state=opt_state, plateau=stepped)
       if loss < fit.best_loss:
@@ -461,7 +467,7 @@ def _start(module, head, seed, size, tx, plateau) -> _Fit:
 
 
 def _make_steps(tx, single):
-  """Jitted (train one epoch, mean loss of a split)."""
+  """Jitted (train one epoch, weighted loss of segments)."""
 
   def label_losses(module, params, y_BxD, labels_BxK):
     logits_BxK = module.apply({"params": params}, y_BxD)
@@ -487,12 +493,12 @@ def _make_steps(tx, single):
     batches = y_SxBxD, labels_SxBxK, mask_SxB
     return jax.lax.scan(step, (params, opt_state), batches)[0]
 
-  def mean_loss(module, params, y_MxD, labels_MxK):
-    return label_losses(module, params, y_MxD, labels_MxK).mean()
+  def weighted_loss(module, params, y_MxD, labels_MxK, weight_M):
+    return weight_M @ label_losses(module, params, y_MxD, labels_MxK)
 
   return (
     jax.jit(train_epoch, static_argnums=0),
-    jax.jit(mean_loss, static_argnums=0),
+    jax.jit(weighted_loss, static_argnums=0),
   )
 
 
