@@ -33,6 +33,7 @@ from vicreg_jax.evaluation import (
   clip_probes,
   label_share,
   metrics,
+  random_splits,
   representations,
   retrieval,
   scores,
@@ -83,6 +84,7 @@ class _Task(NamedTuple):
   everything: dict[str, np.ndarray]  # labels_NxK of each split
   chosen: np.ndarray  # training clips whose labels are learned from
   on_clips: list[str]  # heads that take a clip's vector
+  many: random_splits.Splits | None  # over which there are scores too
 
   @property
   def single(self) -> bool:
@@ -135,8 +137,12 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   if config.probe.start and (source := encoder.config.get("init_from")):
     frozen_encoders["start_"] = _began_from(source, devices)
     made_of["start"] = frozen_encoders["start_"].fingerprint()
+  chosen = any(_by_labels(e.config, prepared) for e in frozen_encoders.values())
+  if chosen and config.probe.splits > 1:
+    made_of["splits"] = random_splits.FIXED
   if done := scores.reuse(workdir, made_of):
     return done
+  task = _task(config, prepared, chosen)
   if config.probe.untrained:
     frozen_encoders["untrained_"] = representations.untrained(
       encoder.config.to_dict(),
@@ -145,7 +151,6 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       seed=config.seed,
       batch_size=config.probe.encode_batch_size,
     )
-  task = _task(config, prepared)
   found, fits, vectors = _probed(task, frozen_encoders)
   results = _results(task, found, vectors)
   if config.probe.retrieval:
@@ -159,13 +164,21 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   return results
 
 
-def _task(config, prepared) -> _Task:
+def _by_labels(config, prepared) -> bool:
+  """Whether labels of this very data have made or chosen a run's weights."""
+  chosen = config.get("checkpoint", {}).get("best_by") == "knn"
+  learned = config.get("job") == "supervised"
+  return (chosen or learned) and config.get("prepared") == prepared.name
+
+
+def _task(config, prepared, by_labels) -> _Task:
   return _Task(
     config,
     prepared,
     {s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS},
     label_share.of_training(prepared, config.probe.label_fraction, config.seed),
     [head for head in classifiers.NAMES if head in config.probe.heads],
+    random_splits.of(prepared, config.probe, config.seed, by_labels=by_labels),
   )
 
 
@@ -263,29 +276,23 @@ def _results(task, found, vectors) -> dict:
   """All scores, with their intervals, and over random splits if asked for."""
   p, seed = task.config.probe, task.config.seed
   results = {name: scored.results for name, scored in found.items()}
-  many = task.on_clips and p.splits > 1
-  tracks = {
-    split: input_pipeline.tracks(task.prepared, split)
-    for split in (SPLITS if many else ("test",))
-  }
   scores.add_intervals(
     results,
     found,
     task.labels["test"],
-    tracks["test"],
+    input_pipeline.tracks(task.prepared, "test"),
     seed=seed,
     single=task.single,
   )
-  if many:
+  if task.many:
     results["splits"] = clip_probes.over_splits(
       {prefix: _whole(y) for prefix, y in vectors.items()},
-      clip_probes.Clips(_whole(task.everything), _whole(tracks)),
+      task.many,
       task.on_clips,
-      count=p.splits,
-      seed=seed,
       single=task.single,
-      label_fraction=p.label_fraction,
     )
+    if task.many.notes:
+      results["notes"] = task.many.notes
   if task.single:
     labels = task.labels
     results["majority"] = scores.majority(labels["train"], labels["test"])
