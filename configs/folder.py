@@ -11,7 +11,9 @@ without classes needs `--config.checkpoint.best_by=loss` and
 
 Expected time: for 150 clips of 30 s 10 minutes on two cores.
 Expected result: a table of all probes, of the sub-folders as classes: adapted,
-starter ("start"), untrained and MFCCs, with intervals over tracks.
+starter ("start"), untrained and MFCCs, with intervals over tracks. Labels of
+the test clips have no part in the choice of the weights; so random splits, by
+`--config.probe.splits=10`, draw the tracks that they test from these alone.
 """
 
 from vicreg_jax import config as configs

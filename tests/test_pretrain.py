@@ -18,7 +18,7 @@ from test_checkpoint import FULL, small_disk
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.evaluation import representations
+from vicreg_jax.evaluation import random_splits, representations
 from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
@@ -682,7 +682,7 @@ def test_what_a_run_began_with_may_be_the_best(
   config.optim.learning_rate = 0.2
   config.checkpoint.best_by = "knn"
   config.probe_after = True
-  config.probe.update(heads=("knn",), untrained=False, mfcc=False)
+  config.probe.update(heads=("knn",), untrained=False, mfcc=False, splits=2)
   pretend(monkeypatch, 60.0, 50.0)
   workdir = str(tmp_path)
   pretrain.main(config, workdir)
@@ -697,6 +697,23 @@ def test_what_a_run_began_with_may_be_the_best(
   over = results["knn"]["over_start"]["roc_auc"]
   assert over == {"difference": 0.0, "interval": [0.0, 0.0]}
   assert "start knn" in said and "knn vs start" in said
+  # Labels have chosen: the splits test what had no part in that.
+  assert results["notes"] == [random_splits.FIXED] and results["splits"]["knn"]
+  assert said.count("(test tracks of the fixed test split: ") == 1
+
+
+@pytest.mark.parametrize("by", ["knn", ""])
+def test_too_few_tracks_for_the_probes_splits_are_said_before_the_training(
+  like_the_small_run, tmp_path, by
+):
+  config = like_the_small_run
+  config.probe_after = True
+  config.data.sizes = (6, 2, 2) if by else (2, 1, 1)
+  config.checkpoint.best_by = by
+  config.probe.update(heads=("knn",), splits=20)
+  with pytest.raises(ValueError, match="are too few to be split"):
+    pretrain.run(config, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_best_that_cannot_be_found_is_refused(by_knn, tmp_path):

@@ -22,6 +22,7 @@ from vicreg_jax.evaluation import (
   clip_probes,
   label_share,
   metrics,
+  random_splits,
   representations,
   scores,
 )
@@ -73,15 +74,15 @@ def probed(data_dir, trained, tmp_path_factory):
 
 
 def validation_loss(encoder, head, prepared):
-  """By NumPy, over all segments of the clips to validate on."""
+  """By NumPy, over the segments of each clip to validate on, and over clips."""
   labels_NxK = input_pipeline.labels(prepared, "valid").labels_NxK
   losses = []
   for example, labels_K in zip(prepared.dataset("valid"), labels_NxK):
     x = np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32)
     y_SxD = encoder.embed_segments(x / 32767, 22_050).embeddings
-    for y_D in y_SxD:
-      shares = encoder.heads.probabilities(y_D[None], head).astype(np.float64)
-      losses.append(np.log(np.where(labels_K, shares, 1 - shares)).mean())
+    shares = [encoder.heads.probabilities(y_D[None], head) for y_D in y_SxD]
+    shares = np.array(shares, np.float64)
+    losses.append(np.log(np.where(labels_K, shares, 1 - shares)).mean())
   return -np.mean(losses)
 
 
@@ -267,7 +268,7 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
     atol=1e-5,
   )
   np.testing.assert_allclose(
-    loss_of(module, params, y_NxD, labels_NxK),
+    loss_of(module, params, y_NxD, labels_NxK, np.full(20, 1 / 20)),
     bce(forward(x), y).item(),
     rtol=1e-4,
   )
@@ -307,10 +308,41 @@ def test_the_best_validation_weights_are_kept(probing):
   head = fit(probing)["mlp"]
   valid_y, valid_labels = linear_problem(100, 1)
   _, loss_of = probe._make_steps(optim.adam(1.0), False)
-  best = float(loss_of(head.module, head.best_params, valid_y, valid_labels))
-  last = float(loss_of(head.module, head.params, valid_y, valid_labels))
+  best, last = (
+    float(
+      loss_of(head.module, params, valid_y, valid_labels, np.full(100, 0.01))
+    )
+    for params in (head.best_params, head.params)
+  )
   assert best == pytest.approx(head.best_loss, rel=1e-6)
   assert best < last and 0 < head.best_epoch < 30
+
+
+def test_a_long_clip_counts_as_any_other_for_the_best_epoch(probing):
+  """By PyTorch's loss: of one of 1,000 wrong segments among 20 of 10."""
+  torch = pytest.importorskip("torch")
+  probing.probe.update(
+    heads=("linear",),
+    max_epochs=20,
+    learning_rate=0.02,
+    stop_patience=0,
+    plateau_patience=100,
+  )
+  y_NxD, labels_NxK = linear_problem(200)
+  valid_y, valid_labels = linear_problem(21, 1)
+  valid_labels[0] = 1 - valid_labels[0]
+  clip_M = np.repeat(np.arange(21), [1000] + 20 * [10])
+  valid = probe._Split(valid_y[clip_M], clip_M, valid_labels)
+  with mock.patch.object(representations, "crops", FakeEncoder.crops):
+    head = probe._train(
+      probing, FakeEncoder(y_NxD), None, labels_NxK, valid, False, ""
+    )["linear"]
+  logits = np.array(head.module.apply({"params": head.best_params}, valid_y))
+  by_clip = torch.nn.functional.binary_cross_entropy_with_logits(
+    torch.tensor(logits), torch.tensor(valid_labels).float()
+  )
+  assert head.best_loss == pytest.approx(by_clip.item(), rel=1e-5)
+  assert head.best_epoch > 10
 
 
 def test_crops_are_new_every_epoch_unless_limited(probing):
@@ -601,7 +633,7 @@ def clips_of_tracks(single):
     labels_NxK = (rng.uniform(size=labels_NxK.shape) < 0.4).astype(int)
   noise = rng.normal(size=(len(track_N), 8))
   y_NxD = labels_NxK @ rng.normal(size=(3, 8)) + 2 * noise
-  return y_NxD, clip_probes.Clips(labels_NxK, track_N)
+  return y_NxD, random_splits.Clips(labels_NxK, track_N)
 
 
 def test_random_splits_leak_no_track_and_share_out_each_class():
@@ -609,7 +641,7 @@ def test_random_splits_leak_no_track_and_share_out_each_class():
   classes_N = clips.labels_NxK.argmax(axis=1)
   splits = []
   for salt in "abc":
-    split_N = clip_probes.random_split(clips, salt, single=True)
+    split_N = random_splits.split(clips, salt, single=True)
     splits.append(split_N)
     for track in set(clips.track_N):
       assert len(set(split_N[clips.track_N == track])) == 1
@@ -622,7 +654,7 @@ def test_random_splits_leak_no_track_and_share_out_each_class():
       assert tracks["test"] == max(1, round(0.2 * total))
       assert tracks["valid"] == max(1, round(0.1 * total))
   assert (splits[0] != splits[1]).any() and (splits[1] != splits[2]).any()
-  again = clip_probes.random_split(clips, "a", single=True)
+  again = random_splits.split(clips, "a", single=True)
   np.testing.assert_array_equal(splits[0], again)
 
 
@@ -632,10 +664,16 @@ def test_scores_over_splits_by_hand(single):
   noise = np.random.default_rng(1).normal(size=y_NxD.shape)
   vectors = {"": y_NxD, "untrained_": y_NxD + 5 * noise, "mfcc_": noise}
   options = dict(count=3, seed=5, single=single)
-  found = clip_probes.over_splits(vectors, clips, ["knn"], **options)
+
+  def scores_of_splits(**options):
+    positions = random_splits.draw(clips, **options)
+    splits = random_splits.Splits(clips, positions, [])
+    return clip_probes.over_splits(vectors, splits, ["knn"], single=single)
+
+  found = scores_of_splits(**options)
   scored = {prefix: [] for prefix in vectors}
   for i in range(3):
-    split_N = clip_probes.random_split(clips, f"5 {i}", single=single)
+    split_N = random_splits.split(clips, f"5 {i}", single=single)
     for prefix, y in vectors.items():
       train, valid, test = (
         classifiers.Vectors(y[split_N == s], clips.labels_NxK[split_N == s])
@@ -659,17 +697,20 @@ def test_scores_over_splits_by_hand(single):
     assert over["mean"] == pytest.approx(difference.mean())
     assert over["deviation"] == pytest.approx(difference.std(ddof=1))
   other_seed = options | {"seed": 6}
-  assert found != clip_probes.over_splits(vectors, clips, ["knn"], **other_seed)
-  assert found == clip_probes.over_splits(vectors, clips, ["knn"], **options)
+  assert found != scores_of_splits(**other_seed)
+  assert found == scores_of_splits(**options)
 
 
 def test_too_few_tracks_for_splits_are_an_error():
   y_NxD, clips = clips_of_tracks(single=True)
-  clips = clips._replace(track_N=np.full(len(y_NxD), "a"))
+  one = clips._replace(track_N=np.full(len(y_NxD), "a"))
   with pytest.raises(ValueError, match=r"probe.splits is 2, and 1 tracks of"):
-    clip_probes.over_splits(
-      {"": y_NxD}, clips, ["knn"], count=2, seed=0, single=True
-    )
+    random_splits.draw(one, count=2, seed=0, single=True)
+  # One of each class: every split would test the same.
+  classes_N = clips.labels_NxK.argmax(axis=1)
+  tested = {clips.track_N[np.argmax(classes_N == k)] for k in range(3)}
+  with pytest.raises(ValueError, match="only 3 can be tested"):
+    random_splits.draw(clips, count=9, seed=0, single=True, tested=tested)
 
 
 class Called(Exception):
@@ -789,26 +830,40 @@ def test_clips_outside_the_share_are_not_seen(probing, prepared, tmp_path):
 
 
 def test_splits_learn_from_a_share_of_their_own():
-  y_NxD, clips = clips_of_tracks(single=True)
-  seen = []
+  _, clips = clips_of_tracks(single=True)
+  options = dict(count=2, seed=0, single=True)
+  whole, part = (
+    random_splits.draw(clips, label_fraction=fraction, **options)
+    for fraction in (1.0, 0.25)
+  )
+  for of_all, of_share in zip(whole, part, strict=True):
+    for held_out in ("valid", "test"):
+      np.testing.assert_array_equal(of_all[held_out], of_share[held_out])
+    all_, share = (set(clips.track_N[at["train"]]) for at in (of_all, of_share))
+    assert share < all_ and 0.2 * len(all_) < len(share) < 0.3 * len(all_)
 
-  def predict(name, train, valid, test_y_NxD, *, single):
-    at = [np.flatnonzero((y_NxD == y).all(1))[0] for y in train.y_NxD]
-    seen.append((set(clips.track_N[at]), len(valid.y_NxD), len(test_y_NxD)))
-    share_NxK = np.tile([0.5, 0.3, 0.2], (len(test_y_NxD), 1))
-    return classifiers.Predictions(share_NxK, share_NxK, 1)
 
-  with mock.patch.object(classifiers, "predict", predict):
-    for fraction in (1.0, 0.25):
-      clip_probes.over_splits(
-        {"": y_NxD},
-        clips,
-        ["knn"],
-        count=2,
-        seed=0,
-        single=True,
-        label_fraction=fraction,
-      )
-  for (whole, *held_out), (part, *same) in zip(seen[:2], seen[2:]):
-    assert part < whole and held_out == same
-    assert 0.2 * len(whole) < len(part) < 0.3 * len(whole)
+@pytest.mark.parametrize("single", [False, True])
+def test_only_tracks_that_labels_have_not_chosen_by_are_tested(single):
+  _, clips = clips_of_tracks(single)
+  tested = {f"t{i}" for i in range(0, 60, 4)}
+  splits = random_splits.draw(
+    clips, count=20, seed=0, single=single, tested=tested
+  )
+  class_of = dict(zip(clips.track_N, clips.labels_NxK.argmax(axis=1) * single))
+  for at in splits:
+    parts = {s: set(clips.track_N[at[s]]) for s in at}
+    assert sum(map(len, at.values())) == len(clips.track_N)
+    assert sum(map(len, parts.values())) == 60  # none is in two
+    assert parts["test"] < tested
+    for k in set(class_of.values()):
+      of_class = [t for t in tested if class_of[t] == k]
+      chosen = [t for t in parts["test"] if class_of[t] == k]
+      assert len(chosen) == round(2 / 3 * len(of_class))
+      rest = [t for t in class_of if class_of[t] == k and t not in chosen]
+      held_out = [t for t in parts["valid"] if class_of[t] == k]
+      assert len(held_out) == round(0.1 * len(rest))
+  # All of them come to be tested, and learned from.
+  test_tracks = [set(clips.track_N[at["test"]]) for at in splits]
+  assert set.union(*test_tracks) == tested
+  assert not set.intersection(*test_tracks)

@@ -100,7 +100,8 @@ def _probe() -> dict:
     # (An encoder that checkpoint.best_by="knn" chose was chosen by all labels.)
     label_fraction=1.0,
     # > 1: "logistic" and "knn" also on so many random splits of all labelled
-    # clips, in which no track is in two parts.
+    # clips, in which no track is in two parts. Where labels chose the weights
+    # (checkpoint.best_by="knn"), the fixed test split's alone are tested.
     splits=1,
     # > 0: retrieval.json, too: how well test clips find those of their class
     # and track, and so many of them themselves by augmented crops.

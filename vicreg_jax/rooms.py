@@ -88,7 +88,7 @@ ROOMS = {
     "scores with intervals: what a vector is worth",
     "clip_probes",
     "metrics bootstrap classifiers scores representations label_share"
-    " clip_probes retrieval",
+    " random_splits clip_probes retrieval",
   ),
   "jobs": Room(
     "a config and a workdir",

@@ -242,6 +242,7 @@ def table(results: dict) -> str:
       parts.append(_grid(pairs, pairs, compared, _difference, 38))
   if "splits" in results:
     parts.append(_splits_table(results["splits"], columns))
+    parts += [f"({note})" for note in results.get("notes", [])]
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
     parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")

@@ -14,6 +14,7 @@ from vicreg_jax.evaluation import (
   bootstrap,
   classifiers,
   metrics,
+  random_splits,
   representations,
 )
 from vicreg_jax.jobs import probe
@@ -58,6 +59,8 @@ def run(config, workdir: str) -> steps.TrainState:
     prepared.check_labelled(  # now rather than after the training
       "probing", ", or only pretrain with --config.probe_after=False"
     )
+    by_labels = config.checkpoint.best_by == "knn"
+    random_splits.of(prepared, config.probe, config.seed, by_labels=by_labels)
   if config.checkpoint.best_by == "knn":
     prepared.check_labelled(
       "checkpoint.best_by=knn", ", or set --config.checkpoint.best_by=loss"

@@ -3,9 +3,10 @@
 The thesis's heads (sections 3.2.3, 3.3.3 and 3.3.4): a linear one, and one with
 a hidden layer of the representation's size, trained by Adam with a plateau
 schedule on one random crop of each clip and epoch; the weights of the lowest
-validation loss are kept. Test clips are cut into consecutive segments whose
-predictions are averaged. The untrained encoder goes through the same protocol,
-and so does the one that the training began from, if there is one.
+validation loss are kept: the mean over clips of the mean over their consecutive
+segments. Test clips are cut so too, and their segments' predictions averaged.
+The untrained encoder goes through the same protocol, and so does the one that
+the training began from, if there is one.
 
 Besides there are logistic regression and nearest neighbours on the mean over a
 clip's segments (`classifiers`), for which MFCCs are a third "encoder".
@@ -32,6 +33,7 @@ from vicreg_jax.evaluation import (
   clip_probes,
   label_share,
   metrics,
+  random_splits,
   representations,
   retrieval,
   scores,
@@ -82,6 +84,7 @@ class _Task(NamedTuple):
   everything: dict[str, np.ndarray]  # labels_NxK of each split
   chosen: np.ndarray  # training clips whose labels are learned from
   on_clips: list[str]  # heads that take a clip's vector
+  many: random_splits.Splits | None  # over which there are scores too
 
   @property
   def single(self) -> bool:
@@ -134,8 +137,12 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   if config.probe.start and (source := encoder.config.get("init_from")):
     frozen_encoders["start_"] = _began_from(source, devices)
     made_of["start"] = frozen_encoders["start_"].fingerprint()
+  chosen = any(_by_labels(e.config, prepared) for e in frozen_encoders.values())
+  if chosen and config.probe.splits > 1:
+    made_of["splits"] = random_splits.FIXED
   if done := scores.reuse(workdir, made_of):
     return done
+  task = _task(config, prepared, chosen)
   if config.probe.untrained:
     frozen_encoders["untrained_"] = representations.untrained(
       encoder.config.to_dict(),
@@ -144,7 +151,6 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
       seed=config.seed,
       batch_size=config.probe.encode_batch_size,
     )
-  task = _task(config, prepared)
   found, fits, vectors = _probed(task, frozen_encoders)
   results = _results(task, found, vectors)
   if config.probe.retrieval:
@@ -158,13 +164,21 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   return results
 
 
-def _task(config, prepared) -> _Task:
+def _by_labels(config, prepared) -> bool:
+  """Whether labels of this very data have made or chosen a run's weights."""
+  chosen = config.get("checkpoint", {}).get("best_by") == "knn"
+  learned = config.get("job") == "supervised"
+  return (chosen or learned) and config.get("prepared") == prepared.name
+
+
+def _task(config, prepared, by_labels) -> _Task:
   return _Task(
     config,
     prepared,
     {s: input_pipeline.labels(prepared, s).labels_NxK for s in SPLITS},
     label_share.of_training(prepared, config.probe.label_fraction, config.seed),
     [head for head in classifiers.NAMES if head in config.probe.heads],
+    random_splits.of(prepared, config.probe, config.seed, by_labels=by_labels),
   )
 
 
@@ -262,29 +276,23 @@ def _results(task, found, vectors) -> dict:
   """All scores, with their intervals, and over random splits if asked for."""
   p, seed = task.config.probe, task.config.seed
   results = {name: scored.results for name, scored in found.items()}
-  many = task.on_clips and p.splits > 1
-  tracks = {
-    split: input_pipeline.tracks(task.prepared, split)
-    for split in (SPLITS if many else ("test",))
-  }
   scores.add_intervals(
     results,
     found,
     task.labels["test"],
-    tracks["test"],
+    input_pipeline.tracks(task.prepared, "test"),
     seed=seed,
     single=task.single,
   )
-  if many:
+  if task.many:
     results["splits"] = clip_probes.over_splits(
       {prefix: _whole(y) for prefix, y in vectors.items()},
-      clip_probes.Clips(_whole(task.everything), _whole(tracks)),
+      task.many,
       task.on_clips,
-      count=p.splits,
-      seed=seed,
       single=task.single,
-      label_fraction=p.label_fraction,
     )
+    if task.many.notes:
+      results["notes"] = task.many.notes
   if task.single:
     labels = task.labels
     results["majority"] = scores.majority(labels["train"], labels["test"])
@@ -395,6 +403,9 @@ def _train(
   active = set(fits)
   crops = _crops_of_epochs(config, encoder, prepared, chosen)
   valid_y = valid.labels_NxK[valid.clip_M]
+  # Each clip counts the same, however long it is.
+  segments_N = np.bincount(valid.clip_M)
+  valid_weight = 1 / segments_N[valid.clip_M] / len(segments_N)
   progress = tqdm(
     range(p.max_epochs),
     desc=f"probe {prefix.replace('_', ' ') or 'trained '}encoder",
@@ -415,7 +426,9 @@ def _train(
         labels_NxK[order_SxB],
         mask_SxB,
       )
-      loss = float(loss_of(fit.module, params, valid.y_MxD, valid_y))
+      loss = float(
+        loss_of(fit.module, params, valid.y_MxD, valid_y, valid_weight)
+      )
       stepped = watch(fit.plateau, loss)
       fit = fit._replace(params=params, opt_state=opt_state, plateau=stepped)
       if loss < fit.best_loss:
@@ -461,7 +474,7 @@ def _start(module, head, seed, size, tx, plateau) -> _Fit:
 
 
 def _make_steps(tx, single):
-  """Jitted (train one epoch, mean loss of a split)."""
+  """Jitted (train one epoch, weighted loss of segments)."""
 
   def label_losses(module, params, y_BxD, labels_BxK):
     logits_BxK = module.apply({"params": params}, y_BxD)
@@ -487,12 +500,12 @@ def _make_steps(tx, single):
     batches = y_SxBxD, labels_SxBxK, mask_SxB
     return jax.lax.scan(step, (params, opt_state), batches)[0]
 
-  def mean_loss(module, params, y_MxD, labels_MxK):
-    return label_losses(module, params, y_MxD, labels_MxK).mean()
+  def weighted_loss(module, params, y_MxD, labels_MxK, weight_M):
+    return weight_M @ label_losses(module, params, y_MxD, labels_MxK)
 
   return (
     jax.jit(train_epoch, static_argnums=0),
-    jax.jit(mean_loss, static_argnums=0),
+    jax.jit(weighted_loss, static_argnums=0),
   )
 
 
