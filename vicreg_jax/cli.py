@@ -7,12 +7,33 @@ import contextlib
 import re
 import sys
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax import messages
+from vicreg_jax import messages, python_file
+
+
+class _ConfigFile(flags.ArgumentParser):
+  """In the place of ml_collections', whose errors do not tell what to do."""
+
+  def parse(self, path):
+    """The config of FILE.py, or of FILE.py:ARGUMENT of its get_config."""
+    file, *argument = path.split(":", 1)
+    try:
+      config = python_file.call(file, "get_config", *argument, flag="--config")
+      if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(
+          f"--config={file}: get_config returns {type(config).__name__}: let it"
+          " return a ConfigDict, such as vicreg_jax.config.base_pretrain()"
+        )
+    except ValueError as e:  # which absl would wrap in words of its own
+      raise flags.IllegalFlagValueError(str(e)) from e
+    return config.lock()
+
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
+flags.FLAGS["config"].parser = _ConfigFile()
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
@@ -21,6 +42,8 @@ def parse(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:
+    if "--debug" in argv:
+      raise
     # absl does not say whose name it is.
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
     which = (
@@ -49,18 +72,6 @@ def parse(argv):
       f"error: {messages.line(what)} as a key; vicreg_jax/config.py lists all"
       " keys"
     )
-  except OSError as e:
-    _no_config(e)
-
-
-def load_config():
-  """The config that the flags describe."""
-  try:
-    config = CONFIG.value
-    _ = config.job  # what stands for a file that failed to load says so here
-  except OSError as e:
-    _no_config(e)
-  return config
 
 
 @contextlib.contextmanager
@@ -72,8 +83,3 @@ def errors():
     if DEBUG.value or not messages.ours(e):
       raise
     messages.end(e)
-
-
-def _no_config(error):
-  """There is no such file, or it is not a config."""
-  sys.exit(f"error: --config: {' '.join(str(error).split())}")
