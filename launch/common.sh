@@ -3,11 +3,15 @@
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/env.sh"
+say() { echo "$(date -u +%FT%TZ) ${0##*/}: $*" >&2; }
+if ! command -v gcloud >/dev/null; then
+  say "gcloud is not on the PATH: https://cloud.google.com/sdk/docs/install"
+  exit 1
+fi
 where=(--project="$PROJECT" --zone="$ZONE" --quiet)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-say() { echo "$(date -u +%FT%TZ) ${0##*/}: $*" >&2; }
 absent() { grep -qE 'NOT_FOUND|was not found' "$scratch/errors"; }
 
 # on_workers all|0 VERB ARG...: what on_worker.sh does there.

@@ -24,6 +24,8 @@ from vicreg_jax import main
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 LIBRARIES = ("common.sh", "env.sh")
+OURS = (*LIBRARIES, "on_worker.sh")  # which others use, and nobody types
+TYPED = [p.name for p in SCRIPTS if p.name not in OURS]
 SETTINGS = {
   "PROJECT": "my-project",
   "ZONE": "europe-west4-a",
@@ -235,16 +237,24 @@ def test_shellcheck():
 
 @pytest.mark.parametrize(
   "script, missing",
-  [
-    (script, list(SETTINGS)[i % 4])
-    for i, script in enumerate(
-      p.name for p in SCRIPTS if p.name not in (*LIBRARIES, "on_worker.sh")
-    )
-  ],
+  [(script, list(SETTINGS)[i % 4]) for i, script in enumerate(TYPED)],
 )
 def test_a_missing_setting_is_named(cloud, script, missing):
   assert f"{missing}: set it to" in cloud.run(script, code=1, **{missing: None})
   assert not cloud.calls()
+
+
+@pytest.mark.parametrize("script", TYPED)
+def test_a_machine_without_gcloud_is_one_line(cloud, script):
+  """Also of babysit.sh, which does not try again."""
+  programs = cloud.directory / "programs"
+  programs.mkdir()
+  for name in ("bash", "basename", "date", "dirname", "mktemp", "rm"):
+    (programs / name).symlink_to(shutil.which(name))
+  job = ["pretrain"] if script == "babysit.sh" else []
+  errors = cloud.run(script, *job, code=1, PATH=str(programs))
+  assert "gcloud is not on the PATH" in errors and errors.count("\n") == 1
+  assert not cloud.slept()
 
 
 def test_a_wrong_setting_is_named(cloud):

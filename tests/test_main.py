@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import warm
+from absl import flags
 
 from vicreg_jax import __main__ as verbs
 from vicreg_jax import checks, main, mesh, messages
@@ -178,10 +179,10 @@ def test_a_bad_flag_is_one_line_of_the_command(tmp_path):
     (["--config.nonsense=3"], r"^error: --config.nonsense=3: .*no such key"),
     (["--config.batchsize=3"], r"no such key \(did you mean batch_size\?\)"),
     (["--config.batch_size.x=3"], r"^error: --config.batch_size.x=3"),
-    (["--config=configs"], r"^error: .*configs"),
+    (["--config=configs"], r"^error: .*configs is a folder: .*quickstart.py"),
     (["--config.job=probe"], r"job=probe needs epoch, step"),
     (["--config.model.x=3"], r"^error: --config.model.x=3: .*no such key"),
-    (["--config=configs/nowhere.py"], r"^error: .*configs/nowhere.py"),
+    (["--config=configs/nowhere.py"], r"nowhere.py is not there: .*folder.py"),
     (["--config.data.name=fmaa"], r"data.name.*'fmaa'.*folder.*synthetic"),
     (["--config.model.width=wide"], r"width"),
     (["--config.batch_size=0"], r"batch_size is 0"),
@@ -195,6 +196,50 @@ def test_a_bad_flag_is_one_line(tmp_path, flags, message):
   assert done.returncode != 0
   assert re.search(message, done.stderr)
   assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+  "name, code, message",
+  [
+    ("quickstrat.py", None, r"quickstrat.py is not there: did you mean quicks"),
+    ("no/where.py", None, r"is not there, nor is the folder .*/no"),
+    ("none.py", "x = 1", r"none.py has no get_config"),
+    ("a.py", "def get_config(:", r"a.py cannot be run: SyntaxError.*line 1"),
+    ("b.py", "\nimport nowhere", r"b.py cannot .* line 2: ModuleNotFoundErr"),
+    ("c.py", "get_config = lambda: {}['x']", r"line 1: KeyError: 'x'"),
+    ("d.py", "get_config = lambda: int('x')", r"line 1: ValueError: invalid"),
+    ("e.py", "get_config = dict", r"e.py: get_config returns dict"),
+    ("f.py", "get_config = 3", r"f.py cannot be run: TypeError"),
+    ("g.py", "\0", r"g.py cannot be run: "),
+  ],
+)
+def test_a_config_that_cannot_be_run_is_one_line(tmp_path, name, code, message):
+  (tmp_path / "quickstart.py").touch()
+  if code is not None:
+    (tmp_path / name).write_text(code)
+  with pytest.raises(flags.IllegalFlagValueError, match=message) as caught:
+    flags.FLAGS["config"].parser.parse(str(tmp_path / name))
+  assert str(caught.value).startswith(f"--config={tmp_path}/{name}")
+  assert "\n" not in messages.line(caught.value)
+
+
+def test_a_config_may_have_dataclasses_and_an_argument(tmp_path):
+  (tmp_path / "a.py").write_text("""
+from __future__ import annotations
+import dataclasses
+from vicreg_jax import config
+
+@dataclasses.dataclass
+class Mine:
+  number: int
+
+def get_config(seed):
+  c = config.base_probe()
+  c.seed = Mine(int(seed)).number
+  return c
+""")
+  config = flags.FLAGS["config"].parser.parse(f"{tmp_path}/a.py:7")
+  assert config.seed == 7 and config.is_locked
 
 
 def error_of(config, workdir):

@@ -393,7 +393,9 @@ def test_errors_are_one_line(tmp_path, capsys):
 
   assert "has such a key" in error("--config.no_key=1", "--list")
   assert "unknown argument --conf.seed=1" in error("--conf.seed=1")
-  assert "nowhere.py: cannot be read" in error("--suite=nowhere.py")
+  assert "nowhere.py is not there" in error("--suite=nowhere.py")
+  (tmp_path / "bad.py").write_text("def get_suite(scale):\n  return 1 / 0")
+  assert "line 2: Zero" in error(f"--suite={tmp_path}/bad.py")
   assert "has no get_suite" in error("--suite=configs/probe.py")
   (tmp_path / "w").write_text("a file")
   assert "error: cannot write" in error("--collect")
@@ -401,6 +403,16 @@ def test_errors_are_one_line(tmp_path, capsys):
   assert "there is no such directory" in error("--collect")
   runner.check_workdir(f"{tmp_path}/w", THESIS)
   assert "of --scale=thesis" in error("--scale=smoke", "--collect")
+
+
+def test_a_fault_of_ours_is_not_taken_for_the_users(tmp_path, monkeypatch):
+  def broken(*_):
+    np.zeros(2).reshape(3)
+
+  monkeypatch.setattr(runner, "members", broken)
+  (tmp_path / "toy.py").write_text(TOY.format(names=("one",)))
+  with pytest.raises(ValueError, match="reshape"):
+    suite.main([f"--suite={tmp_path}/toy.py", f"--workdir={tmp_path}/w"])
 
 
 def test_a_longer_run_of_constant_rate_has_done_the_shorter(tmp_path, capsys):

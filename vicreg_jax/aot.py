@@ -104,7 +104,7 @@ def _main(argv):
   with cli.errors():
     if JSON.value:
       _check_writable(JSON.value)
-    result = run(cli.load_config())
+    result = run(cli.CONFIG.value)
     if JSON.value:
       pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")
 

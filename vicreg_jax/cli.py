@@ -7,23 +7,47 @@ import contextlib
 import re
 import sys
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax import messages, shipped
+from vicreg_jax import messages, python_file, shipped
+
+
+class _ConfigFile(flags.ArgumentParser):
+  """In the place of ml_collections', whose errors do not tell what to do."""
+
+  def parse(self, path):
+    """The config of FILE.py, or of FILE.py:ARGUMENT of its get_config.
+
+    FILE.py may be the name of a config that comes with the package.
+    """
+    file, *argument = path.split(":", 1)
+    file = shipped.config(file)
+    try:
+      config = python_file.call(file, "get_config", *argument, flag="--config")
+      if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(
+          f"--config={file}: get_config returns {type(config).__name__}: let it"
+          " return a ConfigDict, such as vicreg_jax.config.base_pretrain()"
+        )
+    except ValueError as e:  # which absl would wrap in words of its own
+      raise flags.IllegalFlagValueError(str(e)) from e
+    return config.lock()
+
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
+flags.FLAGS["config"].parser = _ConfigFile()
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
 def parse(argv):
-  """Parses the flags; what is wrong with them is said in one line.
-
-  `--config` may be the name of a config that comes with the package.
-  """
+  """Parses the flags; what is wrong with them is said in one line."""
   try:
-    return flags.FLAGS([_with_path(argument) for argument in argv])
+    return flags.FLAGS(argv)
   except flags.Error as e:
+    if "--debug" in argv:
+      raise
     # absl does not say whose name it is.
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
     which = (
@@ -52,25 +76,6 @@ def parse(argv):
       f"error: {messages.line(what)} as a key; vicreg_jax/config.py lists all"
       " keys"
     )
-  except OSError as e:
-    _no_config(e)
-
-
-def _with_path(argument):
-  flag, equals, value = argument.partition("=")
-  if equals and flag in ("--config", "-config"):
-    return f"{flag}={shipped.config(value)}"
-  return argument
-
-
-def load_config():
-  """The config that the flags describe."""
-  try:
-    config = CONFIG.value
-    _ = config.job  # what stands for a file that failed to load says so here
-  except OSError as e:
-    _no_config(e)
-  return config
 
 
 @contextlib.contextmanager
@@ -82,8 +87,3 @@ def errors():
     if DEBUG.value or not messages.ours(e):
       raise
     messages.end(e)
-
-
-def _no_config(error):
-  """There is no such file, or it is not a config."""
-  sys.exit(f"error: --config: {' '.join(str(error).split())}")

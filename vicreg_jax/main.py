@@ -58,7 +58,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
-  config = cli.load_config()
+  config = cli.CONFIG.value
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   workdir = os.path.expanduser(WORKDIR.value or f"runs/{name.stem}")
   # Training saves when it is told to stop. Elsewhere nothing is lost either:

@@ -34,7 +34,7 @@ ROOMS = {
     "paths, devices, errors",
     "files, meshes, plots, an error's line; keys and limits of configs",
     "files",
-    "files mesh plots messages shipped cli checks rooms",
+    "files mesh plots messages python_file shipped cli checks rooms",
     folder=False,
   ),
   "data": Room(

@@ -94,6 +94,9 @@ def _parse(argv):
   parser.add_argument(
     "--collect", action="store_true", help="run nothing: table and figure"
   )
+  parser.add_argument(
+    "--debug", action="store_true", help="show where an error came from"
+  )
   args, extra = parser.parse_known_args(argv)
   for flag in extra:
     if not (flag.startswith("--config.") and "=" in flag):
@@ -106,7 +109,10 @@ def main(argv=None):
   try:
     sys.exit(run(args, extra))
   except (ValueError, OSError) as e:
-    sys.exit(f"error: {e}")
+    # The disk's errors come as they are; other packages' are faults of ours.
+    if args.debug or not (messages.ours(e) or isinstance(e, OSError)):
+      raise
+    messages.end(e)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,14 @@ Runs that are equal are one run, in one suite or in several.
 """
 
 import dataclasses
-import importlib.util
 import io
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from vicreg_jax import files, plots
+from vicreg_jax import files, plots, python_file
 from vicreg_jax.study import figures
 
 SCALES = ("thesis", "smoke")
@@ -368,21 +366,4 @@ def _text(value, root) -> str:
 
 def load(path: str, scale: Scale) -> Suite:
   """The suite of a file."""
-  module = load_file(path)
-  if not hasattr(module, "get_suite"):
-    raise ValueError(
-      f"--suite={path} has no get_suite(scale): give a file such as those in"
-      " configs/suites"
-    )
-  return module.get_suite(scale)
-
-
-def load_file(path):
-  """The module that a Python file makes, a suite's or a config's."""
-  try:
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-  except (OSError, AttributeError) as e:
-    raise ValueError(f"{path}: cannot be read as a Python file ({e})") from e
-  return module
+  return python_file.call(path, "get_suite", scale, flag="--suite")

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from vicreg_jax import files, shipped
+from vicreg_jax import files, python_file, shipped
 from vicreg_jax.study import plan, tables
 
 COMMAND = (sys.executable, "-m", "vicreg_jax.main")
@@ -186,7 +186,8 @@ def job_keys(config: str) -> set[str]:
   """All keys, with dots, of a config file."""
   from flax import traverse_util  # takes seconds, and is seldom needed
 
-  loaded = plan.load_file(shipped.config(f"configs/{config}.py")).get_config()
+  path = shipped.config(f"configs/{config}.py")
+  loaded = python_file.call(path, "get_config")
   return set(traverse_util.flatten_dict(loaded.to_dict(), sep="."))
 
 
