@@ -41,8 +41,8 @@ ROOMS = {
     "audio files; records of decoded clips",
     "samples; crops, augmented views and batches of them",
     "input_pipeline",
-    "beam_options tracks audio augment_config threads seeds augment prepared"
-    " records crops input_pipeline mfcc",
+    "beam_options tracks audio file_tags augment_config threads seeds augment"
+    " prepared records crops input_pipeline mfcc",
   ),
   "data.datasets": Room(
     "a folder, or a published data set",
@@ -80,8 +80,8 @@ ROOMS = {
     "a collection of audio files",
     "its table of vectors; neighbours, index, map",
     "embedding",
-    "audio_paths store embedding tables made_by neighbours index layout page"
-    " serve",
+    "audio_paths playlists store embedding tables made_by neighbours"
+    " index layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",
