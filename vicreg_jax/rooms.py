@@ -80,7 +80,7 @@ ROOMS = {
     "a collection of audio files",
     "its table of vectors; neighbours, index, map",
     "embedding",
-    "audio_paths playlists store embedding tables made_by neighbours"
+    "playlists audio_paths store embedding tables made_by neighbours route"
     " index layout page serve",
   ),
   "evaluation": Room(
