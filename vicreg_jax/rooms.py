@@ -41,7 +41,8 @@ ROOMS = {
     "audio files; records of decoded clips",
     "samples; crops, augmented views and batches of them",
     "input_pipeline",
-    "beam_options tracks audio walk augment_config threads seeds augment"
+    "beam_options tracks audio walk file_tags augment_config threads seeds"
+    " augment"
     " prepared records crops input_pipeline mfcc",
   ),
   "data.datasets": Room(
@@ -80,8 +81,8 @@ ROOMS = {
     "a collection of audio files",
     "its table of vectors; neighbours, index, map",
     "embedding",
-    "audio_paths store embedding tables made_by neighbours index layout page"
-    " serve",
+    "playlists audio_paths store embedding tables made_by neighbours route"
+    " index layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",
