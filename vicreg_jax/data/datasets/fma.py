@@ -135,6 +135,7 @@ class Fma(official.OfficialBuilder, skip_registration=True):
       labels=genres,
       label_kind="single" if single else "multi",
       skipped=skipped,
+      contents=official.contents(files, names),
     )
 
 
