@@ -281,14 +281,14 @@ def nsynth_members(split):
 
 @pytest.fixture
 def notes(tmp_path):
-  """Two splits as they are published, one extracted."""
+  """Two splits in archives, one below other folders, and one extracted."""
   root = tmp_path / "notes"
+  (root / "nsynth-train").mkdir(parents=True)  # empty, as nothing were there
   write_tree(root / "nsynth-valid", nsynth_members("valid"))
   for split in ("train", "test"):
     with tarfile.open(root / f"nsynth-{split}.jsonwav.tar.gz", "w:gz") as tar:
-      members = {
-        f"nsynth-{split}/{n}": c for n, c in nsynth_members(split).items()
-      }
+      folder = "data/all" if split == "train" else "nsynth-test"
+      members = {f"{folder}/{n}": c for n, c in nsynth_members(split).items()}
       for name, content in (members | {"../evil.wav": b"evil"}).items():
         member = tarfile.TarInfo(name)
         member.size = len(content)

@@ -574,14 +574,6 @@ def test_a_disk_that_fills_up_at_the_end(tmp_path, monkeypatch):
   assert "No space left" in message and "Free disk space" in message
 
 
-def test_a_figure_that_cannot_be_written(fma_prepared):
-  path = pathlib.Path(fma_prepared[0].path) / "prepare.png"
-  path.mkdir()
-  with pytest.raises(ValueError, match=f"cannot write {path}.*data.dir"):
-    prepare.figure(fma_prepared[0])
-  path.rmdir()
-
-
 # --- downloads ---
 
 

@@ -6,7 +6,7 @@ import os
 
 from etils import epath
 
-from vicreg_jax import files, mesh, plots
+from vicreg_jax import mesh, plots
 from vicreg_jax.data import datasets
 from vicreg_jax.data.datasets import base
 from vicreg_jax.data.prepared import Prepared
@@ -56,6 +56,5 @@ def figure(prepared: Prepared) -> str:
     seconds[row["split"]].append(float(row["seconds"]))
     dbfs[row["split"]].append(float(row["dbfs"]))
   out = os.fspath(directory / "prepare.png")
-  with files.explained(out, "data.dir"):
-    plots.clips(seconds, dbfs, prepared.labels, prepared.label_counts, out)
+  plots.clips(seconds, dbfs, prepared.labels, prepared.label_counts, out)
   return out
