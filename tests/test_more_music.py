@@ -220,6 +220,7 @@ def test_jamendo_says_what_is_missing(jamendo, tmp_path):
     (text.replace("artist_000087", "x"), "line 2: '48/948.mp3' is no path"),
     (text.replace("genre---rock", "", 1), "or it has no tags"),
     (text + text.splitlines()[1], "48/948.mp3 is in "),
+    (text[:-5], "the file ends within a line"),  # in its last tag
     (text.splitlines()[0] + "\ntrack_1", "line 2: '' is no path"),
   ):
     table.write_text(faulty)

@@ -122,20 +122,21 @@ class Fma(official.OfficialBuilder, skip_registration=True):
         labels = np.array([g in genres_of[track.id] for g in genres], np.uint8)
         clip = base.Clip(name, f"artist {track.artist}", load, labels)
         splits[track.split].append(clip)
+    stamps = files.stamp(names)
+    before = [files.former(stamps), [track[:3] for track in tracks]]
     single = all(genres_of.values()) if one else data.genres == "single"
     return base.Source(
       name=cls.variant(data),
       identity=[
-        files.stamp(names),
+        stamps,
         [[t.id, t.split, t.artist, sorted(genres_of[t.id])] for t in tracks],
       ],
-      # Other subsets were labelled wrongly.
-      former=[[files.former_stamp(names), [t[:3] for t in tracks]]] * one,
+      former=[before] if one else [],  # the others were labelled wrongly
       splits=splits,
       labels=genres,
       label_kind="single" if single else "multi",
       skipped=skipped,
-      contents=official.contents(files, names),
+      contents=official.contents(stamps),
     )
 
 

@@ -92,16 +92,14 @@ def _made(path) -> float:
   return info.stat().mtime if in_bucket else os.stat(info).st_mtime
 
 
-def contents(
-  files: archives.Tree | archives.Zip, names: Sequence[str]
-) -> dict[str, str]:
+def contents(stamps: Sequence[list]) -> dict[str, str]:
   """`Source.contents` of files that are there, by their stamps.
 
   By what is in the files of a tree, hundreds of gigabytes would be read.
   """
   return {
     stamp[0]: hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
-    for stamp in files.stamp(names)
+    for stamp in stamps
   }
 
 
