@@ -220,6 +220,7 @@ def test_jamendo_says_what_is_missing(jamendo, tmp_path):
     (text.replace("artist_000087", "x"), "line 2: '48/948.mp3' is no path"),
     (text.replace("genre---rock", "", 1), "or it has no tags"),
     (text + text.splitlines()[1], "48/948.mp3 is in "),
+    (text[:-5], "the file ends within a line"),  # in its last tag
     (text.splitlines()[0] + "\ntrack_1", "line 2: '' is no path"),
   ):
     table.write_text(faulty)
@@ -281,14 +282,14 @@ def nsynth_members(split):
 
 @pytest.fixture
 def notes(tmp_path):
-  """Two splits as they are published, one extracted."""
+  """Two splits in archives, one below other folders, and one extracted."""
   root = tmp_path / "notes"
+  (root / "nsynth-train").mkdir(parents=True)  # empty, as nothing were there
   write_tree(root / "nsynth-valid", nsynth_members("valid"))
   for split in ("train", "test"):
     with tarfile.open(root / f"nsynth-{split}.jsonwav.tar.gz", "w:gz") as tar:
-      members = {
-        f"nsynth-{split}/{n}": c for n, c in nsynth_members(split).items()
-      }
+      folder = "data/all" if split == "train" else "nsynth-test"
+      members = {f"{folder}/{n}": c for n, c in nsynth_members(split).items()}
       for name, content in (members | {"../evil.wav": b"evil"}).items():
         member = tarfile.TarInfo(name)
         member.size = len(content)

@@ -308,7 +308,9 @@ def fma_large(tmp_path):
   return root
 
 
-def test_fma_large_has_all_top_genres_of_a_clip(fma_large, tmp_path):
+def test_fma_large_has_all_top_genres_of_a_clip(
+  fma_large, tmp_path, monkeypatch
+):
   """Of its genres two are Rock's: Garage and Indie-Rock."""
   section = data("fma", fma_large, tmp_path, subset="large")
   prepared = datasets.prepare(section)
@@ -320,9 +322,15 @@ def test_fma_large_has_all_top_genres_of_a_clip(fma_large, tmp_path):
     (2, ["Hip-Hop"]), (141, ["Folk"]),
   ):  # fmt: skip
     assert labels_of(examples[fma_name(track_id)], prepared) == want
-  # Those that have one alone, without decoding anything twice.
+  # Those that have one alone; what is decoded is not decoded again.
   section.genres = "single"
+  load, decoded = audio.load, set()
+  monkeypatch.setattr(
+    audio, "load", lambda path, rate: decoded.add(path) or load(path, rate)
+  )
   single = datasets.prepare(section)
+  root = fma_large / "fma_large"
+  assert decoded == {f"{root}/{fma_name(i)}" for i in (600, 601, 602, 603)}
   assert single.label_kind == "single"
   assert set(read(single)) == {fma_name(i) for i in [*KEPT, 9001]}
   reasons = skipped(single)
@@ -332,6 +340,9 @@ def test_fma_large_has_all_top_genres_of_a_clip(fma_large, tmp_path):
   # Each is found without the source; what another version has labelled is not.
   section.path = ""
   assert datasets.prepare(section).path == single.path
+  (path := pathlib.Path(single.path) / "metadata.json").write_text("{")
+  section.genres = "single"
+  assert f"prepared data in {path.parent} are damaged" in error_of(section)
   section.genres = "several"
   assert datasets.prepare(section).path == prepared.path
   path = pathlib.Path(prepared.path).parent

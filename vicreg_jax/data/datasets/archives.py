@@ -63,7 +63,9 @@ class Tree:
           break
     return stamps
 
-  former_stamp = stamp
+  def former(self, stamp) -> list:
+    """The stamp of an earlier version."""
+    return stamp
 
   def load(self, name, sample_rate) -> np.ndarray:
     path, capitals = self._paths(name)
@@ -117,8 +119,8 @@ class Zip:
     found = [(name, self._member(name)) for name in names]
     return [[name, m.file_size, m.CRC] for name, m in found if m]
 
-  def former_stamp(self, names) -> list:
-    """As `stamp`, by which earlier versions have named what they prepared."""
+  def former(self, stamp) -> list:
+    """The stamp of an earlier version."""
     return [list(part) for part in self.state]
 
   def load(self, name, sample_rate) -> np.ndarray:

@@ -23,7 +23,6 @@ import csv
 import functools
 import hashlib
 import http.client
-import json
 import os
 import re
 import urllib.error
@@ -62,7 +61,7 @@ KNOWN_FAULTS = frozenset(
 _SPLITS = {"training": "train", "validation": "valid", "test": "test"}
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "genre_top"))
 _COLUMNS += (("track", "genres"), ("artist", "id"))
-_GENRES = re.compile(r"\[(\d+(, \d+)*)?\]")
+_GENRES = re.compile(r"\[([0-9]{1,9}(, [0-9]{1,9})*)?\]")
 _METADATA = "fma_metadata.zip"
 _TRACKS, _TREE = "fma_metadata/tracks.csv", "fma_metadata/genres.csv"
 _LONGEST_CELL = 1 << 24  # characters
@@ -122,19 +121,21 @@ class Fma(official.OfficialBuilder, skip_registration=True):
         labels = np.array([g in genres_of[track.id] for g in genres], np.uint8)
         clip = base.Clip(name, f"artist {track.artist}", load, labels)
         splits[track.split].append(clip)
+    stamps = files.stamp(names)
+    before = [files.former(stamps), [track[:3] for track in tracks]]
     single = all(genres_of.values()) if one else data.genres == "single"
     return base.Source(
       name=cls.variant(data),
       identity=[
-        files.stamp(names),
+        stamps,
         [[t.id, t.split, t.artist, sorted(genres_of[t.id])] for t in tracks],
       ],
-      # Other subsets were labelled wrongly.
-      former=[[files.former_stamp(names), [t[:3] for t in tracks]]] * one,
+      former=[before] if one else [],  # the others were labelled wrongly
       splits=splits,
       labels=genres,
       label_kind="single" if single else "multi",
       skipped=skipped,
+      contents=official.contents(stamps),
     )
 
 
@@ -144,7 +145,7 @@ class Track(NamedTuple):
   id: int
   split: str
   genre_top: str  # "" where the genres have several top genres, or are none
-  genres: list[int]  # as its artist gave them; see `read_genres`
+  genres: str  # as its artist gave them, such as "[21, 66]"
   artist: int
 
 
@@ -182,12 +183,13 @@ def _top_genres(tracks, top_of: Mapping[int, str]) -> dict[int, set[str]]:
   """{track: the top genres of all its genres}"""
   found = {}
   for track in tracks:
-    if lost := [genre for genre in track.genres if genre not in top_of]:
+    genres = [int(genre) for genre in re.findall("[0-9]+", track.genres)]
+    if lost := [genre for genre in genres if genre not in top_of]:
       raise ValueError(
         f"{_TRACKS}: track {track.id} has genre {lost[0]}, which {_TREE} does"
         f" not list: get {_METADATA} again"
       )
-    found[track.id] = {top_of[genre] for genre in track.genres}
+    found[track.id] = {top_of[genre] for genre in genres}
   return found
 
 
@@ -224,7 +226,7 @@ def _tracks(lines, subsets):
   if index_name != "track_id" or missing:
     raise ValueError(f"no column {', '.join(missing) or 'track_id'}")
   columns = [header.index(column) for column in _COLUMNS]
-  tracks = {}
+  tracks, ids = [], set()
   for row in lines:
     if len(row) != len(header):
       raise ValueError(f"{len(row)} cells for {len(header)} columns")
@@ -239,15 +241,13 @@ def _tracks(lines, subsets):
         f"{genres!r} are no genres such as [21, 66], or {artist!r} no artist"
       )
     track_id = int(row[0])
-    if track_id in tracks:
+    if track_id in ids:
       raise ValueError(f"track {track_id} is there twice")
-    tracks[track_id] = (
-      subset,
-      Track(
-        track_id, _SPLITS[split], genre_top, json.loads(genres), int(artist)
-      ),
-    )
-  return [track for subset, track in tracks.values() if subset in subsets]
+    ids.add(track_id)
+    if subset in subsets:
+      track = Track(track_id, _SPLITS[split], genre_top, genres, int(artist))
+      tracks.append(track)
+  return tracks
 
 
 def _files(root, subset):

@@ -79,10 +79,11 @@ class Gtzan(official.OfficialBuilder, skip_registration=True):
       return base.Clip(name, name, load, np.array(label, np.uint8))
 
     paths = [name + suffix for name in names for suffix in _SUFFIXES]
+    stamps = files.stamp(paths)
     return base.Source(
       name=cls.variant(data),
-      identity=files.stamp(paths),
-      former=[files.former_stamp(paths)],
+      identity=stamps,
+      former=[files.former(stamps)],
       splits={s: [clip(name) for name in splits[s]] for s in SPLITS},
       labels=GENRES,
       label_kind="single",

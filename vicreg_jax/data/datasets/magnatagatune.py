@@ -85,17 +85,13 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
         splits[_SPLITS[path[0]]].append(
           base.Clip(path, track_of(path), load, labels)
         )
+    stamps = files.stamp(paths)
+    digest = hashlib.sha256(labels_NxK.tobytes()).hexdigest()
+    counts = labels_NxK.sum(0).tolist()
     return base.Source(
       name=cls.variant(data),
-      identity=[
-        files.stamp(paths),
-        tags,
-        paths,
-        hashlib.sha256(labels_NxK.tobytes()).hexdigest(),
-      ],
-      former=[
-        [files.former_stamp(paths), tags, paths, labels_NxK.sum(0).tolist()]
-      ],
+      identity=[stamps, tags, paths, digest],
+      former=[[files.former(stamps), tags, paths, counts]],
       splits=splits,
       labels=tags,
       label_kind="multi",

@@ -58,13 +58,14 @@ class MtgJamendo(official.OfficialBuilder, skip_registration=True):
       load = functools.partial(files.load, name, int(data.sample_rate))
       labels = np.array([tag in of_track for tag in tags], np.uint8)
       splits[split].append(base.Clip(name, artist, load, labels))
+    stamps = files.stamp(names)
     return base.Source(
       name=cls.variant(data),
-      identity=[files.stamp(names), rows],
+      identity=[stamps, rows],
       splits=splits,
       labels=tags,
       label_kind="multi",
-      contents=official.contents(files, names),
+      contents=official.contents(stamps),
       kept_at=cls.kept_at(data),
     )
 

@@ -65,13 +65,14 @@ class Nsynth(official.OfficialBuilder, skip_registration=True):
       load = functools.partial(files.load, name, int(data.sample_rate))
       splits[split].append(base.Clip(name, instrument, load, row_of[label]))
     names = [name for _, name, *_ in notes]
+    stamps = files.stamp(names)
     return base.Source(
       name=cls.variant(data),
-      identity=[files.stamp(names), notes],
+      identity=[stamps, notes],
       splits=splits,
       labels=labels,
       label_kind="single",
-      contents=official.contents(files, names),
+      contents=official.contents(stamps),
       kept_at=cls.kept_at(data),
     )
 

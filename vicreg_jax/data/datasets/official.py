@@ -13,7 +13,7 @@ from etils import epath
 
 from vicreg_jax import files
 from vicreg_jax.data.datasets import archives, base
-from vicreg_jax.data.prepared import Prepared, glob
+from vicreg_jax.data.prepared import Prepared, explain_damage, glob
 
 
 class OfficialBuilder(base.ClipBuilder, skip_registration=True):
@@ -43,11 +43,10 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
     pattern = f"{cls.variant(data)}-*/{cls.VERSION}"
     found = []
     for path in sorted(glob(directory, pattern)):
-      prepared = json.loads((path / "metadata.json").read_text())
-      if (prepared["sample_rate"], prepared["crop"]) == (
-        data.sample_rate,
-        data.crop,
-      ):
+      with explain_damage(path):
+        prepared = json.loads((path / "metadata.json").read_text())
+        how = prepared["sample_rate"], prepared["crop"]
+      if how == (data.sample_rate, data.crop):
         found.append(path)
     if not found:
       raise ValueError(
@@ -93,14 +92,14 @@ def _made(path) -> float:
   return info.stat().mtime if in_bucket else os.stat(info).st_mtime
 
 
-def contents(files: archives.Tree, names: Sequence[str]) -> dict[str, str]:
-  """`Source.contents` of files that are there, by name, size and time.
+def contents(stamps: Sequence[list]) -> dict[str, str]:
+  """`Source.contents` of files that are there, by their stamps.
 
-  By what is in them, hundreds of gigabytes would be read.
+  By what is in the files of a tree, hundreds of gigabytes would be read.
   """
   return {
     stamp[0]: hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
-    for stamp in files.stamp(names)
+    for stamp in stamps
   }
 
 
