@@ -18,7 +18,9 @@ import soundfile
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
+from vicreg_jax import config as configs
 from vicreg_jax import files
+from vicreg_jax.jobs import embed as job
 from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
@@ -302,6 +304,20 @@ def test_what_lies_beside_a_table_is_nobody_elses(encoder, music, tmp_path):
       run(encoder, music, out, overwrite=overwrite)
   assert {p.name for p in parts.iterdir()} == {"notes.csv", "x.parquet"}
   assert not out.exists()
+
+
+def test_the_job_replaces_nobody_elses_file(small_run, tmp_path):
+  config = configs.base_embed()
+  config.checkpoint = small_run
+  theirs = tmp_path / "embeddings.npz"
+  theirs.write_bytes(b"PK of somebody's")
+  with pytest.raises(ValueError, match=f"{theirs} was not .* another name$"):
+    job.run(config, str(tmp_path))
+  assert os.listdir(tmp_path) == ["embeddings.npz"]
+  # Where a job has worked before, the file is its own.
+  (tmp_path / "config.json").write_text('{"job": "embed"}')
+  with pytest.raises(ValueError, match="data.name"):
+    job.run(config, str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npy"])
