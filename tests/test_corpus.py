@@ -316,7 +316,7 @@ def test_the_job_replaces_nobody_elses_file(small_run, tmp_path):
   assert os.listdir(tmp_path) == ["embeddings.npz"]
   # Where a job has worked before, the file is its own.
   (tmp_path / "config.json").write_text('{"job": "embed"}')
-  with pytest.raises(ValueError, match="data.name"):
+  with pytest.raises(ValueError, match="is unknown"):
     job.run(config, str(tmp_path))
 
 
