@@ -1,6 +1,7 @@
 """Collections become tables: whole, once each, and on from where they were."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -369,6 +370,29 @@ def test_what_cannot_be_an_output(encoder, music, tmp_path):
   with pytest.raises(ValueError, match=r"Not a directory.* Move") as e:
     run(encoder, music, tmp_path / "file" / "out")
   assert "disk space" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "name, remedy",
+  [
+    ("ENOSPC", "Free disk space"),
+    ("EDQUOT", "Free disk space"),
+    ("EACCES", "Allow"),
+    ("EROFS", "Mount"),
+    ("EISDIR", "Name a file"),
+    ("ENOTDIR", "Move the file"),
+    ("EIO", "Use another directory"),
+  ],
+)
+def test_an_error_of_the_disk_has_its_own_remedy(name, remedy):
+  number = getattr(errno, name)
+  said = rf"cannot write a/b: {os.strerror(number)}\. {remedy}.* \(--to\)"
+  with (
+    pytest.raises(ValueError, match=said) as error,
+    files.explained("a/b", "--to"),
+  ):
+    raise OSError(number, os.strerror(number))
+  assert ("disk space" in str(error.value)) == remedy.startswith("Free")
 
 
 def test_two_commands_do_not_write_one_table(encoder, music, tmp_path):
