@@ -1,6 +1,7 @@
 """Collections become tables: whole, once each, and on from where they were."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ import soundfile
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
+from vicreg_jax import config as configs
 from vicreg_jax import files
+from vicreg_jax.jobs import embed as job
 from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
@@ -304,6 +307,20 @@ def test_what_lies_beside_a_table_is_nobody_elses(encoder, music, tmp_path):
   assert not out.exists()
 
 
+def test_the_job_replaces_nobody_elses_file(small_run, tmp_path):
+  config = configs.base_embed()
+  config.checkpoint = small_run
+  theirs = tmp_path / "embeddings.npz"
+  theirs.write_bytes(b"PK of somebody's")
+  with pytest.raises(ValueError, match=f"{theirs} was not .* another name$"):
+    job.run(config, str(tmp_path))
+  assert os.listdir(tmp_path) == ["embeddings.npz"]
+  # Where a job has worked before, the file is its own.
+  (tmp_path / "config.json").write_text('{"job": "embed"}')
+  with pytest.raises(ValueError, match="is unknown"):
+    job.run(config, str(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["parquet", "npy"])
 def test_what_is_read_is_never_replaced(encoder, music, tmp_path, kind):
   song, linked = music / "a" / "0.wav", tmp_path / "link"
@@ -353,6 +370,29 @@ def test_what_cannot_be_an_output(encoder, music, tmp_path):
   with pytest.raises(ValueError, match=r"Not a directory.* Move") as e:
     run(encoder, music, tmp_path / "file" / "out")
   assert "disk space" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "name, remedy",
+  [
+    ("ENOSPC", "Free disk space"),
+    ("EDQUOT", "Free disk space"),
+    ("EACCES", "Allow"),
+    ("EROFS", "Mount"),
+    ("EISDIR", "Name a file"),
+    ("ENOTDIR", "Move the file"),
+    ("EIO", "Use another directory"),
+  ],
+)
+def test_an_error_of_the_disk_has_its_own_remedy(name, remedy):
+  number = getattr(errno, name)
+  said = rf"cannot write a/b: {os.strerror(number)}\. {remedy}.* \(--to\)"
+  with (
+    pytest.raises(ValueError, match=said) as error,
+    files.explained("a/b", "--to"),
+  ):
+    raise OSError(number, os.strerror(number))
+  assert ("disk space" in str(error.value)) == remedy.startswith("Free")
 
 
 def test_two_commands_do_not_write_one_table(encoder, music, tmp_path):

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from absl import app
 from test_neighbours import write
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
-from vicreg_jax import files
+from vicreg_jax import cli, files
 from vicreg_jax.use import heads as heads_lib
 
 
@@ -249,6 +250,36 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
   for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
     error = call("tag", model, music / "1.wav")
     assert error.startswith("error: ") and "\n" not in error
+
+
+@pytest.mark.parametrize(
+  "verb", ["", "embed", "tag", "similar", "map", "export", "import"]
+)
+def test_help_is_no_error(verb, capsys):
+  assert call(*filter(None, [verb, "--help"])) == 0
+  assert capsys.readouterr().out.startswith(f"usage: vicreg-jax {verb}")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
+def test_help_of_jobs_is_no_error(flag, capsys):
+  app.define_help_flags()
+  with pytest.raises(SystemExit) as end:
+    cli.parse(["main", flag])
+  assert end.value.code == 0
+  assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x"])
+def test_at_least_one_label_is_shown(small_run, music, top, capsys):
+  assert call("tag", small_run, music / "0.wav", f"--top={top}") == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.endswith(f"--top: '{top}': give a whole number from 1 on")
+
+
+@pytest.mark.parametrize("share", ["2/2", "-1/2", "1", "a/b", "0/0"])
+def test_a_share_is_one_of_several(small_run, music, share, capsys):
+  assert call("embed", small_run, music, "--output=x", f"--shard={share}") == 2
+  assert f"'{share}': give I/N" in capsys.readouterr().err
 
 
 def readme_blocks(language):

@@ -14,7 +14,7 @@ def run(args) -> int:
   inputs = [*args.embeddings, *filter(None, (args.table, args.model))]
   output = files.output(args.output, inputs=inputs, overwrite=args.overwrite)
   if args.png:
-    args.png = files.output(
+    png = files.output(
       args.png, "--png", inputs=[*inputs, output], overwrite=args.overwrite
     )
   tables = Tables(args.embeddings)
@@ -42,7 +42,7 @@ def run(args) -> int:
     files.write(output, html.encode())
   print(f"{args.output}: {page.note(made)}, {len(html) / 1e6:.1f} MB")
   if args.png:
-    page.picture(made, args.png, args.color)
+    page.picture(made, png, args.color)
     print(args.png)
   if missing := audio.missing():
     print(

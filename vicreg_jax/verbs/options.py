@@ -10,17 +10,18 @@ from vicreg_jax import __version__
 
 
 def _shard(text):
-  index, count = map(int, text.split("/"))
-  if not 0 <= index < count:
-    raise ValueError
-  return index, count
+  index, slash, count = text.partition("/")
+  if not (slash and index.isdecimal() and count.isdecimal()) or (
+    int(index) >= int(count)
+  ):
+    raise argparse.ArgumentTypeError(f"{text!r}: give I/N, from 0/N to N-1/N")
+  return int(index), int(count)
 
 
 def _count(text):
-  count = int(text)
-  if count < 1:
-    raise ValueError
-  return count
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 on")
+  return int(text)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
