@@ -5,10 +5,12 @@
 
 import collections
 import functools
+import glob
 import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -82,7 +84,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
 
   def _config_name(self):
     """As it was called when it was prepared: folders are moved and renamed."""
-    directory = epath.Path(self._dir) / self.name
+    directory = epath.Path(glob.escape(self._dir)) / self.name
     for identity in (self._source.identity, *self._source.former):
       name = f"*-{self._digest(identity)}"
       for found in directory.glob(f"{name}/{self.VERSION}/dataset_info.json"):
@@ -346,7 +348,12 @@ def _class_folders(data, root, inside):
 
   Few files beside folders are strays; many, and the folders are no classes.
   """
-  tags = {i: {p.split("/")[0]} for i, p in inside.items() if "/" in p}
+  tags = {
+    # macOS writes accents in another way; a class has one name all the same.
+    i: {unicodedata.normalize("NFC", path.split("/")[0])}
+    for i, path in inside.items()
+    if "/" in path
+  }
   names = tuple(sorted(set().union(*tags.values())))
   strays = inside.keys() - tags.keys()
   if data.labels == "folders" and len(names) < 2:

@@ -6,6 +6,7 @@ folder, most of whose files are the same, in its records.
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import os
@@ -162,7 +163,8 @@ def earlier(
     wanted: SHA-256 of files.
   """
   most, rows = None, {}
-  for path in epath.Path(directory).glob(f"*/{version}/{CONTENTS_CSV}"):
+  directory = epath.Path(glob.escape(directory))
+  for path in directory.glob(f"*/{version}/{CONTENTS_CSV}"):
     with contextlib.suppress(OSError, ValueError, KeyError, csv.Error):
       metadata = json.loads((path.parent / "metadata.json").read_text())
       # Not by splitlines: a name may hold a line end.
