@@ -297,6 +297,7 @@ def test_the_directory_follows_the_inputs(tmp_path):
 
 
 def test_what_was_moved_or_touched_is_the_same(tmp_path, monkeypatch):
+  tmp_path = tmp_path / "a [b] *"  # which must be taken as it is
   root, moved = tmp_path / "m", tmp_path / "elsewhere/other name"
   write_tree(root, ["a.wav", "b.wav", "c.wav"])
   want = datasets.prepare(config(root, tmp_path))
@@ -468,6 +469,7 @@ def test_what_a_killed_run_has_decoded_is_used(
 def test_of_an_earlier_version_only_what_is_new_is_decoded(
   tmp_path, loaded, damage
 ):
+  tmp_path = tmp_path / "a [b] *"  # which must be taken as it is
   root = tmp_path / "m"
   write_tree(root, [f"{c}/{i}.wav" for c in "xy" for i in range(10)])
   soundfile.write(root / "x/loud.wav", 3 * tone(1), RATE, "FLOAT")
@@ -621,6 +623,23 @@ def test_csv_dialects(tmp_path, text, names):
     ("path,vocal,genre\na.wav,1,rock\nb.wav,0,jazz\nc.wav,0,\n",
      "vocal jazz rock", "multi", "vocal rock|jazz|"),
     ("path,x,y\na.wav,1,0\nb.wav,0,0\nc.wav,1,1\n", "x y", "multi", "x||x y"),
+    # As pandas, R, spreadsheets and people write truth.
+    ("path,x,y\na.wav,True,False\nb.wav,False,False\nc.wav,True,True\n", "x y",
+     "multi", "x||x y"),
+    ("path,x\na.wav,TRUE\nb.wav,false\nc.wav,1\n", "x", "multi", "x||x"),
+    ("path,x,y\na.wav,1.0,yes\nb.wav,0.0,no\nc.wav,1.0,Yes\n", "x y", "multi",
+     "x y||x y"),
+    ("path,sung\na.wav,yes\nb.wav,no\nc.wav,perhaps\n", "no perhaps yes",
+     "single", "yes|no|perhaps"),
+    # As they write that there is no value.
+    ("path,genre\na.wav,rock\nb.wav,NA\nc.wav,none\n", "none rock", "single",
+     "rock||none"),
+    ("path,genre,mood,group\na.wav,rock,nan,NA\nb.wav,null,calm,NA\n"
+     "c.wav,N/A,<NA>,NA\n", "calm rock", "multi", "rock|calm|"),
+    ("a.wav,rock,None\nb.wav,NaN\nc.wav,calm\n", "calm rock", "multi",
+     "rock||calm"),
+    ("path,genre\na.wav,Caf\u00e9\nb.wav,Cafe\u0301\nc.wav,rock\n",
+     "Caf\u00e9 rock", "single", "Caf\u00e9|Caf\u00e9|rock"),
   ],
 )  # fmt: skip
 def test_names_in_cells(tmp_path, text, labels, kind, expected):
@@ -630,11 +649,50 @@ def test_names_in_cells(tmp_path, text, labels, kind, expected):
   plan = source(root, tmp_path)
   assert (plan.labels, plan.label_kind) == (tuple(labels.split()), kind)
   found = labels_of(plan)
+  assert len(split_of(plan, "track")) == len(found)  # no group of "NA"
   for name, tags in zip("abc", expected.split("|"), strict=True):
     if kind == "single" and not tags:
       assert plan.skipped == {f"{name}.wav": "no genre in labels.csv"}
     else:
       assert found[f"{name}.wav"] == set(tags.split())
+
+
+def test_a_table_that_is_read_in_another_way_is_prepared_again(tmp_path):
+  """Under its digest versions before have other labels."""
+  root = tmp_path / "m"
+  write_tree(root, ["a.wav", "b.wav"], 1)
+
+  def is_of_the_file(text):
+    (root / "labels.csv").write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return source(root, tmp_path).identity["csv"] == digest
+
+  assert is_of_the_file("path,x\na.wav,1\nb.wav,0\n")
+  assert is_of_the_file("path,genre\na.wav,rock\nb.wav,none\n")
+  assert not is_of_the_file("path,x\na.wav,True\nb.wav,False\n")
+  assert not is_of_the_file("path,genre\na.wav,rock\nb.wav,NA\n")
+
+
+def test_a_table_that_cannot_be_read(tmp_path, monkeypatch):
+  def refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+  write_tree(tmp_path / "m", ["a.wav"], 1)
+  (tmp_path / "m/labels.csv").write_text("path,x\na.wav,1\n")
+  monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+  with pytest.raises(ValueError, match=r"labels.csv: cannot be read \(Perm"):
+    source(tmp_path / "m", tmp_path)
+
+
+def test_class_folders_have_one_name_however_it_is_written(tmp_path):
+  root = tmp_path / "m"
+  composed, apart = "Caf\u00e9", "Cafe\u0301"
+  names = [f"train/{composed}/1.wav", f"test/{apart}/2.wav", "test/x/3.wav"]
+  write_tree(root, names, 1)
+  plan = source(root, tmp_path)
+  assert plan.labels == (composed, "x")
+  assert labels_of(plan)[f"test/{apart}/2.wav"] == {composed}
+  assert len(split_of(plan)) == 3
 
 
 def test_a_class_of_a_table_is_split_as_folders_are(tmp_path):
@@ -688,7 +746,15 @@ def test_accents_are_one_name_however_they_are_written(tmp_path):
   [
     (b"path,x\na.wav,1\nb.wav,1\nnope,1\n", 4, "no audio file 'nope'"),
     (b"path,x\nnope.wav,1\nno.mp3,0\n", None, "none of its 2 files is there"),
-    (b"path,x\na.wav,1\nb.wav,yes\n", 3, "'yes' for tag 'x'; use 0 or 1"),
+    (b"path,x\na.wav,1\nb.wav,hm\n", 3, "'hm' for tag 'x'; use 0 or 1"),
+    (b"path,x\na.wav,True\nb.wav,rock\n", 3, "'rock' for tag 'x'"),
+    (b"path,x\na.wav,1.0\nb.wav,NA\n", 3, "'' for tag 'x'"),
+    (b"a.wav,True\nb.wav,False\n", None, "'False' and 'True' are no tags"),
+    (b"a.wav,1,0\nb.wav,0,0\n", None, "give the table a header"),
+    (b"path\tgenre\na.wav\trock\n", 1, "separated by commas"),
+    ("path,x\na.wav,1\n".encode("utf-16"), 1, "save the file as UTF-8"),
+    ("path,x\na.wav,1\n".encode("utf-16-le"), 1, "save the file as UTF-8"),
+    (b"path,genre\na.wav,ro\0ck\n", 2, "a zero byte"),
     (b"path,x,split\na.wav,1,dev\n", 2, "'dev' in the column of splits; use"),
     (b"path,x,split\na.wav,1,\n", None, "no clips"),
     (b"path,Group,group\na.wav,1,1\n", None, "two columns are called 'group'"),

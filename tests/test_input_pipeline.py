@@ -350,6 +350,31 @@ def test_an_index_that_does_not_fit_is_made_anew(
   assert path.read_bytes() == good
 
 
+def test_an_index_of_records_that_were_rewritten_is_made_anew(
+  prepared, tmp_path
+):
+  """At the same size, too."""
+  shutil.copytree(prepared.path, tmp_path / "1.0.0")
+  mine = Prepared.open(tmp_path / "1.0.0")
+  records.Clips(mine, ("valid",))
+  (path,) = (tmp_path / "1.0.0").glob("*valid.tfrecord*")
+  size, changed = path.stat().st_size, []
+  for record in list(tf.data.TFRecordDataset(str(path))):
+    example = tf.train.Example.FromString(record.numpy())
+    (pcm,) = example.features.feature["samples"].bytes_list.value
+    example.features.feature["samples"].bytes_list.value[0] = pcm[::-1]
+    changed.append(example.SerializeToString(deterministic=True))
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in changed:
+      writer.write(record)
+  assert path.stat().st_size == size
+  expected = raw_clips(mine, "valid")
+  clips = records.Clips(mine, ("valid",))
+  for clip, name in enumerate(clips.index.id_N):
+    samples = audio.from_int16(clips.part(clip, 3, 900))
+    np.testing.assert_array_equal(samples, expected[name.decode()][3:900])
+
+
 def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
   """Others' data, or a full disk."""
   expected = next(pipeline.train_views(prepared, small))

@@ -1,6 +1,9 @@
 """MFCCs of prepared clips against librosa, called plainly."""
 
+import dataclasses
 import io
+import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,6 +38,56 @@ def test_features_are_librosa_s(clips, rate, plain_librosa):
     np.testing.assert_allclose(y_D, expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 8, 9, 10])
+def test_features_of_a_few_frames(monkeypatch, plain_librosa, frames):
+  """By blocks of three: their seams, and ends at any place."""
+  noise = np.random.default_rng(0).normal(size=512 * frames - 1)
+  x_T = (0.1 * noise).astype(np.float32)
+  x_T[:-600] *= 1e-5  # the floor depends on the last block
+  found = plain_librosa.feature.mfcc(y=x_T, sr=8000)
+  slopes = plain_librosa.feature.delta(
+    found, mode="interp" if frames >= 9 else "nearest"
+  )
+  found = np.vstack([found, slopes])
+  expected = np.concatenate([found.mean(axis=1), found.std(axis=1)])
+  monkeypatch.setattr(mfcc, "_BLOCK", 3)
+  y_D = mfcc.features(x_T, 8000)
+  np.testing.assert_allclose(y_D, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_memory_is_not_that_of_the_spectra():
+  """Of ten minutes they take 100 MB, as frames 200 MB."""
+
+  def read(start, stop):
+    return np.zeros(stop - start, np.int16)
+
+  tracemalloc.start()
+  try:
+    mfcc.features(mfcc._Clip(600 * 22_050, read), 22_050)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert peak < 40e6
+
+
+@pytest.mark.parametrize(
+  "cores, seconds, most", [(2, 30, 2), (64, 3600, 4), (64, 5 * 3600, 1)]
+)
+def test_long_clips_are_few_at_a_time(clips, monkeypatch, cores, seconds, most):
+  asked, run = [], mfcc.map_in_order
+
+  def watched(function, items, threads, ahead):
+    asked.append((threads, ahead))
+    return run(function, items, threads, ahead)
+
+  monkeypatch.setattr(mfcc, "map_in_order", watched)
+  monkeypatch.setattr(mfcc.os, "cpu_count", lambda: cores)
+  pathlib.Path(clips.path, "mfcc-test.npz").unlink(missing_ok=True)
+  long = dataclasses.replace(clips, seconds={"test": 2 * seconds})
+  mfcc.of_split(long, "test")
+  assert asked == [(most, most)]
+
+
 def test_a_split_has_its_clips(clips):
   y_NxD = mfcc.of_split(clips, "train")
   for y_D, clip in zip(y_NxD, input_pipeline.samples(clips, "train")):
@@ -51,10 +104,12 @@ def test_they_are_kept_while_they_fit(clips, monkeypatch):
   def refuse(*args):
     raise AssertionError("made again")
 
+  mfcc.of_split(clips, "valid")
   monkeypatch.setattr(mfcc, "features", refuse)
   np.testing.assert_array_equal(mfcc.of_split(clips, "test"), y_NxD)
-  # Damaged, or of other clips.
-  for content in (b"x", _saved(y_NxD + 1, ["2", "a", "b"])):
+  # Damaged, or of other clips, as many as these.
+  other = pathlib.Path(clips.path, "mfcc-valid.npz").read_bytes()
+  for content in (b"x", _saved(y_NxD + 1, ["2", "a", "b"]), other):
     with open(path, "wb") as file:
       file.write(content)
     monkeypatch.setattr(mfcc, "features", refuse)

@@ -12,13 +12,17 @@ import contextlib
 import functools
 import io
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
+import scipy.signal
 import threadpoolctl
 from tqdm import tqdm
 
 from vicreg_jax import files
-from vicreg_jax.data import audio, input_pipeline
+from vicreg_jax.data import audio, input_pipeline, records
 from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.data.threads import map_in_order
 
@@ -28,10 +32,25 @@ _BANDS = 128
 _FRAME, _HOP = 2048, 512  # samples
 _FLOOR_DB = 80.0  # below the loudest band
 _WIDTH = 9  # frames that a slope is fitted to
+_BLOCK = 256  # frames at a time, which fit a cache
+_AT_WORK_SECONDS = 4 * 3600.0  # of sound, on all cores; 90 MB an hour
 _VERSION = 2  # raise it when the features change
 
 
-def features(x_T: np.ndarray, sample_rate: int) -> np.ndarray:
+class _Clip(NamedTuple):
+  """Samples of a clip, which are read as they are asked for: x[3:9]."""
+
+  length: int
+  read: Callable[[int, int], np.ndarray]  # from, to: int16
+
+  def __len__(self):
+    return self.length
+
+  def __getitem__(self, part):
+    return audio.from_int16(self.read(part.start, part.stop))
+
+
+def features(x_T: np.ndarray | _Clip, sample_rate: int) -> np.ndarray:
   """The 80 numbers of a clip (float32 [T]): means, then deviations."""
   mfcc_CxF = _mfcc(x_T, sample_rate)
   all_CxF = np.concatenate([mfcc_CxF, _slopes(mfcc_CxF)])
@@ -39,15 +58,39 @@ def features(x_T: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _mfcc(x_T, sample_rate):
-  """Davis and Mermelstein (1980), in decibels: float32 [20, 1 + T // 512]."""
+  """Davis and Mermelstein (1980), in decibels: float32 [20, 1 + T // 512].
+
+  The frames are taken by blocks: spectra are eight times as large as the sound.
+  """
   window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)  # periodic
-  padded = np.pad(x_T.astype(np.float32), _FRAME // 2)
-  frames_FxW = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::_HOP]
-  power_FxB = np.abs(np.fft.rfft(window * frames_FxW)) ** 2
-  mel_FxM = power_FxB @ _bands(sample_rate).T
-  db_FxM = 10 * np.log10(np.maximum(mel_FxM, 1e-10))
-  db_FxM = np.maximum(db_FxM, db_FxM.max() - _FLOOR_DB)
-  return _cosines() @ db_FxM.T
+  bands_BxM = _bands(sample_rate).T
+  blocks = _blocks(1 + len(x_T) // _HOP)
+  db_FxM = np.empty((blocks[-1].stop, _BANDS), np.float32)
+  for block in blocks:
+    power_FxB = np.abs(scipy.fft.rfft(window * _frames(x_T, block))) ** 2
+    mel_FxM = np.maximum(power_FxB @ bands_BxM, 1e-10)
+    db_FxM[block] = 10 * np.log10(mel_FxM)
+  least = db_FxM.max() - _FLOOR_DB
+  mfcc_CxF = np.empty((_COUNT, len(db_FxM)), np.float32)
+  for block in blocks:
+    rows_FxM = np.maximum(db_FxM[block], least)
+    all_FxM = scipy.fft.dct(rows_FxM, norm="ortho")
+    mfcc_CxF[:, block] = all_FxM[:, :_COUNT].T
+  return mfcc_CxF
+
+
+def _blocks(count):
+  starts = range(0, count, _BLOCK)
+  return [slice(start, min(start + _BLOCK, count)) for start in starts]
+
+
+def _frames(x_T, block):
+  """Some frames [F, 2048]; around the sound there are zeros."""
+  start = block.start * _HOP - _FRAME // 2
+  stop = (block.stop - 1) * _HOP + _FRAME // 2
+  before, after = max(-start, 0), max(stop - len(x_T), 0)
+  part_T = np.pad(x_T[start + before : stop - after], (before, after))
+  return np.lib.stride_tricks.sliding_window_view(part_T, _FRAME)[::_HOP]
 
 
 @functools.lru_cache
@@ -71,30 +114,14 @@ def _bands(sample_rate):
   return (triangles * 2 / (high - low)).astype(np.float32)
 
 
-@functools.lru_cache
-def _cosines():
-  """The first rows of the orthonormal DCT of the second kind: [20, 128]."""
-  n_M = np.arange(_BANDS) + 0.5
-  rows = np.cos(np.pi / _BANDS * np.outer(np.arange(_COUNT), n_M))
-  rows *= np.sqrt(2 / _BANDS)
-  rows[0] /= np.sqrt(2)
-  return rows.astype(np.float32)
-
-
 def _slopes(y_CxF):
   """Of the line fitted to nine frames about each; [C, F].
 
   At the ends it is the line of the first or the last nine. A clip of under
   0.2 s has fewer; its first and last frame are then repeated.
   """
-  half = _WIDTH // 2
-  short = y_CxF.shape[1] < _WIDTH
-  if short:
-    y_CxF = np.pad(y_CxF, ((0, 0), (half, half)), mode="edge")
-  t_W = np.arange(-half, half + 1)
-  windows = np.lib.stride_tricks.sliding_window_view(y_CxF, _WIDTH, axis=1)
-  slopes = windows @ (t_W / np.sum(t_W**2)).astype(np.float32)
-  return slopes if short else np.pad(slopes, ((0, 0), (half, half)), "edge")
+  mode = "nearest" if y_CxF.shape[1] < _WIDTH else "interp"
+  return scipy.signal.savgol_filter(y_CxF, _WIDTH, 1, deriv=1, mode=mode)
 
 
 def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
@@ -110,16 +137,17 @@ def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
     if kept["made_of"].tolist() == made_of:
       return kept["y"]
 
-  def of_clip(samples):
-    x_T = audio.from_int16(np.frombuffer(samples, "<i2"))
-    return features(x_T, prepared.sample_rate)
-
   cores = os.cpu_count()
+  # Of all clips that are at work, as if they had one length.
+  length = prepared.seconds[split] / len(ids)
+  threads = max(1, min(cores, int(_AT_WORK_SECONDS / length)))
+
+  def of_clip(clip):
+    return features(clip, prepared.sample_rate)
+
   # Every core has a clip of its own, so that none is to be shared out.
   with threadpoolctl.threadpool_limits(1):
-    rows = map_in_order(
-      of_clip, input_pipeline.samples(prepared, split), cores, 2 * cores
-    )
+    rows = map_in_order(of_clip, _clips(prepared, split), threads, threads)
     rows = tqdm(
       rows,
       total=len(ids),
@@ -133,3 +161,15 @@ def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
   with contextlib.suppress(OSError):  # somebody else's data, or a full disk
     files.write(path, content.getvalue())
   return y_NxD
+
+
+def _clips(prepared, split):
+  """The clips of a split, in the order of `input_pipeline.labels`."""
+  if files.is_bucket(prepared.path):  # to read parts, all would be copied
+    for pcm in input_pipeline.samples(prepared, split):
+      pcm_T = np.frombuffer(pcm, "<i2")
+      yield _Clip(len(pcm_T), lambda start, stop, x=pcm_T: x[start:stop])
+    return
+  clips = records.Clips(prepared, (split,))
+  for clip, size in enumerate(clips.index.size_N.tolist()):
+    yield _Clip(size // records.SAMPLE, functools.partial(clips.part, clip))

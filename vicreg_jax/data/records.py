@@ -179,6 +179,19 @@ class Clips:
           raise OSError(f"{path} is not what was indexed")
     return content_NxVxB.view("<i2"), skip_NxV
 
+  def part(self, clip: int, start: int, stop: int) -> np.ndarray:
+    """Some samples of a clip: int16 [stop - start].
+
+    Raises:
+      ValueError: they cannot be read, or are not what was indexed.
+    """
+    with self.files.explained():
+      content_NxVxB, skip_NxV = self.read(
+        np.array([clip]), np.array([[start]]), stop - start
+      )
+    skip = int(skip_NxV[0, 0])
+    return content_NxVxB[0, 0, skip : skip + stop - start]
+
   def _read_blocks(self, file, clip, start, crop, content_B) -> bool:
     """Whole blocks, as they are what can be checked."""
     index = self.index

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -364,7 +365,12 @@ def _class_folders(data, root, inside):
 
   Few files beside folders are strays; many, and the folders are no classes.
   """
-  tags = {i: {p.split("/")[0]} for i, p in inside.items() if "/" in p}
+  tags = {
+    # macOS writes accents in another way; a class has one name all the same.
+    i: {unicodedata.normalize("NFC", path.split("/")[0])}
+    for i, path in inside.items()
+    if "/" in path
+  }
   names = tuple(sorted(set().union(*tags.values())))
   strays = inside.keys() - tags.keys()
   if data.labels == "folders" and len(names) < 2:

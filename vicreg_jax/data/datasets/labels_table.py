@@ -26,6 +26,15 @@ SPLIT_NAMES = {
 _GROUPS = ("group", "track")
 _RESERVED = ("split", *_GROUPS)
 _NUMBER = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
+# As pandas reads and writes cells without a value. "none" may be a class.
+_MISSING = frozenset(
+  ("#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan",
+   "null")
+)  # fmt: skip
+# Cells of a column whose header is the tag, in small letters.
+_NUMBERS = {"0": False, "1": True, "0.0": False, "1.0": True}
+_TRUTH = {"false": False, "true": True}
+_TAG_CELLS = {**_NUMBERS, **_TRUTH, "no": False, "yes": True}
 
 
 class Table(NamedTuple):
@@ -39,7 +48,7 @@ class Table(NamedTuple):
     groups: {id: [(rank, name)]}, the least rank names the clip's track.
     where: {id: file and line, for messages}.
     skipped: {id: reason}.
-    digest: SHA-256 of the file.
+    digest: of the file, and of how its cells are read.
   """
 
   labels: tuple[str, ...]
@@ -70,10 +79,20 @@ def read(path, ids: Collection[str], unread: Collection[str]) -> Table:
   """
   content = _content(path)
   header, rows, skipped = _rows(path, content, ids, unread)
+  digest = _digest(content, rows)
+  rows = {
+    id_: row._replace(cells=["" if c in _MISSING else c for c in row.cells])
+    for id_, row in rows.items()
+  }
   columns = {}
   if header is None:
     tags = {i: {cell for cell in row.cells if cell} for i, row in rows.items()}
     names, kind = sorted(set().union(*tags.values())), "multi"
+    if names and all(name.lower() in _TAG_CELLS for name in names):
+      raise ValueError(
+        f"{path}: {' and '.join(map(repr, names))} are no tags: give the table"
+        " a header, 'path' and the tag of each column"
+      )
   else:
     columns = _reserved(path, header)
     splits = _splits(columns, rows)
@@ -103,8 +122,17 @@ def read(path, ids: Collection[str], unread: Collection[str]) -> Table:
     },
     {id_: row.where for id_, row in rows.items()},
     skipped,
-    hashlib.sha256(content).hexdigest(),
+    digest,
   )
+
+
+def _digest(content, rows):
+  """SHA-256 of a table; another, if versions before have read it otherwise."""
+  new = _MISSING | _TAG_CELLS.keys() - {"0", "1"}
+  cells = {cell for row in rows.values() for cell in row.cells}
+  if any(cell in new or cell.lower() in new for cell in cells):
+    content += b"\0truth and missing values"
+  return hashlib.sha256(content).hexdigest()
 
 
 def _content(path):
@@ -125,6 +153,11 @@ def _rows(path, content, ids, unread):
     raise ValueError(
       f"{path} line {line}: not UTF-8; save the file as UTF-8"
     ) from None
+  if "\0" in text:
+    line = text[: text.index("\0")].count("\n") + 1
+    raise ValueError(
+      f"{path} line {line}: a zero byte, as UTF-16 has; save the file as UTF-8"
+    )
   reader = csv.reader(io.StringIO(text, newline=""), strict=True)
   find = _finder(ids)
   header, rows, skipped = None, {}, {}
@@ -135,6 +168,7 @@ def _rows(path, content, ids, unread):
       name, *cells = (cell.strip() for cell in row) if row else ("",)
       if not name and not any(cells):
         continue
+      cells = [unicodedata.normalize("NFC", cell) for cell in cells]
       if header is None and not rows and not skipped and name.lower() == "path":
         header = cells
         if "" in header or len(set(header)) < len(header):
@@ -230,7 +264,8 @@ def _splits(columns, rows):
 def _labels(header, columns, rows):
   """(names, label kind, {id: its labels}) of some columns of a table.
 
-  A column is of 0 and 1, and its header the tag; or it is of names.
+  A column is of 0 and 1, or of True and False, and its header the tag; or it
+  is of names.
   """
   named = [
     c for c in columns if _has_names([r.cells[c] for r in rows.values()])
@@ -241,12 +276,12 @@ def _labels(header, columns, rows):
       cell = row.cells[column]
       if column in named:
         tags[id_] |= {cell} - {""}
-      elif cell not in ("0", "1"):
+      elif cell.lower() not in _TAG_CELLS:
         raise ValueError(
           f"{row.where}: {cell!r} for tag {header[column]!r}; use 0 or 1, or"
           " names that are no numbers in the whole column"
         )
-      elif cell == "1":
+      elif _TAG_CELLS[cell.lower()]:
         tags[id_].add(header[column])
   names = [header[c] for c in columns if c not in named]
   if named:
@@ -257,7 +292,8 @@ def _labels(header, columns, rows):
 
 
 def _has_names(cells):
-  """Whether a column is of names. 0, 1 and "yes" would be a slip."""
-  return not {"0", "1"} & set(cells) and not all(
-    _NUMBER.fullmatch(cell) for cell in cells if cell
+  """Whether a column is of names. 0, 1 and "rock" would be a slip."""
+  found = {cell.lower() for cell in cells if cell}
+  return not found & (_NUMBERS.keys() | _TRUTH.keys()) and not all(
+    cell in _TAG_CELLS or _NUMBER.fullmatch(cell) for cell in found
   )
