@@ -62,9 +62,29 @@ def test_what_sounds_alike_lies_together(clusters):
   )
 
 
+@pytest.mark.parametrize("kind", ["equal", "zeros", "two", "one number"])
+@pytest.mark.parametrize("scale", neighbours.SCALES)
+def test_points_without_directions_have_places(tmp_path, kind, scale):
+  rng = np.random.default_rng(0)
+  y_NxD = {
+    "equal": np.tile(rng.normal(size=8), (40, 1)),
+    "zeros": np.zeros((40, 8)),
+    "two": np.repeat(rng.normal(size=(2, 8)), 20, axis=0),
+    "one number": rng.normal(size=(40, 1)),
+  }[kind]
+  tables = Tables([write(tmp_path / "t", y_NxD)])
+  for projection in ("pca", "tsne"):
+    made = layout.make(tables, projection=projection, scale=scale)
+    assert made.xy_Nx2.min() >= 0 and made.xy_Nx2.max() <= 1
+    assert (made.neighbours_Nx10 >= 0).all()
+
+
 @pytest.mark.slow
-def test_umap_lays_out_too(clusters):
+def test_umap_lays_out_too(clusters, tmp_path):
   pytest.importorskip("umap")
+  equal = write(tmp_path / "equal", np.ones((40, 8)))
+  made = layout.make(Tables([equal]), projection="umap", scale="whiten")
+  assert np.isfinite(made.xy_Nx2).all()
   xy_Nx2 = layout.make(Tables([clusters]), projection="umap").xy_Nx2
   centre_3x2 = xy_Nx2.reshape(3, 20, 2).mean(axis=1)
   far_Nx3 = np.linalg.norm(xy_Nx2[:, None] - centre_3x2, axis=-1)

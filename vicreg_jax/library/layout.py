@@ -136,8 +136,11 @@ def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
   """Places [N, 2] from 0 to 1, and how they were found."""
   count = len(unit_NxD)
   projection = projection or _best_projection(count)
-  if count < 5:  # too few for neighbourhoods
+  # Too few for neighbourhoods, or all in one place.
+  if count < 5 or np.ptp(unit_NxD, axis=0).max() < 1e-6:
     projection = "pca"
+  if unit_NxD.shape[1] == 1:  # a plane has two directions
+    unit_NxD = np.pad(unit_NxD, ((0, 0), (0, 1)))
   if projection == "umap":
     xy_Nx2 = _umap(unit_NxD, near)
   elif projection == "tsne":
