@@ -15,9 +15,12 @@ import pytest
 import soundfile
 from chromium import PROGRAM, Browser
 from test_neighbours import call, cosines, scaled, similar, write
+from test_verbs import headed
 
+import vicreg_jax
 from vicreg_jax.library import layout, neighbours, page, serve
 from vicreg_jax.library.tables import Tables
+from vicreg_jax.use.heads import Heads
 
 # Names as bad as a disk takes them; the last is no UTF-8.
 HOSTILE = [
@@ -164,6 +167,31 @@ def test_columns_of_a_table_are_colours(clusters, tmp_path, kind):
   assert ordered and labels[-1] == "unknown" and len(labels) == 7
   np.testing.assert_array_equal(np.bincount(code_N), [5] * 6 + [30])
   assert code_N[0] == 0 and code_N[58] == 5  # from low to high
+
+
+def test_tags_are_those_of_each_segment_on_average(tmp_path):
+  """By another rule, the mean vector, all would be "b"."""
+  logits = np.array([[10, -1], [-10, -1], [-10, -1]])  # probable: .33, .27
+  table = write(tmp_path / "t", logits.repeat(3, axis=0), [*"uvw"] * 3)
+  out = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+  heads = Heads(("a", "b"), False, "e", 0, {"linear": {"out": out}})
+  labels, code_N, _ = make(table, heads=heads, most=2).colourings["tag"]
+  assert [labels[code] for code in code_N] == ["a", "a"]
+  labels, code_N, _ = make(table, heads=heads, by="segments").colourings["tag"]
+  assert [labels[code] for code in code_N] == [*"aaabbbbbb"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_tags_of_mean_vectors_are_told(small_run, tmp_path, capsys, pooling):
+  run = tmp_path / "run"
+  headed(small_run, run)
+  encoder = vicreg_jax.load(run)
+  about = {"encoder": encoder.fingerprint(), "pooling": pooling}
+  table = write(tmp_path / "t", np.eye(4, encoder.size), about=about)
+  flags = ["--projection=pca", f"--output={tmp_path}/map.html", "--color=tag"]
+  assert call("map", table, f"--model={run}", *flags) is None
+  told = "tags are of the mean vector" in capsys.readouterr().err
+  assert told == (pooling == "mean")
 
 
 def test_rare_labels_are_others():

@@ -90,8 +90,7 @@ def make(
     "cluster": _clusters(unit_NxD),
   }
   if heads:
-    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
-    colourings["tag"] = of_values([heads.labels[i] for i in best_N])
+    colourings["tag"] = _tags(tables, heads, rows, by)
   colourings |= columns
   if color not in colourings:
     raise ValueError(
@@ -226,6 +225,18 @@ def _clusters(unit_NxD) -> Colouring:
   found = cluster.MiniBatchKMeans(count, random_state=0, n_init=1)
   code_N = found.fit_predict(unit_NxD)
   return of_values([f"cluster {code + 1}" for code in code_N])
+
+
+def _tags(tables, heads, rows, by) -> Colouring:
+  """The most probable labels; a track's are the mean over its rows' own."""
+  if by == "segments":
+    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
+  else:
+    best_of = {}
+    for shares in tables.tracks(heads.of_each):
+      best_of |= zip(shares.paths, shares.y_NxD.argmax(axis=1))
+    best_N = [best_of[path] for path in rows.paths]
+  return of_values([heads.labels[i] for i in best_N])
 
 
 def of_values(values: list[str]) -> Colouring:
