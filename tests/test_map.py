@@ -169,6 +169,58 @@ def test_columns_of_a_table_are_colours(clusters, tmp_path, kind):
   assert code_N[0] == 0 and code_N[58] == 5  # from low to high
 
 
+def colouring(tmp_path, values):
+  """By a column of a table that has these values."""
+  paths = [f"{i}.ogg" for i in range(len(values))]
+  embeddings = write(tmp_path / "t", np.eye(len(values)), paths)
+  table = tmp_path / "columns"
+  pq.write_table(pa.table({"path": paths, "x": values}), table)
+  return make(embeddings, table=str(table)).colourings["x"]
+
+
+@pytest.mark.parametrize(
+  "values, labels",
+  [
+    ([1.0, np.nan, 1.0], ["1", "unknown"]),
+    ([0.0] * 20 + [1.0], ["0", "1"]),
+    ([np.nan] * 3, ["unknown"]),
+    ([np.inf, -np.inf, np.nan], ["unknown"]),
+    ([0.5, 0.25, 0.5], ["0.5", "0.25"]),
+    ([0.1234567, 0.1234568], ["0.1234567", "0.1234568"]),
+    ([10**16, 10**16 + 1], [f"{10**16}", f"{10**16 + 1}"]),
+    (pa.array([1, 2], pa.timestamp("ns")), [
+      "1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002",
+    ]),
+    (pa.array([b"Bj\xc3\xb6rk", None]), ["Björk", "unknown"]),
+  ],
+)  # fmt: skip
+def test_few_values_are_classes(tmp_path, values, labels):
+  found, code_N, ordered = colouring(tmp_path, values)
+  assert (found, ordered) == (labels, False)
+  assert set(code_N) == set(range(len(labels)))
+
+
+@pytest.mark.parametrize(
+  "values, first, last",
+  [
+    (range(10**6, 10**6 + 30), "1000000 to 1000004", "1000025 to 1000029"),
+    (range(2**60, 2**60 + 30), f"{2**60} to {2**60 + 4}", None),
+    (range(20210101, 20210131), "20210101 to 20210105", None),
+    ([1e6 + i for i in range(30)], "1000000 to 1000004", None),
+    ([0.5 + i / 2**20 for i in range(30)], "0.5 to 0.500004", None),
+    (pa.array(range(30), pa.date32()), "1970-01-01 to 1970-01-05", None),
+    ([0] * 90 + list(range(1, 30)), "0 to 4", "25 to 29"),  # most are equal
+    (pa.array(range(30), pa.duration("ns")), "0 to 4", "25 to 29"),
+  ],
+)
+def test_ranges_have_all_digits(tmp_path, values, first, last):
+  values = values if isinstance(values, pa.Array) else list(values)
+  labels, code_N, ordered = colouring(tmp_path, values)
+  assert ordered and len(set(labels)) == 6 and labels[0] == first
+  assert labels[-1] == (last or labels[-1])
+  assert (np.diff(code_N) >= 0).all() and (np.bincount(code_N) >= 5).all()
+
+
 def test_tags_are_those_of_each_segment_on_average(tmp_path):
   """By another rule, the mean vector, all would be "b"."""
   logits = np.array([[10, -1], [-10, -1], [-10, -1]])  # probable: .33, .27
@@ -266,6 +318,9 @@ BAD = [
   (["--table=nowhere.csv"], "nowhere.csv"),
   (["--table=TMP/other.csv"], "no row of these tracks"),
   (["--table=TMP/pathless.csv"], "no column `path`"),
+  (["--table=TMP/latin.csv"], "not UTF-8"),
+  (["--table=TMP/twice.csv"], "2 columns `path`"),
+  (["--table=TMP/bytes.parquet"], "column x cannot be read"),
   (["--by=segments", "--most=1"], "two"),
   (["--serve=99999999"], "cannot be had"),
   (["--output=TMP/t.parquet/map.html"], "--output"),
@@ -276,6 +331,10 @@ BAD = [
 def test_bad_maps_are_one_line(clusters, tmp_path, flags, said, monkeypatch):
   (tmp_path / "other.csv").write_text("path,x\nz,1\n")
   (tmp_path / "pathless.csv").write_text("name,x\nz,1\n")
+  (tmp_path / "latin.csv").write_bytes(b"path,x\nz,Bj\xf6rk\n")
+  (tmp_path / "twice.csv").write_text("path,path\nz,1\n")
+  columns = {"path": ["music/a/0.wav"], "x": [b"Bj\xf6rk"]}
+  pq.write_table(pa.table(columns), tmp_path / "bytes.parquet")
   flags = [flag.replace("TMP", str(tmp_path)) for flag in flags]
   if "--output" not in said:  # a layout takes minutes
     monkeypatch.setattr(layout, "_project", None)
