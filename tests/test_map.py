@@ -1,11 +1,14 @@
 """The map: its points, the page, its server, and what a browser makes of it."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
+import socket
+import struct
 import threading
 
 import numpy as np
@@ -348,18 +351,28 @@ def test_one_track_is_no_map(tmp_path):
   assert "two tracks or more" in call("map", table)
 
 
+@contextlib.contextmanager
+def serving(content, files):
+  """The port of a server."""
+  with serve.server(content, files, 0) as server:
+    server.daemon_threads = False  # it is closed when they have ended
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+      yield server.server_port
+    finally:
+      server.shutdown()
+      thread.join()
+
+
 @pytest.fixture
 def served(tmp_path):
   """A port on which a page and two files are served."""
   (tmp_path / "a.wav").write_bytes(bytes(range(100)))
   (tmp_path / "secret").write_bytes(b"secret")
   files = [str(tmp_path / "a.wav"), str(tmp_path / "gone.wav")]
-  with serve.server(b"<page>", files, 0) as server:
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
+  with serving(b"<page>", files) as port:
+    yield port
 
 
 def get(port, path, method="GET", **headers):
@@ -387,6 +400,69 @@ def test_ranges_of_audio_are_served(served, asked, first, last):
   told = f"bytes {first}-{last}/100"
   assert get(served, "/audio/0", range=asked) == (206, expected, told)
   assert get(served, "/audio/0", "HEAD", range=asked)[1] == b""
+
+
+@pytest.mark.parametrize("asked", ["bytes={}-", "bytes={}-5", "bytes=0-{}"])
+def test_ranges_of_many_digits_are_behind_the_end(served, asked):
+  status, *_ = get(served, "/audio/0", range=asked.format("9" * 5_000))
+  assert status == (206 if asked == "bytes=0-{}" else 416)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST:80"])
+def test_a_host_needs_no_port(served, host):
+  assert get(served, "/", host=host)[0] == 200
+  for other in (f"{host}.example", f"a{host}", "", ":80"):
+    assert get(served, "/", host=other)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/audio/0", "/secret"])
+def test_other_pages_may_not_hold_it(served, path):
+  connection = http.client.HTTPConnection("localhost", served, timeout=10)
+  connection.request("GET", path)
+  headers = connection.getresponse().headers
+  connection.close()
+  assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+  assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+  assert headers["X-Content-Type-Options"] == "nosniff"
+  assert not re.search(r"\d", headers["Server"])
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder is a link"])
+def test_what_a_file_becomes_is_not_served(tmp_path, kind):
+  for name in ("m/a.wav", "other/a.wav"):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(name.encode())
+  (tmp_path / "link.wav").symlink_to(tmp_path / "m/a.wav")
+  files = [str(tmp_path / "m/a.wav"), str(tmp_path / "link.wav")]
+  with serving(b"", files) as port:
+    for i in range(2):  # what was a link before is one of the music
+      assert get(port, f"/audio/{i}")[1] == b"m/a.wav"
+    os.unlink(tmp_path / "m/a.wav")
+    if kind == "link":
+      os.symlink(tmp_path / "other/a.wav", tmp_path / "m/a.wav")
+    elif kind == "pipe":
+      os.mkfifo(tmp_path / "m/a.wav")
+    else:
+      (tmp_path / "m").rmdir()
+      os.symlink(tmp_path / "other", tmp_path / "m")
+    for i in range(2):
+      assert get(port, f"/audio/{i}")[0] == 404
+
+
+def test_who_waits_or_leaves_is_let_go(served, capsys, monkeypatch):
+  monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+  with socket.create_connection(("localhost", served), timeout=10) as waits:
+    waits.sendall(b"GET / HTTP/1.1\r\n")
+    assert waits.recv(1) == b""
+  with serving(b"x" * 20_000_000, []) as port:
+    for request in (b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+      leaves = socket.create_connection(("localhost", port), timeout=10)
+      leaves.sendall(request)
+      at_once = struct.pack("ii", 1, 0)
+      leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+      leaves.close()
+    assert get(port, "/")[0] == 200
+  assert not capsys.readouterr().err
 
 
 def test_what_is_not_asked_for_well(served):
