@@ -1,11 +1,14 @@
 """The map: its points, the page, its server, and what a browser makes of it."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
+import socket
+import struct
 import threading
 
 import numpy as np
@@ -15,9 +18,12 @@ import pytest
 import soundfile
 from chromium import PROGRAM, Browser
 from test_neighbours import call, cosines, scaled, similar, write
+from test_verbs import headed
 
+import vicreg_jax
 from vicreg_jax.library import layout, neighbours, page, serve
 from vicreg_jax.library.tables import Tables
+from vicreg_jax.use.heads import Heads
 
 # Names as bad as a disk takes them; the last is no UTF-8.
 HOSTILE = [
@@ -62,9 +68,29 @@ def test_what_sounds_alike_lies_together(clusters):
   )
 
 
+@pytest.mark.parametrize("kind", ["equal", "zeros", "two", "one number"])
+@pytest.mark.parametrize("scale", neighbours.SCALES)
+def test_points_without_directions_have_places(tmp_path, kind, scale):
+  rng = np.random.default_rng(0)
+  y_NxD = {
+    "equal": np.tile(rng.normal(size=8), (40, 1)),
+    "zeros": np.zeros((40, 8)),
+    "two": np.repeat(rng.normal(size=(2, 8)), 20, axis=0),
+    "one number": rng.normal(size=(40, 1)),
+  }[kind]
+  tables = Tables([write(tmp_path / "t", y_NxD)])
+  for projection in ("pca", "tsne"):
+    made = layout.make(tables, projection=projection, scale=scale)
+    assert made.xy_Nx2.min() >= 0 and made.xy_Nx2.max() <= 1
+    assert (made.neighbours_Nx10 >= 0).all()
+
+
 @pytest.mark.slow
-def test_umap_lays_out_too(clusters):
+def test_umap_lays_out_too(clusters, tmp_path):
   pytest.importorskip("umap")
+  equal = write(tmp_path / "equal", np.ones((40, 8)))
+  made = layout.make(Tables([equal]), projection="umap", scale="whiten")
+  assert np.isfinite(made.xy_Nx2).all()
   xy_Nx2 = layout.make(Tables([clusters]), projection="umap").xy_Nx2
   centre_3x2 = xy_Nx2.reshape(3, 20, 2).mean(axis=1)
   far_Nx3 = np.linalg.norm(xy_Nx2[:, None] - centre_3x2, axis=-1)
@@ -146,6 +172,83 @@ def test_columns_of_a_table_are_colours(clusters, tmp_path, kind):
   assert code_N[0] == 0 and code_N[58] == 5  # from low to high
 
 
+def colouring(tmp_path, values):
+  """By a column of a table that has these values."""
+  paths = [f"{i}.ogg" for i in range(len(values))]
+  embeddings = write(tmp_path / "t", np.eye(len(values)), paths)
+  table = tmp_path / "columns"
+  pq.write_table(pa.table({"path": paths, "x": values}), table)
+  return make(embeddings, table=str(table)).colourings["x"]
+
+
+@pytest.mark.parametrize(
+  "values, labels",
+  [
+    ([1.0, np.nan, 1.0], ["1", "unknown"]),
+    ([0.0] * 20 + [1.0], ["0", "1"]),
+    ([np.nan] * 3, ["unknown"]),
+    ([np.inf, -np.inf, np.nan], ["unknown"]),
+    ([0.5, 0.25, 0.5], ["0.5", "0.25"]),
+    ([0.1234567, 0.1234568], ["0.1234567", "0.1234568"]),
+    ([10**16, 10**16 + 1], [f"{10**16}", f"{10**16 + 1}"]),
+    (pa.array([1, 2], pa.timestamp("ns")), [
+      "1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002",
+    ]),
+    (pa.array([b"Bj\xc3\xb6rk", None]), ["Björk", "unknown"]),
+  ],
+)  # fmt: skip
+def test_few_values_are_classes(tmp_path, values, labels):
+  found, code_N, ordered = colouring(tmp_path, values)
+  assert (found, ordered) == (labels, False)
+  assert set(code_N) == set(range(len(labels)))
+
+
+@pytest.mark.parametrize(
+  "values, first, last",
+  [
+    (range(10**6, 10**6 + 30), "1000000 to 1000004", "1000025 to 1000029"),
+    (range(2**60, 2**60 + 30), f"{2**60} to {2**60 + 4}", None),
+    (range(20210101, 20210131), "20210101 to 20210105", None),
+    ([1e6 + i for i in range(30)], "1000000 to 1000004", None),
+    ([0.5 + i / 2**20 for i in range(30)], "0.5 to 0.500004", None),
+    (pa.array(range(30), pa.date32()), "1970-01-01 to 1970-01-05", None),
+    ([0] * 90 + list(range(1, 30)), "0 to 4", "25 to 29"),  # most are equal
+    (pa.array(range(30), pa.duration("ns")), "0 to 4", "25 to 29"),
+  ],
+)
+def test_ranges_have_all_digits(tmp_path, values, first, last):
+  values = values if isinstance(values, pa.Array) else list(values)
+  labels, code_N, ordered = colouring(tmp_path, values)
+  assert ordered and len(set(labels)) == 6 and labels[0] == first
+  assert labels[-1] == (last or labels[-1])
+  assert (np.diff(code_N) >= 0).all() and (np.bincount(code_N) >= 5).all()
+
+
+def test_tags_are_those_of_each_segment_on_average(tmp_path):
+  """By another rule, the mean vector, all would be "b"."""
+  logits = np.array([[10, -1], [-10, -1], [-10, -1]])  # probable: .33, .27
+  table = write(tmp_path / "t", logits.repeat(3, axis=0), [*"uvw"] * 3)
+  out = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+  heads = Heads(("a", "b"), False, "e", 0, {"linear": {"out": out}})
+  labels, code_N, _ = make(table, heads=heads, most=2).colourings["tag"]
+  assert [labels[code] for code in code_N] == ["a", "a"]
+  labels, code_N, _ = make(table, heads=heads, by="segments").colourings["tag"]
+  assert [labels[code] for code in code_N] == [*"aaabbbbbb"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_tags_of_mean_vectors_are_told(small_run, tmp_path, capsys, pooling):
+  run = tmp_path / "run"
+  headed(small_run, run)
+  encoder = vicreg_jax.load(run)
+  about = {"encoder": encoder.fingerprint(), "pooling": pooling}
+  table = write(tmp_path / "t", np.eye(4, encoder.size), about=about)
+  flags = ["--projection=pca", f"--output={tmp_path}/map.html", "--color=tag"]
+  assert call("map", table, f"--model={run}", *flags) is None
+  told = "tags are of the mean vector" in capsys.readouterr().err
+  assert told == (pooling == "mean")
+
+
 def test_rare_labels_are_others():
   names = [f"{i:02}" for i in range(40) for _ in range(40 - i)]
   labels, code_N, _ = layout.of_values(names)
@@ -218,6 +321,9 @@ BAD = [
   (["--table=nowhere.csv"], "nowhere.csv"),
   (["--table=TMP/other.csv"], "no row of these tracks"),
   (["--table=TMP/pathless.csv"], "no column `path`"),
+  (["--table=TMP/latin.csv"], "not UTF-8"),
+  (["--table=TMP/twice.csv"], "2 columns `path`"),
+  (["--table=TMP/bytes.parquet"], "column x cannot be read"),
   (["--by=segments", "--most=1"], "two"),
   (["--serve=99999999"], "cannot be had"),
   (["--output=TMP/t.parquet/map.html"], "--output"),
@@ -228,6 +334,10 @@ BAD = [
 def test_bad_maps_are_one_line(clusters, tmp_path, flags, said, monkeypatch):
   (tmp_path / "other.csv").write_text("path,x\nz,1\n")
   (tmp_path / "pathless.csv").write_text("name,x\nz,1\n")
+  (tmp_path / "latin.csv").write_bytes(b"path,x\nz,Bj\xf6rk\n")
+  (tmp_path / "twice.csv").write_text("path,path\nz,1\n")
+  columns = {"path": ["music/a/0.wav"], "x": [b"Bj\xf6rk"]}
+  pq.write_table(pa.table(columns), tmp_path / "bytes.parquet")
   flags = [flag.replace("TMP", str(tmp_path)) for flag in flags]
   if "--output" not in said:  # a layout takes minutes
     monkeypatch.setattr(layout, "_project", None)
@@ -241,18 +351,28 @@ def test_one_track_is_no_map(tmp_path):
   assert "two tracks or more" in call("map", table)
 
 
+@contextlib.contextmanager
+def serving(content, files):
+  """The port of a server."""
+  with serve.server(content, files, 0) as server:
+    server.daemon_threads = False  # it is closed when they have ended
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+      yield server.server_port
+    finally:
+      server.shutdown()
+      thread.join()
+
+
 @pytest.fixture
 def served(tmp_path):
   """A port on which a page and two files are served."""
   (tmp_path / "a.wav").write_bytes(bytes(range(100)))
   (tmp_path / "secret").write_bytes(b"secret")
   files = [str(tmp_path / "a.wav"), str(tmp_path / "gone.wav")]
-  with serve.server(b"<page>", files, 0) as server:
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
+  with serving(b"<page>", files) as port:
+    yield port
 
 
 def get(port, path, method="GET", **headers):
@@ -280,6 +400,69 @@ def test_ranges_of_audio_are_served(served, asked, first, last):
   told = f"bytes {first}-{last}/100"
   assert get(served, "/audio/0", range=asked) == (206, expected, told)
   assert get(served, "/audio/0", "HEAD", range=asked)[1] == b""
+
+
+@pytest.mark.parametrize("asked", ["bytes={}-", "bytes={}-5", "bytes=0-{}"])
+def test_ranges_of_many_digits_are_behind_the_end(served, asked):
+  status, *_ = get(served, "/audio/0", range=asked.format("9" * 5_000))
+  assert status == (206 if asked == "bytes=0-{}" else 416)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST:80"])
+def test_a_host_needs_no_port(served, host):
+  assert get(served, "/", host=host)[0] == 200
+  for other in (f"{host}.example", f"a{host}", "", ":80"):
+    assert get(served, "/", host=other)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/audio/0", "/secret"])
+def test_other_pages_may_not_hold_it(served, path):
+  connection = http.client.HTTPConnection("localhost", served, timeout=10)
+  connection.request("GET", path)
+  headers = connection.getresponse().headers
+  connection.close()
+  assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+  assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+  assert headers["X-Content-Type-Options"] == "nosniff"
+  assert not re.search(r"\d", headers["Server"])
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder is a link"])
+def test_what_a_file_becomes_is_not_served(tmp_path, kind):
+  for name in ("m/a.wav", "other/a.wav"):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(name.encode())
+  (tmp_path / "link.wav").symlink_to(tmp_path / "m/a.wav")
+  files = [str(tmp_path / "m/a.wav"), str(tmp_path / "link.wav")]
+  with serving(b"", files) as port:
+    for i in range(2):  # what was a link before is one of the music
+      assert get(port, f"/audio/{i}")[1] == b"m/a.wav"
+    os.unlink(tmp_path / "m/a.wav")
+    if kind == "link":
+      os.symlink(tmp_path / "other/a.wav", tmp_path / "m/a.wav")
+    elif kind == "pipe":
+      os.mkfifo(tmp_path / "m/a.wav")
+    else:
+      (tmp_path / "m").rmdir()
+      os.symlink(tmp_path / "other", tmp_path / "m")
+    for i in range(2):
+      assert get(port, f"/audio/{i}")[0] == 404
+
+
+def test_who_waits_or_leaves_is_let_go(served, capsys, monkeypatch):
+  monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+  with socket.create_connection(("localhost", served), timeout=10) as waits:
+    waits.sendall(b"GET / HTTP/1.1\r\n")
+    assert waits.recv(1) == b""
+  with serving(b"x" * 20_000_000, []) as port:
+    for request in (b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+      leaves = socket.create_connection(("localhost", port), timeout=10)
+      leaves.sendall(request)
+      at_once = struct.pack("ii", 1, 0)
+      leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+      leaves.close()
+    assert get(port, "/")[0] == 200
+  assert not capsys.readouterr().err
 
 
 def test_what_is_not_asked_for_well(served):

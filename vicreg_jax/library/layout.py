@@ -7,7 +7,7 @@ laid out by UMAP on the exact neighbours, or without it by scikit-learn.
 import collections
 import importlib.util
 import io
-import itertools
+import math
 import os
 import warnings
 from typing import NamedTuple
@@ -90,8 +90,7 @@ def make(
     "cluster": _clusters(unit_NxD),
   }
   if heads:
-    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
-    colourings["tag"] = of_values([heads.labels[i] for i in best_N])
+    colourings["tag"] = _tags(tables, heads, rows, by)
   colourings |= columns
   if color not in colourings:
     raise ValueError(
@@ -136,8 +135,11 @@ def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
   """Places [N, 2] from 0 to 1, and how they were found."""
   count = len(unit_NxD)
   projection = projection or _best_projection(count)
-  if count < 5:  # too few for neighbourhoods
+  # Too few for neighbourhoods, or all in one place.
+  if count < 5 or np.ptp(unit_NxD, axis=0).max() < 1e-6:
     projection = "pca"
+  if unit_NxD.shape[1] == 1:  # a plane has two directions
+    unit_NxD = np.pad(unit_NxD, ((0, 0), (0, 1)))
   if projection == "umap":
     xy_Nx2 = _umap(unit_NxD, near)
   elif projection == "tsne":
@@ -225,6 +227,18 @@ def _clusters(unit_NxD) -> Colouring:
   return of_values([f"cluster {code + 1}" for code in code_N])
 
 
+def _tags(tables, heads, rows, by) -> Colouring:
+  """The most probable labels; a track's are the mean over its rows' own."""
+  if by == "segments":
+    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
+  else:
+    best_of = {}
+    for shares in tables.tracks(heads.of_each):
+      best_of |= zip(shares.paths, shares.y_NxD.argmax(axis=1))
+    best_N = [best_of[path] for path in rows.paths]
+  return of_values([heads.labels[i] for i in best_N])
+
+
 def of_values(values: list[str]) -> Colouring:
   """A colouring by names; rare ones are "others"."""
   counts = collections.Counter(values)
@@ -238,29 +252,66 @@ def of_values(values: list[str]) -> Colouring:
   return Colouring(labels, code_N, False)
 
 
-def _of_numbers(values) -> Colouring:
-  """A colouring by numbers: ranges that hold as many points each."""
-  value_N = np.array([np.nan if v is None else v for v in values], float)
-  known_N = np.isfinite(value_N)
+def _of_ordered(values: list) -> Colouring:
+  """A colouring by numbers or times.
+
+  They are ranges that hold as many points each, or classes where they are few.
+  """
+  known = sorted({*values} - {None})
+  if len(known) <= _LABELS:
+    text_of = {None: UNKNOWN} | dict(zip(known, _texts(known)))
+    return of_values([text_of[value] for value in values])
+  # By their ranks: of large numbers, floats do not have all digits.
+  rank_of = {value: i for i, value in enumerate(known)}
+  rank_N = np.array([rank_of.get(value, -1) for value in values])
   shares = np.linspace(0, 1, _BINS + 1)
-  edges = np.unique(np.quantile(value_N[known_N], shares))
-  code_N = np.searchsorted(edges[1:-1], value_N, side="right")
-  labels = [f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)]
-  code_N[~known_N] = len(labels)
-  if not known_N.all():
+  edges = np.quantile(rank_N[rank_N >= 0], shares, method="higher")
+  if len(np.unique(edges)) <= _BINS:  # one value takes several shares
+    edges = shares * (len(known) - 1)
+  code_N = np.searchsorted(edges[1:-1], rank_N, side="right")
+  first = np.ceil(edges[:-1]).astype(int)
+  last = [*(first[1:] - 1), len(known) - 1]
+  ends = _texts([known[i] for pair in zip(first, last) for i in pair])
+  labels = [f"{a} to {b}" for a, b in zip(ends[::2], ends[1::2])]
+  code_N[rank_N < 0] = _BINS
+  if None in values:
     labels.append(UNKNOWN)
   return Colouring(labels, code_N.astype(np.uint8), True)
+
+
+def _texts(values: list) -> list[str]:
+  """Values as text; numbers in as few digits as tell them apart."""
+  texts = [str(int(v) if _is_whole(v) else v) for v in values]
+  for digits in range(6, 17):
+    short = [
+      f"{v:.{digits}g}" if isinstance(v, float) and not _is_whole(v) else text
+      for v, text in zip(values, texts)
+    ]
+    if len(set(short)) == len(set(values)):
+      return short
+  return texts
+
+
+def _is_whole(value) -> bool:
+  """Whether a value is a float that is better written as an integer."""
+  return isinstance(value, float) and value % 1 == 0 and abs(value) < 1e16
 
 
 def _of_table(path, paths) -> dict[str, Colouring]:
   """The columns of a table as colourings."""
   table = _read(path)
-  if "path" not in table.column_names:
+  count = table.column_names.count("path")
+  if count != 1:
     raise ValueError(
-      f"--table={path} has no column `path`, only"
-      f" {', '.join(table.column_names)}: name the paths' column so"
+      f"--table={path} has {count or 'no'} column{'s' * (count > 1)} `path`,"
+      f" among {', '.join(table.column_names)}: name the paths' column so"
     )
-  names, here = table["path"].to_pylist(), os.getcwd()
+  columns = [
+    (name, *_values(path, name, column))
+    for name, column in zip(table.column_names, table.columns)
+  ]
+  (names,) = (values for name, values, _ in columns if name == "path")
+  here = os.getcwd()
   row_of = {same(str(name), here): i for i, name in enumerate(names)}
   row_N = [row_of.get(same(name, here)) for name in paths]
   if all(row is None for row in row_N):
@@ -269,28 +320,57 @@ def _of_table(path, paths) -> dict[str, Colouring]:
       f" embeddings, {paths[0]!r}"
     )
   colourings = {}
-  for name, column in zip(table.column_names, table.columns):
-    if name == "path":
-      continue
-    known = column.to_pylist()
+  for name, known, ordered in columns:
     values = [None if row is None else known[row] for row in row_N]
-    numbers = pa.types.is_floating(column.type) or (
-      pa.types.is_integer(column.type) and len(set(values)) > _LABELS
-    )
-    if numbers and len({*values} - {None}) > 1:
-      colourings[name] = _of_numbers(values)
-    else:
+    if name != "path" and ordered:
+      colourings[name] = _of_ordered(values)
+    elif name != "path":
       told = [UNKNOWN if v in (None, "") else str(v) for v in values]
       colourings[name] = of_values(told)
   return colourings
 
 
+def _values(path, name, column) -> tuple[list, bool]:
+  """A column's values, None where there are none; and whether they have order.
+
+  Raises ValueError if they cannot be read.
+  """
+  try:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+      column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_duration(kind):
+      return column.cast(pa.int64()).to_pylist(), True
+    if pa.types.is_temporal(kind):  # Python has no nanoseconds
+      return column.cast(pa.string()).to_pylist(), True
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+      column = column.cast(pa.string())  # if it is text
+    values = column.to_pylist()
+    if pa.types.is_floating(kind):
+      values = [
+        v if v is not None and math.isfinite(v) else None for v in values
+      ]
+    ordered = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    return values, ordered or pa.types.is_decimal(kind)
+  except (pa.ArrowException, ValueError) as e:
+    text = " ".join(str(e).split())[:300]
+    raise ValueError(
+      f"--table={path}: the column {name} cannot be read ({text}): write it as"
+      " text, or leave it out"
+    ) from e
+
+
 def _read(path) -> pa.Table:
   try:
-    content = io.BytesIO(files.read(path))
-    if content.getvalue()[:4] == b"PAR1":
-      return pq.read_table(content)
-    return pa.csv.read_csv(content)
+    content = files.read(path)
+    if content[:4] == b"PAR1":
+      return pq.read_table(io.BytesIO(content))
+    content.decode()  # Arrow takes other text for bytes
+    return pa.csv.read_csv(io.BytesIO(content))
+  except UnicodeDecodeError as e:
+    raise ValueError(
+      f"--table={path} is not UTF-8 (byte {e.start}): save it as UTF-8"
+    ) from e
   except (pa.ArrowException, OSError) as e:
     text = " ".join(str(e).split())[:300]
     raise ValueError(

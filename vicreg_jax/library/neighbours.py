@@ -36,13 +36,16 @@ class Scaling(NamedTuple):
 
 @jax.jit
 def _unit(y_NxD, mean_D, matrix):
-  y_NxD = y_NxD - mean_D
+  y_NxD = y_NxD / 2 - mean_D / 2  # a difference may be twice the largest
   if matrix.ndim == 1:
     y_NxD *= matrix
   else:
     y_NxD = jnp.matmul(y_NxD, matrix, precision=_EXACT)
-  length_Nx1 = jnp.linalg.norm(y_NxD, axis=1, keepdims=True)
-  return y_NxD / jnp.where(length_Nx1 > 0, length_Nx1, 1)
+  # By the largest number first: its square may be no float32 any more.
+  for order in (jnp.inf, 2):
+    length_Nx1 = jnp.linalg.norm(y_NxD, order, axis=1, keepdims=True)
+    y_NxD /= jnp.where(length_Nx1 > 0, length_Nx1, 1)
+  return y_NxD
 
 
 def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
@@ -58,13 +61,16 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
   if kind == "none":
     return Scaling(np.zeros(size, np.float32), np.ones(size, np.float32))
   count, sum_D, square_DxD = 0, np.zeros(size), np.zeros((size, size))
+  shift_D = None  # without it, equal vectors differ by what is rounded
   for y_NxD in blocks:
-    y_NxD = y_NxD.astype(np.float64)
+    shift_D = y_NxD[0].astype(np.float64) if shift_D is None else shift_D
+    y_NxD = y_NxD - shift_D
     count += len(y_NxD)
     sum_D += y_NxD.sum(axis=0)
     square_DxD += y_NxD.T @ y_NxD
   mean_D = sum_D / count
   covariance_DxD = square_DxD / count - np.outer(mean_D, mean_D)
+  mean_D += shift_D
   if kind == "standardise":
     deviation_D = np.sqrt(np.maximum(np.diag(covariance_DxD), 0))
     # What is the same for all tells nothing.
@@ -72,8 +78,10 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
     matrix = np.where(flat_D, 0, 1 / np.where(flat_D, 1, deviation_D))
   else:
     variance_D, directions_DxD = np.linalg.eigh(covariance_DxD)
+    variance_D = np.maximum(variance_D, 0)
     ridge = _RIDGE * variance_D.mean() or 1.0
-    matrix = directions_DxD / np.sqrt(np.maximum(variance_D, 0) + ridge)
+    matrix = directions_DxD / np.sqrt(variance_D + ridge)
+  matrix /= np.abs(matrix).max() or 1  # else it may be no float32
   return Scaling(mean_D.astype(np.float32), matrix.astype(np.float32))
 
 

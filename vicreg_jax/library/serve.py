@@ -1,17 +1,27 @@
 """Serves a page and the audio that it plays, to this machine alone.
 
 A browser seeks in audio by asking for ranges of bytes, which Python's own
-server does not know. Audio is named by its number, so nothing else can be had.
+server does not know. Audio is named by its number, so nothing else can be had:
+a file is one when the server begins, and links that are made later are none.
 """
 
 import http.server
 import mimetypes
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")  # else a page elsewhere might call itself ours
+_SECONDS = 60.0  # that a client may keep a thread waiting
+_MOST_DIGITS = 18  # of a place in a file; more are behind its end
+_HEADERS = {
+  "Content-Security-Policy": "frame-ancestors 'none'",
+  "Cross-Origin-Resource-Policy": "same-origin",
+  "X-Content-Type-Options": "nosniff",
+}
 
 
 def server(
@@ -30,6 +40,7 @@ def server(
 
   class Handler(_Handler):
     content, paths = page, audio
+    real = {path: os.path.realpath(path) for path in dict.fromkeys(audio)}
 
   try:
     return http.server.ThreadingHTTPServer((HOST, port), Handler)
@@ -43,11 +54,20 @@ def server(
 class _Handler(http.server.BaseHTTPRequestHandler):
   content: bytes
   paths: Sequence[str]
+  real: Mapping[str, str]  # where links of paths lead
   protocol_version = "HTTP/1.1"
+  timeout = _SECONDS
+
+  def handle(self):
+    """As others, but a client may leave at any time."""
+    try:
+      super().handle()
+    except OSError:  # it has left or waits, or the file cannot be read on
+      self.close_connection = True
 
   def do_GET(self):
-    name = self.headers.get("Host", "").rpartition(":")[0]
-    audio = re.fullmatch(r"/audio/(\d{1,9})", self.path)
+    name = re.sub(r":[0-9]*$", "", self.headers.get("Host", "")).lower()
+    audio = re.fullmatch(r"/audio/([0-9]{1,9})", self.path)
     if name not in _NAMES:
       self.send_error(403)
     elif self.path == "/":
@@ -63,24 +83,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def _send(self, path):
     try:
-      with open(path, "rb") as f:
-        self._send_range(f, mimetypes.guess_type(path)[0])
-    except (BrokenPipeError, ConnectionResetError):
-      self.close_connection = True  # it has heard enough
+      file = _opened(self.real[path])
     except OSError:
       self.send_error(404)
+      return
+    with file:
+      self._send_range(file, mimetypes.guess_type(path)[0])
 
   def _send_range(self, f, kind):
     size = os.fstat(f.fileno()).st_size
     start, end, status = 0, size, 200
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+    asked = re.fullmatch(
+      r"bytes=([0-9]*)-([0-9]*)", self.headers.get("Range", "")
+    )
     if asked and any(asked.groups()):
-      first, last = asked.groups()
+      # Python reads no numbers of thousands of digits.
+      first, last = (
+        text and (int(text) if len(text) <= _MOST_DIGITS else size + 1)
+        for text in asked.groups()
+      )
       status = 206
-      if first:
-        start, end = int(first), min(size, int(last or size) + 1)
+      if first != "":
+        start, end = first, size if last == "" else min(size, last + 1)
       else:
-        start = max(0, size - int(last))
+        start = max(0, size - last)
       if start >= end:
         self._answer(416, 0, kind, f"bytes */{size}")
         return
@@ -92,16 +118,38 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       while left and (block := f.read(min(left, 1 << 16))):
         self.wfile.write(block)
         left -= len(block)
+      if left:  # the file is shorter now, which the client cannot know
+        self.close_connection = True
 
   def _answer(self, status, length, kind, told=None):
     self.send_response(status)
     self.send_header("Content-Type", kind or "application/octet-stream")
     self.send_header("Content-Length", str(length))
     self.send_header("Accept-Ranges", "bytes")
-    self.send_header("X-Content-Type-Options", "nosniff")
     if told:
       self.send_header("Content-Range", told)
     self.end_headers()
 
+  def end_headers(self):
+    """Those of each answer come last; errors have them, too."""
+    for name, value in _HEADERS.items():
+      self.send_header(name, value)
+    super().end_headers()
+
+  def version_string(self):
+    """Names no version that somebody might know a fault of."""
+    return "vicreg_jax"
+
   def log_message(self, *_):
     """Says nothing of each request."""
+
+
+def _opened(path) -> BinaryIO:
+  """A file. Raises OSError if the path has become something else."""
+  # Neither waits for a pipe's other end.
+  file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+  whole = stat.S_ISREG(os.fstat(file).st_mode)
+  if not whole or os.path.realpath(path) != path:  # a folder may be a link now
+    os.close(file)
+    raise FileNotFoundError(path)
+  return open(file, "rb")

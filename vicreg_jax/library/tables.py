@@ -93,8 +93,8 @@ class Tables:
           f"{path}: its embeddings are a {kind}; they must be a list of one"
           " fixed size, as `embed` writes them"
         )
-      said = (schema.metadata or {}).get(KEY, b"{}")
-      return kind.list_size, dict(json.loads(said)), table.metadata.num_rows
+      about = _about(path, (schema.metadata or {}).get(KEY, b"{}"))
+      return kind.list_size, about, table.metadata.num_rows
 
   def state(self) -> list:
     """[path, size, time of the last change] of each file."""
@@ -236,6 +236,21 @@ def _nothing_in(path):
   return f"{path} has rows with nothing in them: leave them out"
 
 
+def _about(path, text) -> dict:
+  """What a table says of itself; raises ValueError unless it can be so."""
+  try:
+    about = json.loads(text)
+    hop = about.get("hop")
+    if hop is None or (isinstance(hop, int) and hop > 0):
+      return about
+  except (AttributeError, RecursionError, ValueError):
+    pass
+  raise ValueError(
+    f"{path} says of itself {text[:80]!r}, which `embed` has not written: embed"
+    f" its files again, or take the entry {KEY.decode()!r} out of its metadata"
+  )
+
+
 def _state(path):
   if files.is_bucket(path):
     stat = epath.Path(path).stat()
@@ -256,7 +271,7 @@ def _reading(path):
         raise ValueError(f"{path} is a directory; give a table of `embed`")
       # Else what was read stays in memory until the file is closed.
       yield stack.enter_context(pq.ParquetFile(source, pre_buffer=False))
-  except (pa.ArrowException, OSError, json.JSONDecodeError) as e:
+  except (pa.ArrowException, OSError) as e:
     text = " ".join(str(e).split())[:300]
     raise ValueError(
       f"{path} cannot be read as a table ({text}): give one that `embed` has"

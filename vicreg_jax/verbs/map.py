@@ -24,6 +24,12 @@ def run(args) -> int:
     heads = encoder_of(tables, args.model).heads
     if heads is None:
       raise ValueError(f"--model={args.model} has no heads: probe it first")
+    if args.by == "tracks" and tables.about.get("pooling") != "none":
+      print(
+        f"tags are of the mean vector of a track, as {args.embeddings[0]} has"
+        " no segments: those of `tag` take one of --pooling=none",
+        file=sys.stderr,
+      )
   if args.serve is not None:  # a layout takes minutes
     serve.server(b"", [], args.serve).server_close()
   made = layout.make(
