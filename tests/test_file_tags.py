@@ -186,3 +186,18 @@ def test_a_damaged_header_is_quiet(tmp_path, tagged, capfd):
     except audio.AudioError as error:
       assert error.reason == "not decodable"
   assert capfd.readouterr().err == ""
+
+
+def test_little_of_a_file_is_read(tmp_path, monkeypatch):
+  read = []
+
+  class Counted(file_tags._File):
+    def read(self, size=-1):
+      read.append(size)
+      return super().read(size)
+
+  monkeypatch.setattr(file_tags, "_File", Counted)
+  x = 0.1 * np.random.default_rng(0).normal(size=3_000_000)
+  soundfile.write(tmp_path / "a.wav", x, 44_100)
+  file_tags.read(tmp_path / "a.wav")
+  assert 0 < sum(read) < 500_000

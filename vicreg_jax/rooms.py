@@ -82,7 +82,7 @@ ROOMS = {
     "its table of vectors; neighbours, index, map",
     "embedding",
     "playlists audio_paths store embedding tables made_by neighbours route"
-    " index layout page serve",
+    " describe index layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",
