@@ -11,6 +11,9 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -283,6 +286,35 @@ def test_a_save_without_room_fails_and_the_one_before_is_kept(tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
     save(workdir, 6)
     assert load(workdir)[1] == 6
+
+
+@pytest.mark.parametrize("later", [[], [9]])
+def test_a_save_that_fails_leaves_no_thread_behind(tmp_path, later):
+  """One of them can stop a later save for ever, or write into its files."""
+  before = set(threading.enumerate())
+  with small_disk(tmp_path / "disk") as (fill, free):
+    with (
+      pytest.raises(ValueError, match=FULL),
+      checkpoint.Checkpoints(str(tmp_path / "disk"), 1) as saved,
+    ):
+      fill()
+      for step in (6, *later):
+        saved.save(state_of(step), step)
+    left = set(threading.enumerate()) - before
+    assert not {t.name for t in left if not t.name.startswith("asyncio")}
+    free()
+
+
+def test_what_tensorstore_says_of_a_failed_save_is_dropped(monkeypatch):
+  """It comes from a thread of its own, whenever that ends its write."""
+  seen = []
+  monkeypatch.setattr(sys, "unraisablehook", seen.append)
+  checkpoint._quieten.__wrapped__()
+  closed = RuntimeError("Event loop is closed")
+  sys.unraisablehook(types.SimpleNamespace(exc_value=closed))
+  assert not seen
+  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError()))
+  assert len(seen) == 1
 
 
 def test_metrics_without_room_say_so(tmp_path):

@@ -9,6 +9,7 @@ It is written before Orbax commits, so a checkpoint without one is not whole.
 """
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -16,6 +17,8 @@ import logging
 import os
 import re
 import sys
+import threading
+import time
 import traceback
 import zlib
 from collections.abc import Collection
@@ -38,6 +41,7 @@ MANIFEST = "manifest.json"
 _COMMITTED = "commit_success.txt"
 _UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", _COMMITTED)
 _CHUNK = 1 << 24  # bytes
+_PATIENCE = 10.0  # seconds, for what is left of a save that failed
 
 
 def _items(state: TrainState) -> dict:
@@ -121,10 +125,31 @@ class Checkpoints:
   def __exit__(self, error_type, *unused):
     try:
       with self._explain():
-        self._manager.close()
+        self._close()
     except ValueError:
       if error_type is None:  # else the first error says more
         raise
+
+  def _close(self):
+    """Ends the threads of Orbax, of which a failed save leaves some behind.
+
+    They would write on while the next run clears up. And where Python collects
+    what holds one, before it is joined, Python 3.11 may wait for ever.
+    """
+    errors = []
+    while len(errors) < 3:  # `close` ends at an error, but raises each once
+      try:
+        self._manager.close()
+        break
+      except Exception as e:
+        errors.append(e)
+    end = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+      if type(thread).__module__.startswith("orbax."):
+        # Not its own `join`, which raises the thread's error.
+        threading.Thread.join(thread, max(end - time.monotonic(), 0))
+    if errors:
+      raise errors[0]
 
   def keep_at(self, steps: Collection[int]):
     """From the next save on it is the checkpoints of these steps that stay."""
@@ -160,9 +185,8 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explain(self):
-    """One line for what Orbax raises, without the tracebacks it also logs."""
-    for name in ("absl", "asyncio"):
-      logging.getLogger(name).addFilter(_not_of_orbax)  # once, however often
+    """One line for what Orbax raises, without the tracebacks beside it."""
+    _quieten()
     try:
       yield
     except (OSError, ValueError, RuntimeError) as e:
@@ -414,6 +438,21 @@ def _first_line(error: Exception) -> str:
     return os.strerror(int(code[1]))
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:200]
+
+
+@functools.cache
+def _quieten():
+  """Of a save that fails, no traceback of its threads is printed; once."""
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(_not_of_orbax)
+  before = sys.unraisablehook
+
+  def hook(event):
+    # TensorStore's, of a write that ends after its save has failed.
+    if "Event loop is closed" not in str(event.exc_value):
+      before(event)
+
+  sys.unraisablehook = hook
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
