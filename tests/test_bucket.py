@@ -18,7 +18,7 @@ from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
 
 from vicreg_jax import config as configs
-from vicreg_jax import files, main, plots
+from vicreg_jax import files, main, messages, plots
 from vicreg_jax.jobs import embed, pretrain
 from vicreg_jax.training import checkpoint, loop
 from vicreg_jax.training import workdir as workdir_lib
@@ -254,3 +254,44 @@ def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):
     workdir_lib.load_config("gs://b/w")
   with pytest.raises(ValueError, match=r"gs://b/w/metrics.jsonl.*403 Forbidd"):
     plots.training_curves("gs://b/w/metrics.jsonl", str(tmp_path / "x.png"))
+
+
+def test_checkpoints_that_a_bucket_does_not_show_are_no_damaged_ones(
+  bucket, monkeypatch, tmp_path
+):
+  """Of those, the run would be told to go on from an older one."""
+  import tensorflow as tf
+
+  there = tmp_path / "buckets/b/w/checkpoints/3"
+  there.mkdir(parents=True)
+  (there / "manifest.json").write_text("{}")
+  (there / "commit_success.txt").touch()
+
+  def refuse(*_):
+    raise tf.errors.UnavailableError(None, None, "503\nTry again")
+
+  for name in ("open", "listdir"):
+    with monkeypatch.context() as patch:
+      patch.setattr(bucket, name, refuse)
+      for opened in (
+        lambda: checkpoint.Checkpoints("gs://b/w", 1),
+        lambda: checkpoint.load_encoder("gs://b/w", -1, {}),
+      ):
+        with pytest.raises(ValueError, match=r"cannot be read .*503") as caught:
+          opened()
+        assert "\n" not in str(caught.value)
+        assert messages.ours(caught.value)
+  assert os.listdir(there.parent) == ["3"]
+
+
+def test_checkpoints_that_a_bucket_does_not_take_are_one_line(
+  bucket, monkeypatch
+):
+  import tensorflow as tf
+
+  def refuse(*_, **__):
+    raise tf.errors.PermissionDeniedError(None, None, "403\nForbidden")
+
+  monkeypatch.setattr(bucket, "makedirs", refuse)
+  with pytest.raises(ValueError, match=r"cannot be written .*403 Forb"):
+    checkpoint.Checkpoints("gs://b/w", 1)

@@ -11,15 +11,19 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from vicreg_jax.jobs import pretrain
-from vicreg_jax.training import checkpoint, steps
+from vicreg_jax.training import checkpoint, failed_save, steps
 from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training import writer as writer_lib
 
@@ -283,6 +287,58 @@ def test_a_save_without_room_fails_and_the_one_before_is_kept(tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
     save(workdir, 6)
     assert load(workdir)[1] == 6
+
+
+@pytest.mark.parametrize("later", [[], [9]])
+def test_a_save_that_fails_leaves_no_thread_behind(tmp_path, later):
+  """One of them can stop a later save for ever, or write into its files."""
+  before = set(threading.enumerate())
+  with small_disk(tmp_path / "disk") as (fill, free):
+    with (
+      pytest.raises(ValueError, match=FULL),
+      checkpoint.Checkpoints(str(tmp_path / "disk"), 1) as saved,
+    ):
+      fill()
+      for step in (6, *later):
+        saved.save(state_of(step), step)
+    left = set(threading.enumerate()) - before
+    assert not left
+    free()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Gone"), KeyError("x")])
+def test_any_error_of_the_first_host_ends_all_of_them(
+  tmp_path, monkeypatch, error
+):
+  told = []
+
+  def broadcast(x):
+    told.append(int(x))
+    return np.int32(told[0])  # what the first host says
+
+  def find():
+    raise error
+
+  monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+  kind = ValueError if isinstance(error, OSError) else KeyError
+  with pytest.raises(kind, match=r"cannot be read \(|x"):
+    checkpoint._agree(tmp_path, find)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with pytest.raises(ValueError, match=r"the first host .* own error"):
+    checkpoint._agree(tmp_path, find)
+  assert told == [-2, -1]
+
+
+def test_what_tensorstore_says_of_a_failed_save_is_dropped(monkeypatch):
+  """It comes from a thread of its own, whenever that ends its write."""
+  seen = []
+  monkeypatch.setattr(sys, "unraisablehook", seen.append)
+  failed_save.quieten.__wrapped__()
+  closed = RuntimeError("Event loop is closed")
+  sys.unraisablehook(types.SimpleNamespace(exc_value=closed))
+  assert not seen
+  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError()))
+  assert len(seen) == 1
 
 
 def test_metrics_without_room_say_so(tmp_path):

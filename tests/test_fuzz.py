@@ -736,7 +736,7 @@ class Flags:
         delattr(flags.FLAGS, name)
     sys.argv = ["main", *argv]  # the flag of ml_collections looks there
     cli.parse(sys.argv)
-    return cli.load_config()
+    return cli.CONFIG.value
 
   def case(self, rng):
     name = rng.choice(self.CONFIGS)

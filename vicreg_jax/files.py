@@ -45,7 +45,7 @@ def absolute(path) -> epath.Path:
 
 def exists(path) -> bool:
   """Whether there is such a file. Raises OSError if that cannot be seen."""
-  with _as_os_error(path):
+  with os_errors(path):
     return epath.Path(path).exists()
 
 
@@ -54,14 +54,14 @@ def is_empty(path) -> bool:
 
   Raises OSError if it is a file, or cannot be read.
   """
-  with _as_os_error(path):
+  with os_errors(path):
     directory = epath.Path(path)
     return not (directory.exists() and any(directory.iterdir()))
 
 
 def read(path) -> bytes:
   """The content of a file. Raises OSError if it cannot be read."""
-  with _as_os_error(path):
+  with os_errors(path):
     return epath.Path(path).read_bytes()
 
 
@@ -97,7 +97,7 @@ def write(path, content: bytes):
   itself: it is there once all of it has come.
   """
   path = epath.Path(path)
-  with _as_os_error(path):
+  with os_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_bucket(path):
       path.write_bytes(content)
@@ -118,7 +118,7 @@ def write(path, content: bytes):
 
 def remove_tree(path):
   """Deletes a directory, if it is there. Raises OSError if it cannot be."""
-  with _as_os_error(path):
+  with os_errors(path):
     directory = epath.Path(path)
     if directory.exists():
       directory.rmtree()
@@ -290,7 +290,8 @@ def explained(path, flag="--workdir"):
   `flag`: by which the user has named the place.
   """
   try:
-    yield
+    with os_errors(path):
+      yield
   except OSError as e:
     remedy = _REMEDIES.get(e.errno)
     remedy = f"{remedy}, or use" if remedy else "Use"
@@ -301,7 +302,7 @@ def explained(path, flag="--workdir"):
 
 
 @contextlib.contextmanager
-def _as_os_error(path):
+def os_errors(path):
   """Buckets are TensorFlow's, whose errors are no OSError."""
   if not is_bucket(path):
     yield

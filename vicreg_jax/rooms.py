@@ -69,7 +69,7 @@ ROOMS = {
     "batches of views, a config",
     "steps, checkpoints, metrics; a run that goes on where it stopped",
     "loop",
-    "workdir best_checkpoint steps writer checkpoint loop",
+    "workdir best_checkpoint steps writer failed_save checkpoint loop",
   ),
   "use": Room(
     "a workdir, an export, foreign weights",

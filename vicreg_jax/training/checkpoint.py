@@ -12,11 +12,9 @@ import contextlib
 import importlib
 import itertools
 import json
-import logging
 import os
 import re
 import sys
-import traceback
 import zlib
 from collections.abc import Collection
 
@@ -30,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from vicreg_jax import files
+from vicreg_jax.training import failed_save
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training.steps import TrainState
 
@@ -98,7 +97,7 @@ class Checkpoints:
     self._saving = None
     self._keep_at = _Steps(keep_at)
     self.resume_step = _agree(
-      lambda: _choose_resume_step(self._path, keep, keep_at)
+      self._path, lambda: _choose_resume_step(self._path, keep, keep_at)
     )
     with self._explain():
       self._manager = ocp.CheckpointManager(
@@ -121,10 +120,24 @@ class Checkpoints:
   def __exit__(self, error_type, *unused):
     try:
       with self._explain():
-        self._manager.close()
+        self._close(failed=bool(error_type))
     except ValueError:
       if error_type is None:  # else the first error says more
         raise
+
+  def _close(self, failed):
+    """Closes Orbax, which a save that has failed leaves half-open."""
+    errors = []
+    for _ in range(3):  # `close` ends at the first error, but raises each once
+      try:
+        self._manager.close()
+        break
+      except Exception as e:
+        errors.append(e)
+    if failed or errors:
+      failed_save.join_threads()
+    if errors:
+      raise errors[0]
 
   def keep_at(self, steps: Collection[int]):
     """From the next save on it is the checkpoints of these steps that stay."""
@@ -160,11 +173,11 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explain(self):
-    """One line for what Orbax raises, without the tracebacks it also logs."""
-    for name in ("absl", "asyncio"):
-      logging.getLogger(name).addFilter(_not_of_orbax)  # once, however often
+    """One line for what Orbax raises, without the tracebacks beside it."""
+    failed_save.quieten()
     try:
-      yield
+      with files.os_errors(self._path):
+        yield
     except (OSError, ValueError, RuntimeError) as e:
       raise ValueError(
         f"{self._path}: a checkpoint cannot be written ({_first_line(e)}); the"
@@ -181,7 +194,7 @@ class Checkpoints:
     with self._explain():
       self._manager.wait_until_finished()
     if step != self.resume_step:  # that one has been examined
-      _agree(lambda: self._examine(step))
+      _agree(self._path, lambda: self._examine(step))
     return _state(_restore(self._path / str(step), _items(like)))
 
   def _examine(self, step):
@@ -226,14 +239,14 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
   if step not in (-1, *steps):
     raise ValueError(f"step={step}: {path} has {steps}; use one of them or -1")
   candidates = steps if step == -1 else [step]
-  step = _agree(lambda: _examine(path, candidates, 1, "encoder/")[0][0])
+  step = _agree(path, lambda: _examine(path, candidates, 1, "encoder/")[0][0])
   return _restore(path / str(step), {"encoder": like})["encoder"], step
 
 
 def _restore(path, like: dict) -> dict:
   """Items of the checkpoint in `path`, whose files are as they were saved."""
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with files.os_errors(path), ocp.StandardCheckpointer() as checkpointer:
       return {
         name: checkpointer.restore(path / name, item)
         for name, item in like.items()
@@ -257,18 +270,32 @@ def saved_steps(run: str) -> list[int]:
 
 def _steps(path) -> list[int]:
   """Steps that are committed, or copied from elsewhere, the oldest first."""
-  if not path.exists():
-    return []
-  found = ocp.path.step.standard_name_format().find_all(path)
-  steps = {metadata.step for metadata in found}
-  if files.is_bucket(path):
-    # Orbax commits by a file there, which copies from a disk lack.
-    steps |= {
-      int(p.name)
-      for p in path.iterdir()
-      if p.name.isdecimal() and (p / MANIFEST).exists()
-    }
+  with _readable(path):
+    if not path.exists():
+      return []
+    found = ocp.path.step.standard_name_format().find_all(path)
+    steps = {metadata.step for metadata in found}
+    if files.is_bucket(path):
+      # Orbax commits by a file there, which copies from a disk lack.
+      steps |= {
+        int(p.name)
+        for p in path.iterdir()
+        if p.name.isdecimal() and (p / MANIFEST).exists()
+      }
   return sorted(steps)
+
+
+@contextlib.contextmanager
+def _readable(path):
+  """Raises ValueError if the disk or the bucket does not answer."""
+  try:
+    with files.os_errors(path):
+      yield
+  except OSError as e:
+    raise ValueError(
+      f"{path}: the checkpoints cannot be read ({_first_line(e)}): see to it"
+      " that they can, then run the same command again"
+    ) from e
 
 
 def _choose_resume_step(path, keep, keep_at) -> int | None:
@@ -385,18 +412,25 @@ def _measure(path) -> list[int]:
   return [size, crc]
 
 
-def _agree(find):
-  """What `find()` gives on process 0, on all processes; it may be None."""
+def _agree(path, find):
+  """What `find()` gives on process 0, on all processes; it may be None.
+
+  Its error, of whatever kind, ends all of them: the others wait for its answer.
+  """
   step, error = -1, None
   if jax.process_index() == 0:
     try:
-      found = find()
+      with _readable(path):
+        found = find()
       step = -1 if found is None else found
-    except ValueError as e:
+    except Exception as e:
       step, error = -2, e
   step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
   if step == -2:
-    raise error or ValueError("process 0 found no whole checkpoint")
+    raise error or ValueError(
+      f"{path}: the first host found no checkpoint to use; its own error says"
+      " why"
+    )
   return None if step == -1 else step
 
 
@@ -414,11 +448,3 @@ def _first_line(error: Exception) -> str:
     return os.strerror(int(code[1]))
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:200]
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-  """False for a failure within Orbax, which is raised here too."""
-  if record.levelno < logging.ERROR or not record.exc_info:
-    return True
-  frames = traceback.extract_tb(record.exc_info[2])
-  return not any("orbax" in frame.filename for frame in frames)
