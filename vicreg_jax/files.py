@@ -202,7 +202,7 @@ def is_ours(path) -> bool:
 
   Raises OSError if it cannot be read.
   """
-  with _as_os_error(path), epath.Path(path).open("rb") as f:
+  with os_errors(path), epath.Path(path).open("rb") as f:
     head = f.read(_LOOKED_AT)
     f.seek(max(f.seek(0, os.SEEK_END) - _LOOKED_AT, 0))
     if MARK.encode() in head + b"\n" + f.read():
