@@ -1,6 +1,7 @@
 """Files as CLMR's, written by PyTorch itself, and what is no such file."""
 
 import copy
+import json
 import os
 import pickle
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import vicreg_jax
+from vicreg_jax import __main__ as command
 from vicreg_jax.model import samplecnn
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr
@@ -90,7 +92,7 @@ def expected(encoder, tmp_path_factory):
   path = tmp_path_factory.mktemp("clmr") / "encoder.pt"
   torch.save(encoder.state_dict(), path)
   weights = clmr.read(str(path))
-  assert weights[1:] == (None, None, None, "CLMR, state_dict")
+  assert weights[1:] == (None, None, None, False, "CLMR, state_dict")
   agrees(encoder, weights.encoder)
   return weights.encoder
 
@@ -184,6 +186,25 @@ def test_a_fine_tuner_of_lightning(tmp_path, encoder, expected, hidden):
   same(alone.head, weights.head)
   path = save(tmp_path / "c.ckpt", lightning(module, dataset="msd"))
   assert clmr.read(path).tags is None
+  assert not (weights.single or alone.single or clmr.read(path).single)
+
+
+@pytest.mark.parametrize("data, outputs", [("gtzan", 10), ("audio", 3)])
+def test_a_head_of_one_label_a_clip(tmp_path, encoder, data, outputs):
+  """CLMR evaluates all data sets but two by softmax."""
+  torch.manual_seed(2)
+  head = nn.Sequential(nn.Linear(512, outputs))
+  module = Module(encoder, head)
+  path = save(tmp_path / "a.ckpt", lightning(module, dataset=data))
+  heads = vicreg_jax.load(path).heads
+  y_SxD = np.random.default_rng(3).normal(size=(4, 512)).astype("float32")
+  with torch.no_grad():
+    want_K = torch.softmax(head(torch.from_numpy(y_SxD)), 1).mean(0)
+  found_K = heads.probabilities(y_SxD)
+  np.testing.assert_allclose(found_K, want_K, atol=1e-6)
+  names = "blues classical country disco hiphop jazz metal pop reggae rock"
+  other = [f"output {k}" for k in range(outputs)]
+  assert list(heads.labels) == (names.split() if data == "gtzan" else other)
 
 
 def test_release_1(tmp_path, encoder, expected):
@@ -327,6 +348,7 @@ def rejected(path, *words):
 
 def test_other_states(tmp_path, encoder):
   whole, name = encoder.state_dict(), "sequential.3.0.weight"
+  var = "sequential.3.1.running_var"
   lacking = {k: v for k, v in whole.items() if k != name}
   path = tmp_path / "clmr.pt"
   for state, *words in (
@@ -344,6 +366,10 @@ def test_other_states(tmp_path, encoder):
     ({"a": 1, "b": [2]}, "no tensors", "dict of a, b"),
     ([1, 2], "no tensors", "list"),
     (encoder, "no tensors", "test_clmr.Encoder"),
+    (whole | {name: whole[name] * np.nan}, "below 1e+06", name, "nan"),
+    (whole | {name: whole[name] * -1e30}, "below 1e+06", name, "damaged"),
+    (whole | {var: whole[var] * -1}, "negative variance", var),
+    ({"0.weight": torch.ones(9, 512), "0.bias": torch.ones(9) / 0}, "0.bias"),
     (Encoder(after=(96,) * 11).state_dict(), "[128, 1, 3]", "[96, 1, 3]"),
   ):
     rejected(save(path, state), *words)
@@ -353,6 +379,8 @@ def test_other_files(tmp_path, encoder):
   path = tmp_path / "clmr.pt"
   rejected(path, "cannot be read", "No such file")
   rejected(tmp_path, "cannot be read", "Is a directory")
+  os.mkfifo(tmp_path / "pipe.pt")
+  rejected(tmp_path / "pipe.pt", "a pipe")
   save(path, encoder.state_dict(), _use_new_zipfile_serialization=False)
   rejected(path, "since version 1.6")
   for content in (b"", b"\0" * 99, pickle.dumps({"a": 1})):
@@ -448,6 +476,7 @@ def test_other_onnx(tmp_path, encoder, monkeypatch):
     ({"MaxPool": dict(kernel_shape=[2])}, "kernel_shape=[3]", "found [2]"),
     ({"BatchNormalization": dict(epsilon=1e-3)}, "epsilon=1e-05", "0.001"),
     ({"Gemm": dict(alpha=0.5)}, "alpha=1.0", "found 0.5"),
+    ({"Conv": dict(group=2)}, "group=1", "found 2"),
   ):
     linear = nn.Linear(512, 50) if "Gemm" in changed else None
     rejected(to_onnx(path, small, linear=linear, **changed), *words)
@@ -456,6 +485,16 @@ def test_other_onnx(tmp_path, encoder, monkeypatch):
   shorter.sequential = shorter.sequential[:10]
   rejected(to_onnx(path, shorter), "11 Conv", "found 10 Conv")
 
+  for change in ("/Relu_5", "/MaxPool_6"):  # of which a bit has flipped
+    model = onnx.load_model_from_string(whole)
+    node = next(n for n in model.graph.node if n.input[0] == change)
+    node.input[0] = f"{change[:-1]}{int(change[-1]) ^ 1}"
+    path.write_bytes(model.SerializeToString())
+    rejected(path, "one after another", node.input[0])
+  model = onnx.load_model_from_string(whole)
+  model.graph.output[0].name = "/Relu_1"
+  path.write_bytes(model.SerializeToString())
+  rejected(path, "last layer's output")
   model = onnx.load_model_from_string(whole)
   tensor = model.graph.initializer[0]
   tensor.external_data.add(key="location", value="/etc/passwd")
@@ -506,3 +545,21 @@ def test_an_import_keeps_the_tags_of_a_whole_model(tmp_path):
   found = vicreg_jax.load(tmp_path / "run").tags(x_T, 22_050)
   assert tuple(found) == clmr.TAGS
   np.testing.assert_allclose(list(found.values()), shares_K, atol=1e-5)
+
+
+def test_of_an_import_no_training_and_no_scores_are_known(tmp_path, encoder):
+  run, out = str(tmp_path / "run"), tmp_path / "export"
+  import_weights(save(tmp_path / "a.pt", encoder.state_dict()), run)
+  with pytest.raises(SystemExit) as end:
+    command.main(["export", run, f"--output={out}", "--license=MIT"])
+  assert end.value.code == 0
+  card = json.loads((out / "model.json").read_text())
+  assert card["training"] is card["scores"] is card["tags"] is None
+
+
+def test_an_import_is_written_to_a_new_directory(tmp_path, encoder):
+  path = save(tmp_path / "a.pt", encoder.state_dict())
+  for taken, said in ((tmp_path, "is not empty"), (path, "Not a directory")):
+    with pytest.raises(ValueError, match=said) as error:
+      import_weights(path, str(taken))
+    assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """Collections become tables: whole, once each, and on from where they were."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -11,13 +12,16 @@ import time
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
+from vicreg_jax import config as configs
 from vicreg_jax import files
+from vicreg_jax.jobs import embed as job
 from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
@@ -65,7 +69,7 @@ def test_every_file_has_its_mean_and_bad_ones_their_reason(
 ):
   (music / "song.MID").write_bytes(b"MThd")
   summary = run(encoder, music, tmp_path / "out.parquet")
-  assert (summary.embedded, summary.known, summary.damaged) == (11, 0, 0)
+  assert (summary.embedded, summary.known, summary.damaged) == (7, 0, 0)
   assert summary.left_out == {
     "not decodable": 2, "empty file": 1, "unread suffix .mid": 1
   }  # fmt: skip
@@ -131,7 +135,7 @@ def test_only_what_is_new_or_changed_is_embedded(encoder, music, tmp_path):
   write(music / "a" / "2.wav", 0.08, 100)
   os.utime(music / "a" / "0.wav", (1, 1))  # touched: the same content
   summary = run(encoder, music, out)
-  assert (summary.embedded, summary.known) == (2, 9)
+  assert (summary.embedded, summary.known) == (2, 6)
   after = rows(out)
   changed = {p for p in after if before.get(p) != after[p]}
   assert changed == {str(music / "c/new.wav"), str(music / "a/2.wav")}
@@ -160,9 +164,9 @@ def test_a_killed_run_goes_on(small_run, encoder, music, tmp_path, monkeypatch):
   assert not out.exists()
   parts = tmp_path / "out.parquet.parts"
   # Killed between a part and its list, and while it wrote a part.
-  (parts / "9-x.parquet").write_bytes(b"torn")
+  (parts / f"{9:020}-{7:08x}.parquet").write_bytes(b"torn")
   summary = run(encoder, music, out)
-  assert summary.embedded + summary.known == 10
+  assert summary.embedded + summary.known == 7
   assert 4 <= summary.known <= 5
   run(encoder, music, tmp_path / "unbroken")
   assert rows(out) == rows(tmp_path / "unbroken")
@@ -254,9 +258,162 @@ def test_a_table_of_another_encoder_is_refused(encoder, music, tmp_path):
 def test_a_file_that_is_no_table_is_refused(encoder, music, tmp_path):
   out = tmp_path / "out.parquet"
   out.write_bytes(b"something of somebody's")
-  with pytest.raises(ValueError, match="is no table of this command's"):
+  with pytest.raises(
+    ValueError, match="was not written by vicreg_jax, or is dam"
+  ):
     run(encoder, music, out)
   assert out.read_bytes() == b"something of somebody's"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz", "npy"])
+def test_outputs_replace_nobody_elses_files(encoder, music, tmp_path, kind):
+  out, options = tmp_path / f"out.{kind}", {"format": kind}
+  theirs = {
+    "array": b"\x93NUMPY of somebody's",
+    "arrays": b"PK of somebody's",
+    "sound": (music / "a" / "0.wav").read_bytes(),
+    "empty": b"",
+  }
+  pq.write_table(pa.table({"theirs": [1, 2]}), tmp_path / "theirs")
+  theirs["table"] = (tmp_path / "theirs").read_bytes()
+  for content in theirs.values():
+    out.write_bytes(content)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ValueError, match=f"{out} was not .* --overwrite"):
+      run(encoder, music, out, **options)
+    assert out.read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == before
+  run(encoder, music, out, overwrite=True, **options)
+  made = out.read_bytes()
+  assert run(encoder, music, out, **options).known == 7
+  assert out.read_bytes() == made
+
+
+def test_what_lies_beside_a_table_is_nobody_elses(encoder, music, tmp_path):
+  out = tmp_path / "out"
+  listed_ = tmp_path / "out.files.csv"
+  listed_.write_text("of,somebody\n")
+  with pytest.raises(ValueError, match=f"{listed_} was not"):
+    run(encoder, music, out)
+  listed_.unlink()
+  parts = tmp_path / "out.parts"
+  parts.mkdir()
+  for name in ("notes.csv", "x.parquet"):
+    (parts / name).touch()
+  for overwrite in (False, True):
+    with pytest.raises(ValueError, match=r"other files, .*notes\.csv: move"):
+      run(encoder, music, out, overwrite=overwrite)
+  assert {p.name for p in parts.iterdir()} == {"notes.csv", "x.parquet"}
+  assert not out.exists()
+
+
+def test_the_job_replaces_nobody_elses_file(small_run, tmp_path):
+  config = configs.base_embed()
+  config.checkpoint = small_run
+  theirs = tmp_path / "embeddings.npz"
+  theirs.write_bytes(b"PK of somebody's")
+  with pytest.raises(ValueError, match=f"{theirs} was not .* another name$"):
+    job.run(config, str(tmp_path))
+  assert os.listdir(tmp_path) == ["embeddings.npz"]
+  # Where a job has worked before, the file is its own.
+  (tmp_path / "config.json").write_text('{"job": "embed"}')
+  with pytest.raises(ValueError, match="is unknown"):
+    job.run(config, str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npy"])
+def test_what_is_read_is_never_replaced(encoder, music, tmp_path, kind):
+  song, linked = music / "a" / "0.wav", tmp_path / "link"
+  linked.symlink_to(song)
+  before = song.read_bytes()
+  for out in (song, linked):
+    with pytest.raises(ValueError, match="is what this command reads"):
+      run(encoder, music, out, format=kind, overwrite=True)
+  assert song.read_bytes() == before and linked.is_symlink()
+
+
+def test_arrays_of_the_version_before_are_known(encoder, music, tmp_path):
+  """They have no mark, and the table beside them tells."""
+  out = tmp_path / "out.npz"
+  run(encoder, music, out, format="npz")
+  arrays = dict(np.load(out))
+  np.savez(out, **arrays)
+  os.remove(music / "a" / "0.wav")
+  write(music / "new.wav")
+  assert run(encoder, music, out, format="npz").embedded == 1
+  (tmp_path / "out.npz.parquet").unlink()
+  assert run(encoder, music, out, format="npz").embedded == 7
+  np.savez(out, **arrays)
+  (tmp_path / "out.npz.parquet").unlink()
+  with pytest.raises(ValueError, match="was not written by"):
+    run(encoder, music, out, format="npz")
+
+
+def test_outputs_lie_where_links_lead(encoder, music, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "disk").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
+  run(encoder, music, "~/link")
+  assert (tmp_path / "link").is_symlink()
+  assert set(os.listdir(tmp_path / "disk")) == {"out", "out.files.csv"}
+  assert run(encoder, music, tmp_path / "link").known == 7
+
+
+def test_what_cannot_be_an_output(encoder, music, tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  for out in (tmp_path, tmp_path / "pipe", "-", ""):
+    with pytest.raises(ValueError, match=f"output={out} is no file"):
+      run(encoder, music, out, overwrite=True)
+  with pytest.raises(ValueError, match="written to a local disk"):
+    run(encoder, music, "gs://bucket/out")
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match=r"Not a directory.* Move") as e:
+    run(encoder, music, tmp_path / "file" / "out")
+  assert "disk space" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "name, remedy",
+  [
+    ("ENOSPC", "Free disk space"),
+    ("EDQUOT", "Free disk space"),
+    ("EACCES", "Allow"),
+    ("EROFS", "Mount"),
+    ("EISDIR", "Name a file"),
+    ("ENOTDIR", "Move the file"),
+    ("EIO", "Use another directory"),
+  ],
+)
+def test_an_error_of_the_disk_has_its_own_remedy(name, remedy):
+  number = getattr(errno, name)
+  said = rf"cannot write a/b: {os.strerror(number)}\. {remedy}.* \(--to\)"
+  with (
+    pytest.raises(ValueError, match=said) as error,
+    files.explained("a/b", "--to"),
+  ):
+    raise OSError(number, os.strerror(number))
+  assert ("disk space" in str(error.value)) == remedy.startswith("Free")
+
+
+def test_two_commands_do_not_write_one_table(encoder, music, tmp_path):
+  out = tmp_path / "out"
+  with (
+    files.lock(out),
+    pytest.raises(ValueError, match="out is being written by another command"),
+  ):
+    run(encoder, music, out)
+  run(encoder, music, out)
+  assert not os.path.exists(f"{out}.lock")
+
+
+def test_a_pipe_among_the_music_is_left_out(encoder, music, tmp_path):
+  os.mkfifo(music / "pipe.mp3")
+  summary = run(encoder, music, tmp_path / "out")
+  assert summary.left_out["not a file"] == 1 and summary.embedded == 7
+  # In the place of an empty file, whose size is the same.
+  (music / "empty.ogg").unlink()
+  os.mkfifo(music / "empty.ogg")
+  assert run(encoder, music, tmp_path / "out").left_out["not a file"] == 2
 
 
 def test_a_table_that_was_deleted_is_made_anew(encoder, music, tmp_path):
@@ -371,6 +528,40 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     audio_paths.expand(["none"])
 
 
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_place_is_written_by_one_at_a_time(tmp_path, directory):
+  place = tmp_path / "new" / "out"
+  code = (
+    "import sys; from vicreg_jax import files\n"
+    f"with files.lock(sys.argv[1], directory={directory}):\n"
+    "  print('held', flush=True); sys.stdin.read()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code, place],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as other:
+    assert other.stdout.readline() == b"held\n"
+    with (
+      pytest.raises(ValueError, match=f"{place} is being written .* --to"),
+      files.lock(place, "--to", directory=directory),
+    ):
+      pass
+    other.kill()  # which leaves the lock's file
+    other.wait()
+    with files.lock(place, directory=directory):
+      (tmp_path / "link").symlink_to(place)
+      with (
+        pytest.raises(ValueError, match="link is being written"),
+        files.lock(tmp_path / "link", directory=directory),
+      ):
+        pass
+      with files.lock(tmp_path / "else"), files.lock("gs://bucket/x"):
+        pass
+  assert {p.name for p in tmp_path.iterdir()} == {"new", "link"}
+  assert [p.name for p in place.parent.iterdir()] == ["out"] * directory
+
+
 def call(*flags):
   """The exit code of `embed`, or its error."""
   with pytest.raises(SystemExit) as end:
@@ -416,7 +607,10 @@ def test_the_command(small_run, music, tmp_path, capsys):
   out = str(tmp_path / "out.parquet")
   assert call(small_run, str(music), f"--output={out}") == 3
   said = capsys.readouterr().out
-  assert "10 files are new, 0 known" in said and "2 not decodable" in said
+  assert (
+    "7 files embedded, 0 known, 3 left out" in said
+    and "2 not decodable" in said
+  )
   about = json.loads(pq.read_schema(out).metadata[b"vicreg_jax"])
   assert about["size"] == 16 and about["hop"] == CROP
   for name in ("noise.mp3", "empty.ogg", "torn.flac"):

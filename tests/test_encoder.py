@@ -104,15 +104,30 @@ def test_silence_has_an_embedding(encoder):
 @pytest.mark.parametrize(
   "audio, rate, hop, said",
   [
-    (np.zeros(9, np.int16), RATE, None, "array of int16: give floats"),
+    (np.zeros(9, np.int32), RATE, None, "array of int32: give floats"),
+    (np.zeros(9, np.uint8), RATE, None, "array of uint8: give floats"),
+    ([[0.0, 0.0], [0.0]], RATE, None, "a list that NumPy does not take"),
+    (None, RATE, None, "array of object"),
+    (np.full(500, 1e300), RATE, None, "a peak of 1e\\+300, and 1 is full"),
+    (noise(500) * 32_768, RATE, None, "a peak of .* by 1 / 32768"),
+    (np.zeros((17, 500)), RATE, None, "more than 16 channels"),
     (np.zeros((500, 2)), RATE, None, "transpose it"),
     (np.zeros((1, 1, 5)), RATE, None, r"shape \(1, 1, 5\)"),
     (np.zeros(0), RATE, None, r"shape \(0,\)"),
     (np.zeros(500), None, None, "sample_rate is None"),
     (np.zeros(500), 0, None, "sample_rate is 0"),
+    (np.zeros(500), np.inf, None, "sample_rate is inf"),
+    (np.zeros(500), np.nan, None, "sample_rate is nan"),
+    (np.zeros(500), -22_050, None, "sample_rate is -22050"),
+    (np.zeros(500), 900_000, None, "sample_rate is 900000"),
+    (np.zeros(500), "44100", None, "sample_rate is '44100'"),
     (np.full(500, np.nan), RATE, None, "not finite"),
     (np.zeros(500), RATE, 0.0, "hop_seconds is 0.0"),
     (np.zeros(500), RATE, float("nan"), "hop_seconds is nan"),
+    (np.zeros(500), RATE, float("inf"), "hop_seconds is inf"),
+    (np.zeros(500), RATE, 1e300, "hop_seconds is 1e\\+300"),
+    (np.zeros(500), RATE, -1.0, "hop_seconds is -1.0"),
+    (np.zeros(500), RATE, "1", "hop_seconds is '1'"),
     ("a.wav", RATE, None, "leave sample_rate out"),
     ("a.wav", None, None, "a.wav: not found"),
   ],
@@ -121,6 +136,52 @@ def test_what_cannot_be_audio_is_one_line(encoder, audio, rate, hop, said):
   with pytest.raises(ValueError, match=said) as error:
     encoder.embed_segments(audio, rate, hop)
   assert "\n" not in str(error.value)
+
+
+def test_integers_are_scaled_as_those_of_a_file(encoder, tmp_path):
+  x_T = np.random.default_rng(0).integers(-(2**15), 2**15, 3000, np.int16)
+  soundfile.write(tmp_path / "a.wav", x_T, RATE)
+  want = encoder.embed(tmp_path / "a.wav")
+  np.testing.assert_array_equal(encoder.embed(x_T, RATE), want)
+  # As loud as a file may be, and no louder; see tests/test_audio.py.
+  loud = x_T / np.float64(2**15)
+  loud *= 16 / np.abs(loud).max()
+  assert np.isfinite(encoder.embed(loud, RATE)).all()
+  with pytest.raises(ValueError, match="a peak of 16"):
+    encoder.embed(loud * 1.01, RATE)
+
+
+def test_arrays_of_other_libraries(encoder):
+  torch = pytest.importorskip("torch")
+  x_T = noise(1000)
+  want = encoder.embed(x_T, RATE)
+  for array in (torch.tensor(x_T, requires_grad=True), jax.numpy.array(x_T)):
+    np.testing.assert_array_equal(encoder.embed(array, RATE), want)
+  half = torch.tensor(x_T).bfloat16()
+  want = encoder.embed(half.float().numpy(), RATE)
+  for array in (half, jax.numpy.array(half.float().numpy(), "bfloat16")):
+    np.testing.assert_array_equal(encoder.embed(array, RATE), want)
+  with pytest.raises(ValueError, match="Tensor that NumPy does not take"):
+    encoder.embed(torch.zeros(500).to_sparse(), RATE)
+
+
+@pytest.mark.parametrize("which", [{"step": 5}, {"step": 0}, {"epoch": 0.0}])
+def test_where_there_are_no_steps_none_is_chosen(which):
+  with pytest.raises(ValueError, match="starter has one encoder, and no steps"):
+    vicreg_jax.load("starter", **which)
+
+
+def test_what_is_no_model_is_told_what_would_be(tmp_path):
+  (tmp_path / "song.wav").touch()
+  expected = r"'starter', .* workdir .* `export` .* CLMR's weights \(\.pt, "
+  for name, said in (
+    ("nosuch", "no such"),
+    ("nosuch.pt", "no such"),
+    ("song.wav", "no model"),
+    (".", "no model"),
+  ):
+    with pytest.raises(ValueError, match=f"{said}.*{expected}"):
+      vicreg_jax.load(tmp_path / name)
 
 
 def test_eight_devices_give_what_one_gives(small_run, tmp_path):

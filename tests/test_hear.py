@@ -62,6 +62,27 @@ def test_scenes_are_means(model):
     np.testing.assert_array_equal(y_D, want)
 
 
+@pytest.mark.parametrize(
+  "function", [hear.get_scene_embeddings, hear.get_timestamp_embeddings]
+)
+def test_audio_is_checked_as_for_the_encoder(model, function):
+  x_2xT = np.random.default_rng(0).integers(-999, 999, (2, 500), np.int16)
+  floats = function((x_2xT / 32_768).astype(np.float32), model)
+  for found, want in zip(function(x_2xT, model), floats):
+    np.testing.assert_array_equal(found, want)
+  for wrong, said in (
+    (noise(2, 500) * 32_768, "a peak of"),
+    (np.full((2, 500), 1e300), "a peak of"),
+    (np.full((2, 500), np.nan), "not finite"),
+    (np.ones((2, 500), np.int32), "array of int32"),
+    (noise(2, 1, 500), r"shape \(2, 1, 500\); it must be \[n, samples\]"),
+    (noise(500), r"shape \(500,\)"),
+    (noise(0, 500), r"shape \(0, 500\)"),
+  ):
+    with pytest.raises(ValueError, match=said):
+      function(wrong, model)
+
+
 def test_an_empty_path_says_what_to_give():
   with pytest.raises(ValueError, match="give a workdir"):
     hear.load_model()

@@ -257,7 +257,9 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
   config.data.name = "synthetic"
   assert "checkpoint is not set" in error_of(config, tmp_path)
   config.checkpoint = str(tmp_path / "nowhere")
-  assert f"{tmp_path}/nowhere: not the workdir" in error_of(config, tmp_path)
+  assert f"{tmp_path}/nowhere: there is no such model" in error_of(
+    config, tmp_path
+  )
   (tmp_path / "config.json").write_text('{"job": "probe"}')
   config.checkpoint = str(tmp_path)
   assert "not a training's" in error_of(config, tmp_path)

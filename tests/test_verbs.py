@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from absl import app
+from test_neighbours import write
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
+from vicreg_jax import cli, files
 from vicreg_jax.use import heads as heads_lib
 
 
@@ -105,6 +108,61 @@ def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
   assert set(names) == {p.name for p in out.iterdir()}
 
 
+def card_of(model, out):
+  assert call("export", model, f"--output={out}", "--license=MIT") == 0
+  return json.loads((out / "model.json").read_text())
+
+
+def test_a_card_has_the_scores_of_its_weights_alone(small_run, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "export"
+  shutil.copytree(small_run, run)
+  weights = vicreg_jax.load(small_run).fingerprint()
+  scores = {"linear": {"roc_auc": 88.5}, "step": 3, "of": {"weights": weights}}
+  (run / "probe.json").write_text(json.dumps(scores))
+  card = card_of(run, out)
+  assert card["scores"] == scores and card["training"]["steps"] == 3
+  # An export of that export knows as much.
+  again = card_of(out, tmp_path / "again")
+  assert again["scores"] == scores and again["training"] == card["training"]
+  # After more training they are of other weights; older ones do not say.
+  for stale in (scores | {"of": {"weights": "0" * 64}}, {"linear": {}}):
+    (run / "probe.json").write_text(json.dumps(stale))
+    assert card_of(run, out)["scores"] is None
+  (run / "probe.json").write_text("[")
+  error = call("export", run, f"--output={out}", "--license=MIT")
+  assert f"{run}/probe.json: damaged" in error and "\n" not in error
+
+
+def test_a_card_has_the_scores_of_a_training_with_labels(small_run, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "export"
+  headed(small_run, run)  # at step 3
+  config = json.loads((run / "config.json").read_text())
+  (run / "config.json").unlink()
+  (run / "config.json").write_text(json.dumps(config | {"job": "supervised"}))
+  for step, known in ((3, True), (2, False)):
+    scores = {"supervised": {}, "step": step, "of": {"weights": "1" * 64}}
+    (run / "probe.json").write_text(json.dumps(scores))
+    assert card_of(run, out)["scores"] == (scores if known else None)
+
+
+def test_an_export_is_not_replaced_by_itself(small_run, music, tmp_path):
+  out = tmp_path / "export"
+  card_of(small_run, out)
+  before = {p.name: p.read_bytes() for p in out.iterdir()}
+  for same in (out, f"{out}/../export"):
+    error = call("export", same, f"--output={out}", "--license=X")
+    assert "is the model itself" in error
+  assert before == {p.name: p.read_bytes() for p in out.iterdir()}
+  # The file of weights stands for its folder, whose sum is looked at.
+  weights = out / "encoder.safetensors"
+  want = vicreg_jax.load(small_run).fingerprint()
+  assert vicreg_jax.load(weights).fingerprint() == want
+  content = bytearray(weights.read_bytes())
+  content[-1] ^= 1
+  weights.write_bytes(content)
+  assert "damaged" in call("tag", weights, music / "0.wav")
+
+
 def test_tags_of_files(small_run, music, tmp_path, capsys):
   assert "there are no heads" in call("tag", small_run, music / "0.wav")
   encoder, run = vicreg_jax.load(small_run), tmp_path / "run"
@@ -159,11 +217,69 @@ def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):
   assert sorted(paths) == [str(music / f"{i}.wav") for i in range(3)]
 
 
+def test_a_map_replaces_its_own_files_alone(music, tmp_path):
+  table = write(tmp_path / "t", np.random.default_rng(0).normal(size=(5, 4)))
+  flags, page = ["map", table, "--projection=pca"], tmp_path / "map.html"
+  pictures = [f"--png={tmp_path / name}" for name in ("a.png", "a.svg")]
+  for picture in pictures:
+    assert call(*flags, f"--output={page}", picture) == 0
+    assert files.is_ours(picture.removeprefix("--png="))
+  html = page.read_text()
+  page.write_text(html.replace(f"<!-- {files.MARK} -->\n", ""))
+  assert page.read_text() != html  # but that of the version before
+  assert call(*flags, f"--output={page}") == 0 and page.read_text() == html
+  song, before = music / "0.wav", (music / "0.wav").read_bytes()
+  output, picture = f"--output={page}", f"--png={song}"
+  for wrong in ([f"--output={song}"], [output, picture]):
+    error = call(*flags, *wrong)
+    assert error.startswith(f"error: {wrong[-1]} was not written by")
+    assert "--overwrite" in error and song.read_bytes() == before
+  copy = f"--output={tmp_path / 'link'}"
+  (tmp_path / "link").hardlink_to(table)
+  for wrong in ([f"--output={table}"], [copy], [output, f"--png={page}"]):
+    error = call(*flags, *wrong, "--overwrite")
+    assert error.startswith(f"error: {wrong[-1]} is what this command reads")
+  new = tmp_path / "new.svg"
+  assert "reads" in call(*flags, f"--output={new}", f"--png={new}")
+  assert call(*flags, output, picture, "--overwrite") == 0
+  assert song.read_bytes() != before and page.read_text() == html
+
+
 def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
   (tmp_path / "empty").mkdir()
   for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
     error = call("tag", model, music / "1.wav")
     assert error.startswith("error: ") and "\n" not in error
+
+
+@pytest.mark.parametrize(
+  "verb", ["", "embed", "tag", "similar", "map", "export", "import"]
+)
+def test_help_is_no_error(verb, capsys):
+  assert call(*filter(None, [verb, "--help"])) == 0
+  assert capsys.readouterr().out.startswith(f"usage: vicreg-jax {verb}")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
+def test_help_of_jobs_is_no_error(flag, capsys):
+  app.define_help_flags()
+  with pytest.raises(SystemExit) as end:
+    cli.parse(["main", flag])
+  assert end.value.code == 0
+  assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x"])
+def test_at_least_one_label_is_shown(small_run, music, top, capsys):
+  assert call("tag", small_run, music / "0.wav", f"--top={top}") == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.endswith(f"--top: '{top}': give a whole number from 1 on")
+
+
+@pytest.mark.parametrize("share", ["2/2", "-1/2", "1", "a/b", "0/0"])
+def test_a_share_is_one_of_several(small_run, music, share, capsys):
+  assert call("embed", small_run, music, "--output=x", f"--shard={share}") == 2
+  assert f"'{share}': give I/N" in capsys.readouterr().err
 
 
 def readme_blocks(language):

@@ -19,7 +19,9 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 def parse(argv):
   """Parses the flags; what is wrong with them is said in one line."""
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS(["--help" if arg == "-h" else arg for arg in argv])
+  except SystemExit:  # absl shows the help, and says that this is an error
+    sys.exit(0)
   except flags.Error as e:
     # absl does not say whose name it is.
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]

@@ -1,11 +1,34 @@
 """Files of a workdir, which is a directory or lies in a bucket (gs://...)."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterable
 
 from etils import epath
+
+# By this, near its beginning or its end, an output is known for this package's.
+MARK = "generator: vicreg_jax"
+_LOOKED_AT = 4096  # bytes
+# How those begin that hold no mark.
+_STARTS = (b"path,bytes,modified,sha256,rows,reason",)  # lists beside tables
+# Of the pages that were written before there was a mark.
+_TITLE = b"<title>Map of music</title>"
+# What helps, by an error's number; elsewhere nothing but another place.
+_REMEDIES = {
+  errno.ENOSPC: "Free disk space there",
+  errno.EDQUOT: "Free disk space there",
+  errno.EACCES: "Allow this user to write there",
+  errno.EPERM: "Allow this user to write there",
+  errno.EROFS: "Mount that disk for writing",
+  errno.EISDIR: "Name a file in it",
+  errno.ENOTDIR: "Move the file away that has a directory's name",
+  errno.EEXIST: "Move the file away that has a directory's name",
+  errno.ENAMETOOLONG: "Shorten the name",
+}
 
 
 def is_bucket(path) -> bool:
@@ -101,6 +124,165 @@ def remove_tree(path):
       directory.rmtree()
 
 
+def output(
+  path,
+  flag="--output",
+  *,
+  inputs: Iterable = (),
+  overwrite: bool | None = False,
+  ours: bool = False,
+) -> str:
+  """The file to write an output to: where links lead.
+
+  An output goes to a new name, or takes the place of a file that this package
+  has written (`is_ours`).
+
+  Args:
+    path: that the user has named, by `flag`.
+    inputs: what the command reads, which stays in any case.
+    overwrite: whether anything else may be replaced; None: the user cannot say
+      so.
+    ours: whether the file is known for this package's, if there is one.
+
+  Raises:
+    ValueError: it is none of these, or cannot be written; nothing is changed.
+  """
+  named = f"{flag}={path}"
+  with explained(path, flag):
+    target = _target(path, named)
+    there = exists(target)
+    if _is_among(inputs, target, there):
+      raise ValueError(f"{named} is what this command reads: give another name")
+    if not there or overwrite or ours or is_ours(target):
+      return target
+  remedy = "" if overwrite is None else ", or --overwrite to replace the file"
+  raise ValueError(
+    f"{named} was not written by vicreg_jax, or is damaged: give another"
+    f" name{remedy}"
+  )
+
+
+def _target(path, named) -> str:
+  """Where a path leads. Raises OSError unless a file can be written there."""
+  path = os.fspath(path)
+  if is_bucket(path):
+    return path
+  target = os.path.realpath(os.path.expanduser(path))
+  # Others mean their standard output by "-".
+  if path in ("", "-") or (
+    os.path.lexists(target) and not os.path.isfile(target)
+  ):
+    raise ValueError(f"{named} is no file: give the name of one")
+  parent = os.path.dirname(target)
+  while not os.path.lexists(parent):
+    parent = os.path.dirname(parent)
+  if not os.path.isdir(parent):
+    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+  if not os.access(parent, os.W_OK | os.X_OK):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  return target
+
+
+def _is_among(inputs, target, there) -> bool:
+  """Whether a file is one of some, by whatever name."""
+  if is_bucket(target) or not there:  # other outputs may be among the inputs
+    return any(
+      target in (os.fspath(path), os.path.abspath(path)) for path in inputs
+    )
+  stat = os.stat(target)
+  for path in inputs:
+    with contextlib.suppress(OSError):
+      if os.path.samestat(os.stat(path), stat):
+        return True
+  return False
+
+
+def is_ours(path) -> bool:
+  """Whether this package has written a file, by what it holds.
+
+  Raises OSError if it cannot be read.
+  """
+  with _as_os_error(path), epath.Path(path).open("rb") as f:
+    head = f.read(_LOOKED_AT)
+    f.seek(max(f.seek(0, os.SEEK_END) - _LOOKED_AT, 0))
+    if MARK.encode() in head + b"\n" + f.read():
+      return True
+    f.seek(0)
+    return head.startswith(_STARTS) or _TITLE in head or _is_table(head, f)
+
+
+def _is_table(head, file) -> bool:
+  """Whether it is a table of embeddings."""
+  if not head.startswith(b"PAR1"):
+    return False
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  try:
+    return b"vicreg_jax" in (pq.read_schema(file).metadata or {})
+  except (pa.ArrowException, OSError):  # OSError: of what is in it
+    return False
+
+
+@contextlib.contextmanager
+def lock(path, flag="--output", *, directory=False):
+  """Keeps others from writing `path` meanwhile: a file, or a directory.
+
+  The kernel lets go when the process dies, however that comes about. Of several
+  hosts with one directory, let the first one lock. Buckets have no locks, some
+  network disks neither: there nothing is kept.
+
+  Args:
+    path: a file, beside which `PATH.lock` lies meanwhile; or a directory, which
+      is made.
+    flag: by which the user has named the path.
+    directory: which of the two it is.
+
+  Raises:
+    ValueError: another one holds it, of this process or another.
+    OSError: the place cannot be written; see `explained`.
+  """
+  if is_bucket(path):
+    yield
+    return
+  place = os.path.realpath(path)
+  os.makedirs(place if directory else os.path.dirname(place), exist_ok=True)
+  name = place if directory else f"{place}.lock"
+  while True:
+    kind = os.O_DIRECTORY if directory else os.O_RDWR | os.O_CREAT
+    file = os.open(name, kind, 0o666)
+    try:
+      _hold(file, path, flag)
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(name), os.fstat(file)):
+          break
+    except BaseException:
+      os.close(file)
+      raise
+    os.close(file)  # its holder has just removed it
+  try:
+    yield
+  finally:
+    if not directory:
+      with contextlib.suppress(OSError):
+        if not os.fstat(file).st_size:  # else it is somebody's
+          os.unlink(name)
+    os.close(file)
+
+
+def _hold(file, path, flag):
+  """Locks an open file. Raises ValueError if somebody else has."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError) as e:
+    raise ValueError(
+      f"{path} is being written by another command: wait until that one has"
+      f" ended, or give another {flag}"
+    ) from e
+  except OSError:
+    pass  # a disk without locks
+
+
 @contextlib.contextmanager
 def explained(path, flag="--workdir"):
   """Raises ValueError, which names the remedy, if `path` cannot be written.
@@ -110,9 +292,11 @@ def explained(path, flag="--workdir"):
   try:
     yield
   except OSError as e:
+    remedy = _REMEDIES.get(e.errno)
+    remedy = f"{remedy}, or use" if remedy else "Use"
     raise ValueError(
-      f"cannot write {path}: {e.strerror or e}. Free disk space there, or use"
-      f" another directory ({flag}); the same command then continues"
+      f"cannot write {path}: {e.strerror or e}. {remedy} another directory"
+      f" ({flag}); the same command then continues"
     ) from e
 
 

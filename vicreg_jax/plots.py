@@ -246,9 +246,10 @@ def save(figure, path):
   """
   import matplotlib
 
-  options = {"format": "png", "dpi": 200}
+  options = {"format": "png", "dpi": 200, "metadata": {"Software": files.MARK}}
   if str(path).endswith(".svg"):
-    options = {"format": "svg", "metadata": {"Date": None}}
+    metadata = {"Date": None, "Creator": files.MARK}
+    options = {"format": "svg", "metadata": metadata}
   content = io.BytesIO()
   # Without a salt the ids of an SVG are random.
   with matplotlib.rc_context({"svg.hashsalt": "vicreg_jax"}):

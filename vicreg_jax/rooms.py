@@ -74,7 +74,7 @@ ROOMS = {
     "a workdir, an export, foreign weights",
     "a frozen encoder: vectors and tags of audio; exports",
     "encoder",
-    "clmr heads export encoder warm_start import_weights hear",
+    "clmr heads export waveform encoder warm_start import_weights hear",
   ),
   "library": Room(
     "a collection of audio files",

@@ -32,10 +32,10 @@ UNREAD = frozenset({
 
 # What lies outside cannot be music, and resampling it could fill the memory.
 SAMPLE_RATES = range(1_000, 768_001)
-_MAX_CHANNELS = 16
+MAX_CHANNELS = 16
 _MAX_SECONDS = 4 * 3600
 # Of full scale. Floats above it are integers that nobody has scaled.
-_MAX_PEAK = 16
+MAX_PEAK = 16
 _BLOCK_FRAMES = 1 << 18
 
 # Formats of which libsndfile may miss the end: their headers need not tell it.
@@ -150,7 +150,7 @@ def _decode(file, name, sample_rate):
     peak = max(block.max(), -block.min())  # NaN, if one is
     if not np.isfinite(peak):
       raise AudioError(name, "not finite")
-    if peak > _MAX_PEAK:
+    if peak > MAX_PEAK:
       raise AudioError(
         name, "over full scale", f"a peak of {peak:,.0f}: scale it to 1"
       )
@@ -182,7 +182,7 @@ def _resampled(file, name, sample_rate):
   most_seconds = min(_MAX_SECONDS, _reading.get()[1])
   for new_rate, block_CxF in _frames(file, name):
     num_channels, num_frames = block_CxF.shape
-    if new_rate not in SAMPLE_RATES or num_channels > _MAX_CHANNELS:
+    if new_rate not in SAMPLE_RATES or num_channels > MAX_CHANNELS:
       what = f"{new_rate} Hz, {num_channels} channels"
       raise AudioError(name, "absurd header", what)
     seconds += num_frames / new_rate
@@ -223,7 +223,7 @@ def _frames(file, name):
   try:
     with _Sound(source, closefd=False) as sound:
       rate = sound.samplerate
-      if rate not in SAMPLE_RATES or not 1 <= sound.channels <= _MAX_CHANNELS:
+      if rate not in SAMPLE_RATES or not 1 <= sound.channels <= MAX_CHANNELS:
         what = f"{rate} Hz, {sound.channels} channels"
         raise AudioError(name, "absurd header", what)
       while True:

@@ -33,6 +33,11 @@ def run(config, workdir: str) -> str:
   encoder = encoders.load(
     config.checkpoint, step=config.step, epoch=config.epoch, devices=devices
   )
+  path = f"{workdir}/{FILE}"
+  # Where a job of ours has worked, the file is ours.
+  with files.explained(path):
+    ours = files.exists(f"{workdir}/{workdirs.CONFIG}")
+  files.output(path, "--workdir", overwrite=None, ours=ours)
   prepared = representations.data_for(encoder, config.data)
   workdirs.save_config(config, workdir)
   arrays = {"labels": np.array(prepared.labels, str)}
@@ -45,9 +50,9 @@ def run(config, workdir: str) -> str:
     arrays[f"{split}_y"] = y_NxD.astype(np.float32)
     arrays[f"{split}_ids"] = np.array(names.ids)
     arrays[f"{split}_labels"] = names.labels_NxK
-  path = f"{workdir}/{FILE}"
   if mesh.is_first_host():
     content = io.BytesIO()
     np.savez(content, **arrays)
-    files.write(path, content.getvalue())
+    with files.explained(path):
+      files.write(path, content.getvalue())
   return path

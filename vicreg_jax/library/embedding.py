@@ -18,8 +18,10 @@ import contextlib
 import io
 import os
 import queue
+import stat
 import sys
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -42,9 +44,9 @@ _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
 class Summary(NamedTuple):
   """What a call has done."""
 
-  embedded: int  # files
+  embedded: int  # files, now
   known: int  # files that had been embedded before
-  left_out: dict[str, int]  # reason -> files
+  left_out: dict[str, int]  # reason -> files, now or before
   damaged: int  # files of which something is lost, and the rest embedded
 
 
@@ -57,6 +59,7 @@ def embed_files(
   pooling: str = "mean",
   format: str = "parquet",
   overwrite: bool = False,
+  inputs: Sequence[str] = (),
 ) -> Summary:
   """Embeds files into a table, but those that it has already.
 
@@ -70,11 +73,13 @@ def embed_files(
       segment.
     format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
       embeddings alone), made from a table that stays beside it.
-    overwrite: begin anew, whatever is there.
+    overwrite: begin anew, whatever is there; but see `files.output`.
+    inputs: files besides `paths` that stay as they are.
 
   Raises:
-    ValueError: the table is of another encoder, hop or pooling, is damaged, or
-      cannot be written; what was done is kept.
+    ValueError: the table is of another encoder, hop or pooling, is damaged, is
+      somebody else's file, is being written by another command, or cannot be
+      written; what was done is kept.
   """
   for key, value, known in (
     ("pooling", pooling, POOLINGS),
@@ -82,14 +87,15 @@ def embed_files(
   ):
     if value not in known:
       raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
-  table = _table(output, format)
+  given = output
+  table, output = _outputs(output, format, (*paths, *inputs), overwrite)
   about = {
     "encoder": encoder.fingerprint(),
     "size": encoder.size,
     "hop": encoders.hop_samples(hop_seconds, encoder.crop, encoder.sample_rate),
     "pooling": pooling,
   }
-  with files.explained(output, "--output"):
+  with files.explained(given, "--output"), files.lock(table):
     store = Store(table, about, encoder.size, overwrite)
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"])
@@ -115,7 +121,11 @@ def embed_files(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
-  return Summary(len(todo), known, *_faults(paths, store.known))
+  left_out, damaged = _faults(paths, store.known)
+  lost = _faults(todo, store.known)[0]
+  embedded = len(todo) - sum(lost.values())
+  known = len(paths) - embedded - sum(left_out.values())
+  return Summary(embedded, known, left_out, damaged)
 
 
 def faults(
@@ -139,7 +149,31 @@ def _faults(paths, known):
 
 
 def _table(output, format):
+  output = os.path.realpath(os.path.expanduser(output))
   return output if format == "parquet" else f"{output}.parquet"
+
+
+def _outputs(output, format, inputs, overwrite) -> tuple[str, str]:
+  """Table and output, which may be written. Raises ValueError otherwise."""
+  if files.is_bucket(output):
+    raise ValueError(f"--output={output}: a table is written to a local disk")
+  table = output if format == "parquet" else _table(output, format)
+  table = files.output(table, inputs=inputs, overwrite=overwrite)
+  files.output(list_path(table), overwrite=overwrite)
+  if format == "parquet":
+    return table, table
+  # Arrays have no room for a mark, so that the table beside them tells.
+  ours = os.path.exists(table) and _is_array(output)
+  return table, files.output(
+    output, inputs=inputs, overwrite=overwrite, ours=ours
+  )
+
+
+def _is_array(path) -> bool:
+  """Whether a file is NumPy's, if it can be read."""
+  with contextlib.suppress(OSError), open(path, "rb") as f:
+    return f.read(6).startswith((b"PK", b"\x93NUMPY"))
+  return False
 
 
 def _convert(table, output, format):
@@ -157,6 +191,8 @@ def _convert(table, output, format):
       end=columns["end"].to_numpy(),
       embedding=y_NxD,
     )
+    with zipfile.ZipFile(content, "a") as archive:
+      archive.comment = files.MARK.encode()
   files.write(output, content.getvalue())
 
 
@@ -219,8 +255,10 @@ class _Reader:
   def _decode(self, path, queued):
     rows, file = 0, File(audio_paths.utf8(path), 0, 0, "", 0, "")
     try:
-      stat = os.stat(path)
-      file = file._replace(bytes=stat.st_size, modified=stat.st_mtime_ns)
+      found = os.stat(path)
+      if not stat.S_ISREG(found.st_mode):  # who opens a pipe waits for ever
+        raise audio.AudioError(path, "not a file")
+      file = file._replace(bytes=found.st_size, modified=found.st_mtime_ns)
       file = file._replace(sha256=sha256(path))
       with audio.reading() as notes:
         for item in encoders.cut(

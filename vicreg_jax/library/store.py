@@ -3,6 +3,7 @@
     OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
     OUT.parts/     what is done and not yet in the table
+    OUT.lock       one command at a time
 
 A file is known by its path and its content: where size and time of change are
 those of before, the content is taken to be; else its SHA-256 decides.
@@ -15,7 +16,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -32,6 +35,13 @@ KEY = b"vicreg_jax"  # of what a table says of itself
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # A part is written when it has so many rows, or after so many seconds.
 _PART_ROWS, _PART_SECONDS = 20_000, 60.0
+
+
+# Files of OUT.parts, and what was left of them half-written.
+_MERGED = "merged.tmp"
+_PART = re.compile(
+  rf"{_MERGED}|\d{{20}}-[0-9a-f]{{8}}\.(parquet|csv)(\..*\.tmp)?"
+)
 
 
 class File(NamedTuple):
@@ -62,6 +72,11 @@ class Store:
   """
 
   def __init__(self, table, about, size, overwrite):
+    """Opens what there is, or begins anew.
+
+    `table` and its list may be written, by `files.output`, and by nobody else
+    meanwhile.
+    """
     self._table, self._about = table, about
     self._list = list_path(table)
     self._parts = f"{table}.parts"
@@ -73,6 +88,7 @@ class Store:
         ("embedding", pa.list_(pa.float32(), size)),
       ]
     )
+    self._check_parts()
     if overwrite:
       for path in (table, self._list):
         with contextlib.suppress(FileNotFoundError):
@@ -96,11 +112,22 @@ class Store:
       else:
         self._check_about(part)
         self._pending.append(name)
-    for path in glob.glob(f"{glob.escape(self._parts)}/*.parquet"):
-      if os.path.basename(path).removesuffix(".parquet") not in self._pending:
-        os.unlink(path)  # its list was not written any more
+    for name in os.listdir(self._parts):
+      if os.path.splitext(name)[0] not in self._pending:
+        os.unlink(f"{self._parts}/{name}")  # half-written, or without a list
     self._new, self._batch, self._rows = [], [], 0
     self._since = time.monotonic()
+
+  def _check_parts(self):
+    """Raises ValueError if somebody keeps other files where parts would lie."""
+    if not os.path.isdir(self._parts):
+      return
+    others = [n for n in os.listdir(self._parts) if not _PART.fullmatch(n)]
+    if others:
+      raise ValueError(
+        f"{self._parts} has other files, such as {min(others)}: move them away,"
+        " or give another --output"
+      )
 
   def _check_about(self, path) -> dict:
     try:
@@ -142,12 +169,12 @@ class Store:
     if before is None:
       return False
     try:
-      stat = os.stat(path)
+      found = os.stat(path)
     except OSError:
       return False
-    if stat.st_size != before.bytes:
+    if found.st_size != before.bytes or not stat.S_ISREG(found.st_mode):
       return False
-    return stat.st_mtime_ns == before.modified or (
+    return found.st_mtime_ns == before.modified or (
       before.sha256 != "" and sha256(path) == before.sha256
     )
 
@@ -197,7 +224,7 @@ class Store:
     self._write_part()
     if self._pending or not os.path.exists(self._table):
       sources = [(f"{self._parts}/{n}.parquet", n) for n in self._pending]
-      partial = f"{self._table}.{os.getpid()}.tmp"
+      partial = f"{self._parts}/{_MERGED}"
       try:
         self._merge(partial, sources)
         os.replace(partial, self._table)

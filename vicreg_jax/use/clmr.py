@@ -11,9 +11,11 @@ import collections
 import functools
 import io
 import math
+import os
 import pickle
 import pickletools
 import re
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -37,9 +39,27 @@ TAGS = (
   "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 # fmt: on
+# Of a data set of CLMR's by its name.
+_LABELS = {
+  "magnatagatune": TAGS,
+  "gtzan": (
+    "blues",
+    "classical",
+    "country",
+    "disco",
+    "hiphop",
+    "jazz",
+    "metal",
+    "pop",
+    "reggae",
+    "rock",
+  ),
+}  # fmt: skip
+_SEVERAL = (None, "magnatagatune", "msd")  # labels a clip; the others have one
 
 # Bytes. CLMR's encoder has 9.5 MB, its files a few times as much.
 _LARGEST = {"file": 1 << 29, "pickle": 1 << 22, "storage": 1 << 26}
+_LARGEST_WEIGHT = 1e6  # of any kind; those of a training are a few at most
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
 SUFFIXES = (*_WEIGHTS, ".zip")
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.save before 1.6
@@ -64,6 +84,8 @@ class Weights(NamedTuple):
     projector: parameters of `samplecnn.Projector((512, P), batch_norm=False)`.
     head: parameters of `samplecnn.Head(K, hidden)`, `hidden` 0 or 512.
     tags: the K names that the head predicts, where they are known.
+    single: a clip has one of the labels: the head is of a data set that CLMR
+      evaluates by softmax.
     source: which kind of file it is, in words.
   """
 
@@ -71,6 +93,7 @@ class Weights(NamedTuple):
   projector: dict | None
   head: dict | None
   tags: tuple[str, ...] | None
+  single: bool
   source: str
 
 
@@ -86,6 +109,8 @@ def read(path: str) -> Weights:
     ValueError: it is none of these; expected and found are named.
   """
   try:
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+      raise ValueError("a pipe, which cannot be read twice")
     with open(path, "rb") as f:
       return _read(f, str(path))
   except OSError as e:
@@ -135,7 +160,8 @@ def variables(state: Mapping[str, Any], encoder: samplecnn.SampleCNN) -> dict:
   `num_batches_tracked` and names of other modules are not looked at.
 
   Raises:
-    ValueError: an array is missing or too many, or has another shape or type.
+    ValueError: an array is missing or too many, has another shape or type, or
+      holds what no training leaves there.
   """
   like = _shapes(encoder)
   places = {name: rest for name, *rest in _places(encoder.blocks)}
@@ -235,7 +261,20 @@ def _array(state, name, shape):
       f" {list('any' if n is None else n for n in shape)}, found {x.dtype}"
       f" {list(x.shape)}"
     )
-  return np.asarray(x)
+  x = np.asarray(x)
+  # NaN is not below it either. Without a checksum this is all that tells.
+  if x.size and not np.abs(x).max() < _LARGEST_WEIGHT:
+    raise ValueError(
+      f"expected numbers below {_LARGEST_WEIGHT:g} in {name}, found"
+      f" {x.flat[np.argmax(np.abs(x))]:g}: the file is damaged, or its training"
+      " has failed"
+    )
+  if name.endswith("running_var") and x.min() < 0:
+    raise ValueError(
+      f"expected no negative variance in {name}, found {x.min():g}: the file is"
+      " damaged"
+    )
+  return x
 
 
 # ---- which file it is
@@ -452,13 +491,14 @@ def _weights(state, kind, trained_on) -> Weights:
       f" or a head's 0.weight [50, 512], found {len(state)} others"
       + _some(": ", shown)
     )
-  known = head and len(head["out"]["bias"]) == len(TAGS)
-  known = known and trained_on in (None, "magnatagatune")
+  labels = _LABELS.get(trained_on or "magnatagatune", ())
+  known = head and len(head["out"]["bias"]) == len(labels)
   return Weights(
     variables(encoder, ENCODER) if has_encoder else None,
     projector,
     head,
-    TAGS if known else None,
+    labels if known else None,
+    bool(head) and trained_on not in _SEVERAL,
     f"CLMR, {kind}{part}",
   )
 
@@ -511,7 +551,13 @@ _SHAPING = (
 _LAYER_OPS = "Conv( BatchNormalization)? Relu"
 _OPS = f"{_LAYER_OPS}( {_LAYER_OPS} MaxPool){{9}} {_LAYER_OPS}( Gemm)?"
 _DEFAULTS = dict(
-  strides=[1], pads=[0, 0], dilations=[1], epsilon=1e-5, alpha=1.0, beta=1.0
+  strides=[1],
+  pads=[0, 0],
+  dilations=[1],
+  group=1,
+  epsilon=1e-5,
+  alpha=1.0,
+  beta=1.0,
 )
 
 
@@ -532,6 +578,7 @@ def _read_onnx(f):
       f" between them, found {', '.join(counts[:8]) or 'none'}"
     )
   arrays, state, i = initializers(model), {}, -1
+  _check_order(model.graph)
   for node in nodes:
     inputs = [arrays.get(name) for name in node.input[1:]]
     if any(array is None for array in inputs):
@@ -549,6 +596,27 @@ def _read_onnx(f):
       state |= {"fc.weight": inputs[0], "fc.bias": inputs[1]}
     _check_attributes(onnx, node, i)
   return _weights(state, "ONNX", None)
+
+
+def _check_order(graph):
+  """Raises ValueError unless each layer takes what the one before it gives.
+
+  `onnx.checker` would, and refuse files over what does not matter here.
+  """
+  layers, after = 0, {value.name: 0 for value in graph.input}
+  for node in graph.node:
+    if node.op_type in _SHAPING:
+      made = max((after.get(name, 0) for name in node.input), default=0)
+    elif after.get(node.input[0]) == layers:
+      layers = made = layers + 1
+    else:
+      raise ValueError(
+        f"expected layers one after another, found {node.op_type}"
+        f" {node.name} of {node.input[0]}"
+      )
+    after |= dict.fromkeys(node.output, made)
+  if all(after.get(value.name) != layers for value in graph.output):
+    raise ValueError("expected the last layer's output to be the model's")
 
 
 def _conv(layer, kernel, bias=None):
@@ -573,7 +641,7 @@ def _check_attributes(onnx, node, i):
     a.name: onnx.helper.get_attribute_value(a) for a in node.attribute
   }
   expected = {
-    "Conv": dict(strides=[1], pads=[1, 1], dilations=[1]),
+    "Conv": dict(strides=[1], pads=[1, 1], dilations=[1], group=1),
     "MaxPool": dict(strides=[3], pads=[0, 0], kernel_shape=[3]),
     "BatchNormalization": dict(epsilon=samplecnn.PerViewNorm.epsilon),
     "Gemm": dict(alpha=1.0, beta=1.0, transB=1),

@@ -15,15 +15,13 @@ from typing import NamedTuple
 import jax
 import ml_collections
 import numpy as np
-import soxr
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
-from vicreg_jax.data import audio as audio_files
 from vicreg_jax.training import best_checkpoint, checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
-from vicreg_jax.use import clmr, export
+from vicreg_jax.use import clmr, export, waveform
 from vicreg_jax.use import heads as heads_lib
 
 # Segments a step, on all devices together. The same for every input: another
@@ -32,7 +30,6 @@ BATCH = 16
 # The encoder that comes with the package, and where its export lies.
 STARTER = "starter"
 _STARTER_PATH = os.path.join(os.path.dirname(__file__), "starter")
-_BLOCK = 1 << 18  # samples of an array that are resampled in one go
 
 
 class Segments(NamedTuple):
@@ -58,11 +55,13 @@ class Encoder:
     step: of the checkpoint; 0 is untrained.
     config: of the pretraining run, as written to its config.json.
     heads: that were trained on it, or None.
+    card: of the export that it was read from, or None.
   """
 
   def __init__(self, config: dict, variables: dict, step: int, devices: Mesh):
     config = ml_collections.ConfigDict(config)
     self.heads: heads_lib.Heads | None = None
+    self.card: dict | None = None
     self.config = config
     self.crop = config.data.crop
     self.sample_rate = config.data.sample_rate
@@ -76,8 +75,9 @@ class Encoder:
     """The mean [D] of a recording's consecutive segments, float32.
 
     Args:
-      audio: a path; or floats [T] or [channels, T], 1 being full scale.
-      sample_rate: Hz of an array; a file says its own.
+      audio: a path; or floats [T] or [channels, T], 1 being full scale, or
+        16-bit integers. Loud floats may reach 16, as those of a file may.
+      sample_rate: Hz of an array, 1,000 to 768,000; a file says its own.
 
     Raises:
       ValueError: the file gives no audio, or the array cannot be audio.
@@ -104,7 +104,9 @@ class Encoder:
 
     def segments():
       for segment_T, length in cut(
-        mono_blocks(audio, sample_rate, self.sample_rate), self.crop, hop
+        waveform.mono_blocks(audio, sample_rate, self.sample_rate),
+        self.crop,
+        hop,
       ):
         lengths.append(length)
         yield segment_T
@@ -180,59 +182,13 @@ def hop_samples(seconds: float | None, crop: int, sample_rate: int) -> int:
   """Samples from segment to segment. Raises ValueError if it is no hop."""
   if seconds is None:
     return crop
-  if not seconds * sample_rate >= 1:
+  # Up to where floats are whole numbers, and those of 64 bits hold them.
+  if isinstance(seconds, str) or not 1 <= seconds * sample_rate < 2**53:
     raise ValueError(
-      f"hop_seconds is {seconds}; it must be at least a sample,"
-      f" {1 / sample_rate:.2g} s"
+      f"hop_seconds is {seconds!r}; it must be a number of seconds, at least a"
+      f" sample, {1 / sample_rate:.2g}"
     )
   return round(seconds * sample_rate)
-
-
-def mono_blocks(audio, rate: float | None, to: int) -> Iterator[np.ndarray]:
-  """Consecutive pieces, float32 [T] at `to` Hz, of what `Encoder.embed` takes.
-
-  Raises ValueError as there.
-  """
-  if isinstance(audio, (str, os.PathLike)):
-    if rate is not None:
-      raise ValueError(
-        f"sample_rate is {rate}, and {os.fspath(audio)} says its own: leave"
-        " sample_rate out"
-      )
-    yield from audio_files.blocks(audio, to)
-    return
-  x_CxT = np.asarray(audio)
-  if x_CxT.dtype.kind != "f":
-    raise ValueError(
-      f"audio is an array of {x_CxT.dtype}: give floats, 1 being full scale"
-      " (16-bit integers divided by 32768)"
-    )
-  if x_CxT.ndim not in (1, 2) or not x_CxT.size:
-    raise ValueError(
-      f"audio has the shape {x_CxT.shape}; it must be [samples] or"
-      " [channels, samples], and hold some"
-    )
-  x_CxT = np.atleast_2d(x_CxT)
-  if len(x_CxT) > x_CxT.shape[1]:
-    raise ValueError(
-      f"audio has the shape {x_CxT.shape}, more channels than samples: it must"
-      " be [channels, samples]; transpose it"
-    )
-  if rate is None or not rate > 0:
-    raise ValueError(
-      f"sample_rate is {rate}: give the Hz of the array, {to} if it is the"
-      " encoder's own"
-    )
-  if not np.isfinite(x_CxT).all():
-    raise ValueError("audio holds values that are not finite: replace them")
-  stream = soxr.ResampleStream(rate, to, 1, dtype="float32")
-  T = x_CxT.shape[1]
-  for start in range(0, T, _BLOCK):
-    x_T = x_CxT[:, start : start + _BLOCK].mean(0).astype(np.float32)
-    if rate != to:
-      x_T = stream.resample_chunk(x_T, start + _BLOCK >= T)
-    if x_T.size:
-      yield x_T
 
 
 def cut(
@@ -301,22 +257,65 @@ def load(
   `devices`: to run it on; all there are, if not given.
   """
   devices = devices or mesh.make_mesh()
-  source = os.fspath(source)
-  if source == STARTER:
-    source = _STARTER_PATH
-  if source.endswith(clmr.SUFFIXES) and not os.path.isdir(source):
-    return of_clmr(source, clmr.read(source), devices)
-  found = heads_lib.load(source)
-  if files.exists(f"{source}/{export.CARD}"):
-    config, variables, _ = export.read(source)
+  source, at = os.fspath(source), _named(step, epoch)
+  path = _STARTER_PATH if source == STARTER else source
+  folder, name = os.path.split(path)
+  if name in export.WEIGHTS.values() and files.exists(
+    f"{folder}/{export.CARD}"
+  ):
+    path = folder
+  _check_model(path)
+  if os.path.isfile(path):
+    _check_steps(source, at)
+    return of_clmr(path, clmr.read(path), devices)
+  found = heads_lib.load(path)
+  if files.exists(f"{path}/{export.CARD}"):
+    _check_steps(source, at)
+    config, variables, card = export.read(path)
     encoder = Encoder(config, _placed(variables, devices), 0, devices)
-  elif probed := _probed(source):
+    encoder.card = card
+  elif probed := _probed(path):
+    _check_steps(source, at)
     encoder = load(**probed, devices=devices)
   else:
-    encoder = _of_run(source, step, epoch, devices, found)
+    encoder = _of_run(path, step, epoch, devices, found)
   if found and found.encoder == encoder.fingerprint():
     encoder.heads = found
   return encoder
+
+
+def _named(step, epoch) -> str:
+  """Which checkpoint the user has named, in words; "" for none."""
+  if epoch >= 0:
+    return f"epoch={epoch:g}"
+  return f"step={step}" if step != -1 else ""
+
+
+def _check_steps(source, named):
+  """Raises ValueError if a checkpoint is named where there are none."""
+  if named:
+    raise ValueError(
+      f"{named}: {source} has one encoder, and no steps to choose from: leave"
+      " that out, or name the workdir of the training"
+    )
+
+
+def _check_model(path):
+  """Raises ValueError if there is nothing that could be a model."""
+  if os.path.isfile(path):
+    known = path.lower().endswith(clmr.SUFFIXES)
+  else:
+    run = workdirs.path_of(path)
+    known = any(
+      files.exists(f"{run}/{name}") for name in (workdirs.CONFIG, export.CARD)
+    )
+  if not known:
+    what = "no model" if files.exists(path) else "there is no such model"
+    raise ValueError(
+      f"{path}: {what}; give {STARTER!r}, the workdir of a training or a probe,"
+      " a folder that `export` has written, or a file of CLMR's weights"
+      f" ({', '.join(clmr.SUFFIXES)})"
+    )
 
 
 def _probed(workdir) -> dict | None:
@@ -352,7 +351,7 @@ def of_clmr(path: str, weights: clmr.Weights, devices: Mesh) -> Encoder:
     outputs = weights.head["out"]["bias"].shape[0]
     labels = weights.tags or tuple(f"output {k}" for k in range(outputs))
     encoder.heads = heads_lib.Heads(
-      labels, False, encoder.fingerprint(), 0, {"head": weights.head}
+      labels, weights.single, encoder.fingerprint(), 0, {"head": weights.head}
     )
   return encoder
 

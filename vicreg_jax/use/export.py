@@ -134,14 +134,10 @@ def write(
     contents |= heads_lib.contents(heads)
   partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
-    for name, content in contents.items():
-      files.write(partial / name, content)
-    _swap(partial, path)
-  except OSError as e:
-    raise ValueError(
-      f"{directory}: the export cannot be written ({e.strerror or e}); free"
-      " space or choose another directory"
-    ) from e
+    with files.explained(directory, "--output"):
+      for name, content in contents.items():
+        files.write(partial / name, content)
+      _swap(partial, path)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return list(contents)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import waveform
 
 HOP_SECONDS = 0.05  # of timestamps: HEAR's tolerance for events
 
@@ -44,7 +45,7 @@ def get_timestamp_embeddings(audio, model):
   What a crop has before the beginning and after the end is silence.
 
   Args:
-    audio: float [n, samples] in [-1, 1], at the model's rate.
+    audio: as of `get_scene_embeddings`.
     model: from `load_model`.
 
   Returns:
@@ -53,7 +54,7 @@ def get_timestamp_embeddings(audio, model):
   """
   import tensorflow as tf
 
-  audio_NxT = np.asarray(audio, np.float32)
+  audio_NxT = _checked(audio)
   encoder, rate = model.encoder, model.sample_rate
   count = int(audio_NxT.shape[1] / rate / HOP_SECONDS) + 1
   # Each centre is rounded, not the hop: its error would add up.
@@ -79,16 +80,22 @@ def get_scene_embeddings(audio, model):
   """One embedding for each recording: the mean over its segments.
 
   Args:
-    audio: float [n, samples] in [-1, 1], at the model's rate; what is shorter
-      than a crop is repeated.
+    audio: float [n, samples] in [-1, 1], or 16-bit integers, at the model's
+      rate; what is shorter than a crop is repeated.
     model: from `load_model`.
 
   Returns:
     A tensor, float32 [n, D].
+
+  Raises:
+    ValueError: the array cannot be audio, as for `Encoder.embed`.
   """
   import tensorflow as tf
 
-  rows = np.asarray(audio, np.float32)
-  return tf.constant(
-    np.stack([model.encoder.embed(x_T, model.sample_rate) for x_T in rows])
-  )
+  rows = [model.encoder.embed(x, model.sample_rate) for x in _checked(audio)]
+  return tf.constant(np.stack(rows))
+
+
+def _checked(audio) -> np.ndarray:
+  """Float32 [n, samples]."""
+  return waveform.checked(audio, {2: "[n, samples]"}).astype(np.float32)

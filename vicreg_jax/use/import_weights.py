@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax import mesh
+from vicreg_jax import files, mesh
 from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr
@@ -32,7 +32,9 @@ def import_weights(path: str, workdir: str) -> str:
   """
   weights = clmr.read(path)
   encoder = encoders.of_clmr(path, weights, mesh.make_mesh())
-  if os.path.isdir(workdir) and os.listdir(workdir):
+  with files.explained(workdir):
+    empty = files.is_empty(workdir)
+  if not empty:
     raise ValueError(f"--workdir={workdir} is not empty: give a new directory")
   config = encoders.clmr_config().to_dict()
   config |= {"imported": os.path.basename(path), "prepared": "", "steps": STEP}

@@ -32,8 +32,12 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
     pooling=args.pooling,
     format=args.format,
     overwrite=args.overwrite,
+    inputs=[args.model, *(p[1:] for p in args.paths if p.startswith("@"))],
   )
-  print(f"{output}: {summary.embedded} files are new, {summary.known} known")
+  told = f"{summary.embedded} files embedded, {summary.known} known"
+  if left_out := sum(summary.left_out.values()):
+    told += f", {left_out} left out"
+  print(f"{output}: {told}")
   return summary.left_out, summary.damaged
 
 

@@ -11,6 +11,12 @@ from vicreg_jax.library.tables import Tables
 
 def run(args) -> int:
   """Writes the page, and serves it."""
+  inputs = [*args.embeddings, *filter(None, (args.table, args.model))]
+  output = files.output(args.output, inputs=inputs, overwrite=args.overwrite)
+  if args.png:
+    png = files.output(
+      args.png, "--png", inputs=[*inputs, output], overwrite=args.overwrite
+    )
   tables = Tables(args.embeddings)
   check_passages(tables, args.by)
   heads = None
@@ -39,10 +45,10 @@ def run(args) -> int:
   audio = page.audio_of(made.rows.paths, args.audio_root)
   html = page.page(made, audio, os.path.dirname(args.output), args.color)
   with files.explained(args.output, "--output"):
-    files.write(args.output, html.encode())
+    files.write(output, html.encode())
   print(f"{args.output}: {page.note(made)}, {len(html) / 1e6:.1f} MB")
   if args.png:
-    page.picture(made, args.png, args.color)
+    page.picture(made, png, args.color)
     print(args.png)
   if missing := audio.missing():
     print(

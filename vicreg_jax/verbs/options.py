@@ -8,17 +8,18 @@ import argparse
 
 
 def _shard(text):
-  index, count = map(int, text.split("/"))
-  if not 0 <= index < count:
-    raise ValueError
-  return index, count
+  index, slash, count = text.partition("/")
+  if not (slash and index.isdecimal() and count.isdecimal()) or (
+    int(index) >= int(count)
+  ):
+    raise argparse.ArgumentTypeError(f"{text!r}: give I/N, from 0/N to N-1/N")
+  return int(index), int(count)
 
 
 def _count(text):
-  count = int(text)
-  if count < 1:
-    raise ValueError
-  return count
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 on")
+  return int(text)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -71,7 +72,7 @@ def _embed(verbs):
     " model, files and output under the same paths",
   )
   embed.add_argument("--shards", type=_count, default=8, help="N of --beam")
-  embed.add_argument("--overwrite", action="store_true", help="begin anew")
+  _overwrite(embed, "begin anew, whatever is there")
   embed.set_defaults(run="embed")
 
 
@@ -79,7 +80,7 @@ def _tag(verbs):
   tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")
   tag.add_argument("model", help="that has been probed, or the probe's workdir")
   tag.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
-  tag.add_argument("--top", type=int, default=5, help="so many labels")
+  tag.add_argument("--top", type=_count, default=5, help="so many labels")
   tag.add_argument("--head", default="", help="linear, mlp, ...")
   tag.set_defaults(run="tag")
 
@@ -161,6 +162,7 @@ def _map(verbs):
     "--color", default="folder", help="folder, cluster, tag or a column"
   )
   _scale(draw)
+  _overwrite(draw, "also over files that this program has not written")
   draw.set_defaults(run="map")
 
 
@@ -172,6 +174,10 @@ def _scale(verb):
     help="before vectors are compared: each number by its deviation; besides,"
     " what numbers have in common counts less",
   )
+
+
+def _overwrite(verb, text):
+  verb.add_argument("--overwrite", action="store_true", help=text)
 
 
 def _export(verbs):
