@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.linear_model
 import sklearn.metrics
 
@@ -507,7 +508,7 @@ def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
 
 
 def test_intervals_and_differences_by_hand():
-  """Draw by draw, by scikit-learn on the clips that were drawn."""
+  """Draw by draw, by the accuracy of the clips that were drawn."""
   rng = np.random.default_rng(0)
   track_N = np.array([f"track {i // 2}" for i in range(40)])
   labels_NxK = np.eye(3, dtype=int)[rng.integers(3, size=40)]
@@ -527,18 +528,25 @@ def test_intervals_and_differences_by_hand():
       hits_N = predicted_N == labels_NxK[drawn].argmax(axis=1)
       draws[name].append(100 * hits_N.mean())
   draws = {name: np.array(values) for name, values in draws.items()}
+
+  def between(value_B):
+    """Of 20 tracks: as of Student's t."""
+    out = scipy.stats.t.ppf(0.975, 19) * np.sqrt(20 / 19)
+    return np.percentile(value_B, 100 * scipy.stats.norm.cdf([-out, out]))
+
   for name, values in draws.items():
-    expected = np.percentile(values, [2.5, 97.5])
+    expected = between(values)
     np.testing.assert_allclose(results[name]["interval"]["accuracy"], expected)
   for other in ("untrained", "mfcc"):
     over = results["knn"][f"over_{other}"]["accuracy"]
     than = results[f"{other}_knn"]["accuracy"]
     assert over["difference"] == results["knn"]["accuracy"] - than
-    expected = np.percentile(draws["knn"] - draws[f"{other}_knn"], [2.5, 97.5])
+    expected = between(draws["knn"] - draws[f"{other}_knn"])
     np.testing.assert_allclose(over["interval"], expected)
   low, high = results["knn"]["over_mfcc"]["accuracy"]["interval"]
   assert low > 0
-  assert results["bootstrap"] == {"draws": 1000, "tracks": 20, "clips": 40}
+  made = {"method": bootstrap.METHOD, "draws": 1000, "tracks": 20, "clips": 40}
+  assert results["bootstrap"] == made
   table = scores.table(results).splitlines()
   difference = results["knn"]["over_mfcc"]["accuracy"]["difference"]
   (row,) = (line for line in table if line.startswith("knn vs mfcc"))
@@ -576,12 +584,15 @@ def test_a_difference_is_said_in_words(low, high, verdict):
   assert row.endswith(verdict)
 
 
-def test_of_one_track_there_is_no_interval():
-  labels_NxK = np.array([[1, 0], [0, 1]])
+def test_of_few_tracks_there_is_no_interval():
+  labels_NxK = np.eye(2, dtype=int)[[0, 1] * 7]
   found = {"knn": scores.of_clips(labels_NxK, labels_NxK, single=True)}
   results = {"knn": dict(found["knn"].results)}
-  scores.add_intervals(results, found, labels_NxK, "aa", seed=0, single=True)
-  assert results == {"knn": found["knn"].results}
+  scores.add_intervals(
+    results, found, labels_NxK, "abcdefg" * 2, seed=0, single=True
+  )
+  assert results["knn"] == found["knn"].results
+  assert "(no intervals: 7 test tracks, and they hold" in scores.table(results)
 
 
 def test_the_table_has_at_most_100_columns(whole):

@@ -96,8 +96,8 @@ def add_intervals(
   A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
   also "over_start", "over_untrained" and "over_mfcc", its differences to the
   same head of those: {metric: {"difference", "interval"}}, of the same draws.
-  "bootstrap" says of what. Of a single track there is nothing to draw, and
-  nothing is added.
+  "bootstrap" says of what, and how. Of fewer than `bootstrap.LEAST` tracks a
+  line in "notes" is all.
 
   Args:
     results: {name: what `Scores.results` holds}.
@@ -107,8 +107,13 @@ def add_intervals(
     single: each clip has one label.
   """
   tracks = len(set(track_N))
-  if tracks < 2:
+  if tracks < bootstrap.LEAST:
+    results.setdefault("notes", []).append(
+      f"no intervals: {tracks} test tracks, and they hold from"
+      f" {bootstrap.LEAST} on"
+    )
     return
+  effective = bootstrap.effective(track_N)
   weight_BxN = bootstrap.weights(track_N, seed)
   draws = {
     name: bootstrap.weighted(
@@ -118,19 +123,25 @@ def add_intervals(
   }
   for name, values in draws.items():
     results[name]["interval"] = {
-      k: bootstrap.interval(value_B) for k, value_B in values.items()
+      k: bootstrap.interval(
+        value_B, results[name][k], effective, biased=k == "pr_auc"
+      )
+      for k, value_B in values.items()
     }
     for other in OTHERS:
       if f"{other}_{name}" in draws:
         than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
         results[name][f"over_{other}"] = {
           k: {
-            "difference": results[name][k] - than[k],
-            "interval": bootstrap.interval(value_B - drawn[k]),
+            "difference": (difference := results[name][k] - than[k]),
+            "interval": bootstrap.interval(
+              value_B - drawn[k], difference, effective
+            ),
           }
           for k, value_B in values.items()
         }
   results["bootstrap"] = {
+    "method": bootstrap.METHOD,
     "draws": len(weight_BxN),
     "tracks": tracks,
     "clips": len(track_N),
@@ -242,7 +253,7 @@ def table(results: dict) -> str:
       parts.append(_grid(pairs, pairs, compared, _difference, 38))
   if "splits" in results:
     parts.append(_splits_table(results["splits"], columns))
-    parts += [f"({note})" for note in results.get("notes", [])]
+  parts += [f"({note})" for note in results.get("notes", [])]
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
     parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")

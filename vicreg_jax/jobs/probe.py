@@ -292,7 +292,7 @@ def _results(task, found, vectors) -> dict:
       single=task.single,
     )
     if task.many.notes:
-      results["notes"] = task.many.notes
+      results["notes"] = results.get("notes", []) + task.many.notes
   if task.single:
     labels = task.labels
     results["majority"] = scores.majority(labels["train"], labels["test"])
