@@ -48,6 +48,14 @@ def test_tracks_alone_are_not_asked_for_their_clips():
   assert results["class"] == results["class, by chance"] == 1
 
 
+def test_chance_among_fewer_than_ten_clips_is_all_of_them():
+  y_NxD = np.random.default_rng(0).normal(size=(6, 4))
+  labels_NxK = np.eye(2, dtype=np.uint8)[[0, 0, 0, 1, 1, 1]]
+  results = retrieval.of_clips(y_NxD, labels_NxK, np.arange(6) // 2)
+  for question in ("class", "track"):
+    assert results[question] == results[f"{question}, by chance"] == 1
+
+
 def test_clips_are_found_by_what_is_left_of_them():
   rng = np.random.default_rng(0)
   clean_NxD = rng.normal(size=(100, 16))
