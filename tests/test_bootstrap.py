@@ -143,6 +143,12 @@ def test_unequal_tracks_count_as_fewer():
   assert found == pytest.approx(1 / spread, rel=0.02)
 
 
+def test_the_rarest_tag_is_counted_by_tracks():
+  labels_NxK = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 1], [0, 0, 1]])
+  assert bootstrap.rarest(labels_NxK, list("abbb")) == 1
+  assert bootstrap.rarest(labels_NxK, list("aabc")) == 2
+
+
 def test_a_bias_of_the_draws_is_taken_off_or_too_large():
   value_B = np.random.default_rng(0).normal(50, 2, 10_000)
   value_B -= value_B.mean() - 50

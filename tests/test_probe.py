@@ -17,6 +17,7 @@ import sklearn.metrics
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.data.datasets import gtzan
 from vicreg_jax.evaluation import (
   bootstrap,
   classifiers,
@@ -602,6 +603,47 @@ def test_of_few_tracks_there_is_no_interval():
   )
   assert results["knn"] == found["knn"].results
   assert "(no intervals: 7 test tracks, and they hold" in scores.table(results)
+
+
+def test_of_rare_classes_average_precision_has_no_interval():
+  rng = np.random.default_rng(0)
+  for others, known in ((7, False), (8, True)):
+    labels_NxK = np.eye(2, dtype=int)[[0] * 12 + [1] * others]
+    noisy_NxK = labels_NxK + 0.5 * rng.normal(size=labels_NxK.shape)
+    found = {"knn": scores.of_clips(labels_NxK, noisy_NxK, single=True)}
+    results = {"knn": dict(found["knn"].results)}
+    scores.add_intervals(
+      results, found, labels_NxK, range(12 + others), seed=0, single=True
+    )
+    interval = results["knn"]["interval"]
+    assert np.isfinite(interval["pr_auc"]).all() == known
+    assert np.isfinite(interval["roc_auc"]).all()
+
+
+def test_clips_that_are_left_out_are_said_above_the_table():
+  prepared = types.SimpleNamespace(
+    skipped={"too short": 31, "not found": 700}, num_clips={"train": 199}
+  )
+  of = {"knn": {"roc_auc": 60.0, "pr_auc": 50.0}}
+  first = scores.table(of | scores.left_out(prepared)).splitlines()[0]
+  assert first.startswith("731 of 930 clips of the data set are left out, 700")
+  assert first.endswith("not found")
+  whole = types.SimpleNamespace(skipped={}, num_clips={"train": 199})
+  assert scores.left_out(whole) == {}
+
+
+def test_splits_of_gtzan_say_that_they_mix_artists(prepared, monkeypatch):
+  section = configs.base_probe().probe
+  section.splits, section.heads = 2, ("knn",)
+  assert random_splits.of(prepared, section, 0).notes == []
+  monkeypatch.setitem(
+    random_splits._MIXED, "synthetic", random_splits._MIXED[gtzan.Gtzan.name]
+  )
+  (note,) = random_splits.of(prepared, section, 0).notes
+  assert "artists" in note and "filtered" in note
+  table = scores.table({"knn": {"roc_auc": 50.0}, "notes": [note]})
+  assert "(GTZAN's artists are on both sides" in table
+  assert max(map(len, table.splitlines())) <= 100
 
 
 def test_the_table_has_at_most_100_columns(whole):

@@ -19,7 +19,9 @@ from vicreg_jax.evaluation import metrics
 
 METHOD = "expanded percentiles of draws of tracks; pr_auc less twice its bias"
 RESAMPLES = 1000
-LEAST = 8  # tracks; of fewer, verdicts are wrong too often
+# Tracks; of fewer, verdicts are wrong too often. And tracks of each tag, or
+# the average precision is too far above that of many clips.
+LEAST = 8
 _TAIL = 0.025  # on either side of an interval
 _MOST_BIAS = 0.3  # of half an interval
 _MOST_UNDEFINED = 0.05  # of the draws
@@ -79,6 +81,15 @@ def effective(track_N) -> float:
   """Of how many tracks of equal size the mean would spread as much (Kish)."""
   _, clips_T = np.unique(track_N, return_counts=True)
   return clips_T.sum() ** 2 / (clips_T**2).sum()
+
+
+def rarest(labels_NxK, track_N) -> int:
+  """The tracks of the tag that the fewest have, of those that any has."""
+  _, index_N = np.unique(track_N, return_inverse=True)
+  has_TxK = np.zeros((index_N.max() + 1, np.shape(labels_NxK)[1]), bool)
+  np.logical_or.at(has_TxK, index_N, np.asarray(labels_NxK).astype(bool))
+  tracks_K = has_TxK.sum(axis=0)
+  return int(tracks_K[tracks_K > 0].min())
 
 
 def interval(
