@@ -41,8 +41,8 @@ ROOMS = {
     "audio files; records of decoded clips",
     "samples; crops, augmented views and batches of them",
     "input_pipeline",
-    "beam_options tracks audio augment_config threads seeds augment prepared"
-    " records crops input_pipeline mfcc",
+    "beam_options tracks audio augment_config threads seeds freeverb augment"
+    " device_augment prepared records crops input_pipeline mfcc",
   ),
   "data.datasets": Room(
     "a folder, or a published data set",
