@@ -1,15 +1,25 @@
 """The augmentations on the device against those on the host."""
 
 import functools
+import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
+import warm
+from jax.sharding import Mesh
 from test_augment import ROOMS, SR, db, music, power, white
+from test_pretrain import assert_same, at_step, lines_of
 
-from vicreg_jax.data import augment, freeverb
+from vicreg_jax import config as configs
+from vicreg_jax import mesh
+from vicreg_jax.data import augment, freeverb, input_pipeline
 from vicreg_jax.data import device_augment as D
+from vicreg_jax.data.augment_config import default_augment
+from vicreg_jax.jobs import pretrain
 
 T = 20_000
 
@@ -146,3 +156,181 @@ def test_ops_take_any_length_and_rate(length, rate):
   expected = augment.reverb(x_BxT[0], 40.0, 60.0, 30.0, rate)
   np.testing.assert_allclose(reverberated[0], expected, atol=1e-5)
   assert shifted.shape == x_BxT.shape and np.isfinite(shifted).all()
+
+
+# --- the chain ---------------------------------------------------------------
+
+
+def views_on(where, config, prepared, count=2, **chain):
+  """The first batches of views, augmented on the host or on the device."""
+  config.data.augment_on = where
+  for op in config.augment:
+    config.augment[op].p = chain.get(op, 0.0)
+  views_of = D.views_of(config, mesh.make_mesh())
+  stream = input_pipeline.train_views(prepared, config)
+  batches = list(itertools.islice(stream, count))
+  return np.stack([views_of(batch) for batch in batches]), batches
+
+
+def test_seed_epoch_and_clip_say_the_same_on_either_side(small, prepared):
+  """All that is drawn; over all batches of an epoch, and into the next."""
+  usual = {op: c["p"] for op, c in default_augment().items()}
+  usual |= {"noise": 0.0, "pitch": 0.0}  # which are others on the device
+  host, _ = views_on("host", small, prepared, 4, **usual)
+  device, batches = views_on("device", small, prepared, 4, **usual)
+  assert device.dtype == np.float32 and device.shape == host.shape
+  error_BxV = np.square(host - device.astype(np.float64)).mean(-1)
+  power_BxV = np.square(host, dtype=np.float64).mean(-1)
+  assert (db(error_BxV / power_BxV) < -60).all()
+  assert 0 < batches[0].draws["gain"]["on"].mean() < 1
+
+
+def test_what_no_op_touches_is_the_crop(small, prepared):
+  device, batches = views_on("device", small, prepared)
+  for views_BxVxT, (pcm_BxVxT, draws) in zip(device, batches):
+    assert pcm_BxVxT.dtype == np.int16 and not draws
+    np.testing.assert_allclose(views_BxVxT, pcm_BxVxT / 32_767, rtol=2e-7)
+  rare = dict.fromkeys(("polarity", "noise", "gain", "delay"), 1e-9)
+  never, _ = views_on("device", small, prepared, **rare)
+  np.testing.assert_array_equal(never, device)
+
+
+def test_each_view_is_touched_by_what_was_drawn_for_it_alone(small, prepared):
+  plain, _ = views_on("device", small, prepared)
+  usual = {"polarity": 0.2, "noise": 0.2, "pitch": 0.3}
+  views, batches = views_on("device", small, prepared, **usual)
+  for op in usual:
+    on = [batch.draws[op]["on"] for batch in batches]
+    assert 0.05 < np.mean(on) < 0.5
+  any_on = [
+    np.any([draw["on"] for draw in batch.draws.values()], 0)
+    for batch in batches
+  ]
+  np.testing.assert_array_equal((views != plain).any(-1), any_on)
+
+
+def test_bytes_to_the_device_are_a_quarter(small, prepared):
+  small.data.augment_on = "device"
+  small.augment = configs.base_pretrain().augment
+  batch = next(input_pipeline.train_views(prepared, small))
+  views = batch.pcm_BxVxT.size
+  assert batch.pcm_BxVxT.nbytes == 2 * views
+  numbers = sum(a.nbytes for a in jax.tree.leaves(batch.draws))
+  assert numbers <= 60 * batch.pcm_BxVxT.shape[0] * 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+@pytest.mark.parametrize("takers", [0, 1, 2, 3, 4, 5])
+def test_any_number_of_takers_is_right(rows, takers):
+  rng = np.random.default_rng(takers)
+  x_BxT = rng.normal(size=(5, 3)).astype(np.float32)
+  on_B = rng.permutation(np.arange(5) < takers)
+  by_B = np.arange(5, dtype=np.float32)
+  sizes = []
+
+  def op(x, given):
+    sizes.append(len(x))
+    return x * 2 + given["by"][:, None]
+
+  y_BxT = D.apply_where(op, x_BxT, on_B, {"by": by_B}, rows)
+  expected = np.where(on_B[:, None], x_BxT * 2 + by_B[:, None], x_BxT)
+  np.testing.assert_array_equal(y_BxT, expected)
+  assert set(sizes) == {rows}
+
+
+def test_a_rare_op_costs_all_views_little():
+  x_BxT = np.ones((64, 27), np.float32)
+  gone = []
+
+  def op(x, _):
+    jax.debug.callback(lambda: gone.append(len(x)))
+    return -x
+
+  takes = jax.jit(lambda x, on: D.apply_where(op, x, on, {}, 2))
+  for takers, goes in ((0, 0), (1, 1), (3, 2), (64, 32)):
+    gone.clear()
+    takes(x_BxT, np.arange(64) < takers)
+    jax.effects_barrier()
+    assert gone == [2] * goes
+
+
+# --- trainings ---------------------------------------------------------------
+
+
+def on_device(config):
+  """Some of everything: choices, a loop, and the other generator."""
+  config.data.augment_on = "device"
+  for op, p in (("noise", 0.5), ("gain", 0.5), ("polarity", 0.5)):
+    config.augment[op].p = p
+  config.checkpoint.every_epochs = 1.0
+  return config
+
+
+def test_continuing_on_the_device_equals_an_unbroken_run(
+  small, tmp_path, monkeypatch
+):
+  on_device(small)
+  expected = pretrain.run(small, str(tmp_path / "unbroken"))
+
+  class Stop(Exception):
+    pass
+
+  def stop():
+    raise Stop
+
+  with monkeypatch.context() as patch:
+    at_step(patch, 4, stop)
+    with pytest.raises(Stop):
+      pretrain.run(small, str(tmp_path / "broken"))
+  assert_same(pretrain.run(small, str(tmp_path / "broken")), expected)
+  rows = lines_of(tmp_path / "broken")
+  assert rows == lines_of(tmp_path / "unbroken")
+  assert [r["step"] for r in rows if "validation/loss" in r] == [3, 5]
+  small.data.augment_on = "host"
+  with pytest.raises(ValueError, match="augment_on: device -> host"):
+    pretrain.run(small, str(tmp_path / "broken"))
+
+
+def test_a_run_from_before_there_was_a_choice_goes_on(small, tmp_path):
+  small.steps = 3
+  expected = pretrain.run(small, str(tmp_path))
+  saved = json.loads((tmp_path / "config.json").read_text())
+  del saved["data"]["augment_on"]
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  assert_same(pretrain.run(small, str(tmp_path)), expected)
+
+
+def split_over_devices():
+  """Prints how far eight devices' views are off one's, by their power."""
+  rng = np.random.default_rng(0)
+  pcm = (3_000 * rng.normal(size=(16, 2, 2_187))).astype(np.int16)
+  config = configs.base_pretrain()
+  for op in config.augment.values():
+    op.p = 0.5
+  count = pcm[..., 0].size
+  draw = tf.function(lambda i: augment.draw([i, 1], config.augment.to_dict()))
+  rows = [draw(tf.constant(i, tf.int64)) for i in range(count)]
+  draws = jax.tree.map(lambda *d: np.reshape(d, (16, 2)), *rows)
+  draws["noise"]["seed"] = rng.integers(0, 2**32, (16, 2, 2), np.uint32)
+  found = []
+  for number in (1, 8):
+    devices = Mesh(np.array(jax.devices()[:number]), ("data",))
+    crops = jax.device_put((pcm, draws), mesh.batch_sharding(devices))
+    views = D.jit_augment(config, devices)(crops)
+    assert len(views.sharding.device_set) == number
+    found.append(np.asarray(views, np.float64))
+  error = np.square(found[0] - found[1]).mean(-1)
+  print(float((error / np.square(found[0]).mean(-1)).max()))
+
+
+@pytest.mark.slow
+def test_eight_devices_augment_as_one(tmp_path):
+  process = warm.Process(
+    split_over_devices,
+    out=tmp_path / "o",
+    err=tmp_path / "e",
+    env=warm.devices(8),
+  )
+  code, printed, errors = process.wait()
+  assert code == 0, errors
+  assert float(printed.splitlines()[-1]) < 1e-8

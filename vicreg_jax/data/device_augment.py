@@ -15,21 +15,26 @@ nothing anew. In any JAX code:
 The ops are those of `augment.py`, where each is explained, and equal them but
 for rounding. Two differ: noise is of another generator, and `pitch_shift` is
 the same vocoder with grains of one size. `augment` is the chain, by what
-`augment.draw` has drawn.
+`augment.draw` has drawn. Nothing of it has gradients.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
-from vicreg_jax.data import augment_config, freeverb
+from vicreg_jax import mesh
+from vicreg_jax.data import audio, augment_config, freeverb
 
 _GRAIN = 2560  # samples of a view, 116 ms at 22,050 Hz
 _HOP = 1024
 _TURN = 2.0**32  # in the units of `_chirp`
+# An op that works on some views has this many goes at those expected.
+_GOES = 8
 
 
 # --- the ops -----------------------------------------------------------------
@@ -293,3 +298,115 @@ def _frames(x_BxN, count, width, hop):
   blocks = x_BxN[:, : (count - 1 + pieces) * hop].reshape(len(x_BxN), -1, hop)
   frames = [blocks[:, i : i + count] for i in range(pieces)]
   return jnp.concatenate(frames, 2)[..., :width]
+
+
+# --- the chain ---------------------------------------------------------------
+
+
+def views_of(config, devices: Mesh) -> Callable:
+  """`views_of(batch) -> views_BxVxT` of what `input_pipeline` gives."""
+  if config.data.augment_on == "device":
+    return jit_augment(config, devices)
+  return lambda views_BxVxT: views_BxVxT
+
+
+def jit_augment(config, devices: Mesh) -> Callable:
+  """`augmented(crops) -> views_BxVxT` (float32), compiled for a mesh.
+
+  `crops` is a batch of `input_pipeline.Crops`, split over the devices; each
+  augments its own rows.
+  """
+  chain, rate = config.augment.to_dict(), config.data.sample_rate
+
+  def augmented(crops):
+    pcm_BxVxT, draws = crops
+    shape = pcm_BxVxT.shape
+    x_NxT = pcm_BxVxT.reshape(-1, shape[-1]).astype(jnp.float32)
+    x_NxT /= audio.INT16_SCALE
+    draws = jax.tree.map(lambda d: d.reshape(-1, *d.shape[2:]), draws)
+    return augment(x_NxT, draws, chain, rate).reshape(shape)
+
+  batch = PartitionSpec(*devices.axis_names)
+  return jax.jit(
+    jax.shard_map(
+      augmented, mesh=devices, in_specs=batch, out_specs=batch, check_vma=False
+    ),
+    compiler_options=mesh.compiler_options(devices),
+  )
+
+
+def augment(x_BxT, draws, config, sample_rate):
+  """All augmentations after the crop, in the thesis's order.
+
+  Args:
+    x_BxT: the views.
+    draws: as `augment.draw` has them, of arrays [B]; and as "seed" of "noise"
+      uint32 [B, 2]. Ops that it lacks are left out.
+    config: as `augment_config.default_augment()`.
+    sample_rate: in Hz.
+  """
+  c, rate = config, sample_rate
+  # Of these there is little to compute: of all views, and then it is chosen.
+  simple = {
+    "polarity": lambda x, d: invert_polarity(x),
+    "gain": lambda x, d: gain(x, d["db"]),
+    "delay": lambda x, d: delay(x, d["ms"], c["delay"]["factor"], rate),
+  }
+  others = {
+    "noise": lambda x, d: add_noise(x, d["seed"], c["noise"]["snr_db"]),
+    "filter": lambda x, d: _filtered(x, d, c["filter"], rate),
+    "pitch": lambda x, d: pitch_shift(x, d["semitones"]),
+    "reverb": lambda x, d: reverb(
+      x, d["room_size"], d["reverberance"], d["damping"], rate
+    ),
+  }
+  for op in augment_config.default_augment():
+    if op not in draws:
+      continue
+    on_B = draws[op]["on"]
+    if op in simple:
+      x_BxT = jnp.where(on_B[:, None], simple[op](x_BxT, draws[op]), x_BxT)
+    else:
+      rows = math.ceil(len(x_BxT) * c[op]["p"] / _GOES)
+      x_BxT = apply_where(others[op], x_BxT, on_B, draws[op], rows)
+  return x_BxT
+
+
+def _filtered(x_BxT, draws, config, sample_rate):
+  """Each view by its high-pass or its low-pass; both are one convolution."""
+  high_B = draws["highpass"]
+  hertz_B = jnp.where(high_B, draws["highpass_hz"], draws["lowpass_hz"])
+  lowest = min(config["highpass_hz"][0], config["lowpass_hz"][0])
+  low_BxT = lowpass(x_BxT, hertz_B, sample_rate, lowest)
+  return jnp.where(high_B[:, None], x_BxT - low_BxT, low_BxT)
+
+
+def apply_where(op, x_BxT, on_B, parameters, rows):
+  """`op(x, parameters)` of the views that are on; others stay as they are.
+
+  It works on so many rows at a time, and as often as there are views for it: a
+  rare op costs little, and any number of takers is right.
+
+  Args:
+    op: of views [rows, T] and parameters [rows, ...].
+    x_BxT: the views.
+    on_B: whether a view takes the op.
+    parameters: arrays [B, ...] in a dict or the like.
+    rows: static. Of a batch that takes no whole number of goes, the last one
+      has rows to spare.
+  """
+  count = len(x_BxT)
+  # The views that are on come first; numbers of no row fill the last go.
+  order = jnp.argsort(~on_B, stable=True)
+  order = jnp.concatenate([order, count + jnp.arange(-count % rows)])
+
+  def go(i, x_BxT):
+    chosen = lax.dynamic_slice(order, (i * rows,), (rows,))
+    x, on, given = jax.tree.map(
+      lambda a: jnp.take(a, chosen, 0, mode="clip"), (x_BxT, on_B, parameters)
+    )
+    y = jnp.where(on[:, None], op(x, given), x)
+    return x_BxT.at[chosen].set(y, mode="drop", unique_indices=True)
+
+  takers = on_B.sum(dtype=jnp.int32)
+  return lax.fori_loop(0, (takers + rows - 1) // rows, go, jnp.asarray(x_BxT))
