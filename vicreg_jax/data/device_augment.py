@@ -33,8 +33,9 @@ from vicreg_jax.data import audio, augment_config, freeverb
 _GRAIN = 2560  # samples of a view, 116 ms at 22,050 Hz
 _HOP = 1024
 _TURN = 2.0**32  # in the units of `_chirp`
-# An op that works on some views has this many goes at those expected.
-_GOES = 8
+# An op that works on some views has so many goes at those expected: a go has to
+# be large enough for a device, and the last one has views to spare.
+GOES = 8
 
 
 # --- the ops -----------------------------------------------------------------
@@ -340,19 +341,19 @@ def augment(x_BxT, draws, config, sample_rate):
 
   Args:
     x_BxT: the views.
-    draws: as `augment.draw` has them, of arrays [B]; and as "seed" of "noise"
-      uint32 [B, 2]. Ops that it lacks are left out.
+    draws: as `augment.draw` has them, arrays [B]; and as "seed" of "noise"
+      uint32 [B, 2]. Ops that are not in it are left out.
     config: as `augment_config.default_augment()`.
     sample_rate: in Hz.
   """
   c, rate = config, sample_rate
-  # Of these there is little to compute: of all views, and then it is chosen.
-  simple = {
+  # There is little to compute: of all views, and then it is chosen.
+  all_views = {
     "polarity": lambda x, d: invert_polarity(x),
     "gain": lambda x, d: gain(x, d["db"]),
     "delay": lambda x, d: delay(x, d["ms"], c["delay"]["factor"], rate),
   }
-  others = {
+  some_views = {
     "noise": lambda x, d: add_noise(x, d["seed"], c["noise"]["snr_db"]),
     "filter": lambda x, d: _filtered(x, d, c["filter"], rate),
     "pitch": lambda x, d: pitch_shift(x, d["semitones"]),
@@ -364,11 +365,11 @@ def augment(x_BxT, draws, config, sample_rate):
     if op not in draws:
       continue
     on_B = draws[op]["on"]
-    if op in simple:
-      x_BxT = jnp.where(on_B[:, None], simple[op](x_BxT, draws[op]), x_BxT)
+    if op in all_views:
+      x_BxT = jnp.where(on_B[:, None], all_views[op](x_BxT, draws[op]), x_BxT)
     else:
-      rows = math.ceil(len(x_BxT) * c[op]["p"] / _GOES)
-      x_BxT = apply_where(others[op], x_BxT, on_B, draws[op], rows)
+      rows = math.ceil(len(x_BxT) * c[op]["p"] / GOES)
+      x_BxT = apply_where(some_views[op], x_BxT, on_B, draws[op], rows)
   return x_BxT
 
 

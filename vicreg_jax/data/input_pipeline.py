@@ -40,8 +40,7 @@ _WHOLE = Share()
 class Crops(NamedTuple):
   """A batch that is augmented where it is trained on (`device_augment`).
 
-  `draws` is what `augment.draw` gives, arrays [B, V]; and noise's "seed",
-  uint32 [B, V, 2].
+  `draws` is what `draw_for_device` gives of each view, arrays [B, V, ...].
   """
 
   pcm_BxVxT: np.ndarray  # int16
@@ -218,6 +217,14 @@ def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
   ).map(lambda clip: (begun, clip))
 
 
+def draw_for_device(seed, chain) -> dict[str, dict[str, tf.Tensor]]:
+  """What `Crops` has of a view, by its seed [2] and `config.augment`."""
+  draws = augment.draw(seed, chain)
+  if "noise" in draws:
+    draws["noise"]["seed"] = tf.bitcast(seed, tf.uint32)[:, 0]
+  return draws
+
+
 def _batches(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
   """Whole batches `views_BxVxT`, or `Crops`, of what a queue holds.
 
@@ -230,10 +237,7 @@ def _batches(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
     return augment.augment(x_T, seed, chain, config.data.sample_rate)
 
   def crop(pcm_T, seed):
-    draws = augment.draw(seed, chain)
-    if "noise" in draws:
-      draws["noise"]["seed"] = tf.bitcast(seed, tf.uint32)[:, 0]
-    return Crops(pcm_T, draws)
+    return Crops(pcm_T, draw_for_device(seed, chain))
 
   def by_clip(x):
     return tf.reshape(x, [batch_size, VIEWS, *x.shape[1:]])
