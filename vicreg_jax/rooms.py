@@ -118,7 +118,7 @@ ROOMS = {
     "flags",
     "what `bench NAME` measures: one a file, by its name",
     "pipeline",
-    "decode prepare augment pipeline step embed similar startup tpu",
+    "decode prepare augment pipeline step embed similar startup tpu gpu",
   ),
   "doors": Room(
     "a command line",
