@@ -36,6 +36,7 @@ _TURN = 2.0**32  # in the units of `_chirp`
 # An op that works on some views has so many goes at those expected: a go has to
 # be large enough for a device, and the last one has views to spare.
 GOES = 8
+LOOPS = ("noise", "filter", "pitch", "reverb")  # which those ops are
 
 
 # --- the ops -----------------------------------------------------------------
