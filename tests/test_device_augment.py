@@ -291,6 +291,23 @@ def test_continuing_on_the_device_equals_an_unbroken_run(
     pretrain.run(small, str(tmp_path / "broken"))
 
 
+@pytest.mark.parametrize("best_by", ["loss", "knn"])
+def test_a_run_on_the_device_is_that_on_the_host(small, tmp_path, best_by):
+  """By ops that are the same on both: losses, validation, and what is best."""
+  small.checkpoint.best_by = best_by
+  for op, p in (("noise", 0.0), ("gain", 0.5), ("polarity", 0.5)):
+    small.augment[op].p = p
+  rows, best = [], []
+  for small.data.augment_on in ("host", "device"):
+    workdir = tmp_path / small.data.augment_on
+    best.append(int(pretrain.run(small, str(workdir)).step))
+    rows.append(lines_of(workdir))
+  assert best[0] == best[1] and len(rows[0]) == len(rows[1]) > 5
+  assert any(f"validation/{best_by}" in row for row in rows[1])
+  for host, device in zip(*rows):
+    assert device == pytest.approx(host, rel=2e-3)
+
+
 def test_a_run_from_before_there_was_a_choice_goes_on(small, tmp_path):
   small.steps = 3
   expected = pretrain.run(small, str(tmp_path))

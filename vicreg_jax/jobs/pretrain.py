@@ -70,9 +70,7 @@ def run(config, workdir: str) -> steps.TrainState:
   )
   tx = steps.make_optimizer(config, durations)
   views_of = device_augment.views_of(config, devices)
-  evaluation = _Evaluation(
-    config, prepared, durations, devices, workdir, views_of
-  )
+  evaluation = _Evaluation(config, prepared, durations, devices, workdir)
   step = steps.jit_train_step(config, tx, devices)
 
   def batches(start):
@@ -105,12 +103,12 @@ class _Evaluation:
   The views of the clips are the same every time.
   """
 
-  def __init__(self, config, prepared, durations, devices, workdir, views_of):
+  def __init__(self, config, prepared, durations, devices, workdir):
     self._config = config
     self._durations = durations
     self._devices = devices
     self._workdir = workdir
-    self._views_of = views_of
+    self._views_of = device_augment.views_of(config, devices)
     self._eval_step = steps.jit_eval_step(config, devices)
     self._represent = steps.jit_represent(config, devices)
     self.batch_size, self.note = 0, ""
