@@ -525,7 +525,7 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     assert audio_paths.expand(["@list.txt"]) == ["a\x0bb.mp3", "c.mp3"]
   for content in ("a.mp3\n".encode("utf-16"), b"a.mp3\0b.mp3\0"):
     (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^@list.txt: .* save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"^list.txt: .* save it as UTF-8"):
       audio_paths.expand(["@list.txt"])
   for wrong in ("nowhere", "*.xyz", "@nowhere"):
     with pytest.raises(ValueError, match=wrong.strip("@*")):
@@ -533,6 +533,41 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
   (tmp_path / "none").mkdir()
   with pytest.raises(ValueError, match="no audio files"):
     audio_paths.expand(["none"])
+
+
+def test_lists_may_be_playlists_with_folders_and_globs(
+  small_run, music, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (music / "mix.m3u8").write_text(
+    "#EXTM3U\n#EXTINF:1,x\na\n./b/[13].wav\nhttp://radio/1\nb/../gone.mp3\n"
+  )
+  want = ["music/b/1.wav", "music/b/3.wav", "music/gone.mp3"]
+  want = [f"music/a/{i}.wav" for i in (0, 2, 4, 6)] + want
+  for argument in ("@music/mix.m3u8", "music/mix.m3u8", "music/*.m3u8"):
+    assert audio_paths.expand([argument]) == want
+  (tmp_path / "plain").write_text("music/b\nmusic/a/*.wav\n")
+  assert len(audio_paths.expand(["@plain"])) == 7
+  pls = tmp_path / "LIST.PLS"
+  pls.write_text("[playlist]\nFile1=music/a/0.wav\n")
+  assert audio_paths.expand([str(pls)]) == [f"{tmp_path}/music/a/0.wav"]
+  flags = ("music/mix.m3u8", "--output=out")
+  assert call(small_run, *flags) == 3
+  said = capsys.readouterr().out
+  assert "6 files embedded, 0 known, 2 left out" in said
+  assert "left out: 1 not found\nleft out: 1 on the network\n" in said
+  assert "is what this command reads" in call(
+    small_run, "music/mix.m3u8", "--output=music/mix.m3u8", "--overwrite"
+  )
+  pls.write_text("[playlist]\nFile1=http://radio/1\n")
+  with pytest.raises(ValueError, match=r"no audio files \(1 .* network"):
+    audio_paths.expand([str(pls)])
+
+
+def test_spellings_of_a_path_are_one(music, monkeypatch):
+  monkeypatch.chdir(music.parent)
+  arguments = ["music/a/../a", f"{music}/a/0.wav", "./music"]
+  assert len(audio_paths.expand(arguments)) == 10
 
 
 @pytest.mark.parametrize("directory", [False, True])

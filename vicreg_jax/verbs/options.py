@@ -8,6 +8,8 @@ import argparse
 
 from vicreg_jax import __version__
 
+_PATHS = "files, folders, globs, playlists, @LIST"
+
 
 def _shard(text):
   index, slash, count = text.partition("/")
@@ -48,7 +50,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 def _embed(verbs):
   embed = verbs.add_parser("embed", help="files to vectors, as one table")
   embed.add_argument("model")
-  embed.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  embed.add_argument("paths", nargs="+", help=_PATHS)
   embed.add_argument("--output", required=True, help="the table to write")
   embed.add_argument(
     "--hop",
@@ -84,7 +86,7 @@ def _embed(verbs):
 def _tag(verbs):
   tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")
   tag.add_argument("model", help="that has been probed, or the probe's workdir")
-  tag.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  tag.add_argument("paths", nargs="+", help=_PATHS)
   tag.add_argument("--top", type=_count, default=5, help="so many labels")
   tag.add_argument("--head", default="", help="linear, mlp, ...")
   tag.set_defaults(run="tag")
