@@ -570,6 +570,144 @@ def test_spellings_of_a_path_are_one(music, monkeypatch):
   assert len(audio_paths.expand(arguments)) == 10
 
 
+def test_what_moved_keeps_its_rows_and_is_not_decoded(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  run(encoder, music, out, pooling="none")
+  before, count = rows(out), len(pq.read_table(out))
+  os.rename(music / "a", music / "new")
+  os.rename(music / "b" / "1.wav", music / "\xf6.wav")
+  shutil.copy(music / "b" / "3.wav", music / "copy.wav")  # is there twice
+  decoded = []
+  blocks = embedding.audio.blocks
+
+  def seen(path, rate):
+    decoded.append(os.path.basename(path))
+    return blocks(path, rate)
+
+  monkeypatch.setattr(embedding.audio, "blocks", seen)
+  summary = run(encoder, music, out, pooling="none")
+  assert "copy.wav" in decoded and not {"0.wav", "\xf6.wav"} & set(decoded)
+  assert (summary.embedded, summary.known, summary.moved) == (1, 7, 5)
+  after = rows(out)
+  names = {f"a/{i}.wav": f"new/{i}.wav" for i in (0, 2, 4, 6)}
+  for old, new in (names | {"b/1.wav": "\xf6.wav"}).items():
+    assert str(music / old) not in after
+    want = before[str(music / old)] | {"path": str(music / new)}
+    assert after[str(music / new)] == want
+  copies = sum(name.endswith("copy.wav") for name in
+               pq.read_table(out)["path"].to_pylist())  # fmt: skip
+  assert len(pq.read_table(out)) == count + copies
+  assert {p for p, f in listed(out).items() if f["rows"] != "0"} == set(after)
+  assert run(encoder, music, out, pooling="none").moved == 0
+
+
+def test_killed_after_a_move_nothing_is_lost(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  run(encoder, music, out)
+  os.rename(music / "a", music / "new")
+  with monkeypatch.context() as patch:
+    patch.setattr(store, "_write_list", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(encoder, music, out)
+  summary = run(encoder, music, out)
+  assert (summary.embedded, summary.known) == (0, 7)
+  assert len(pq.read_table(out)) == 7
+  assert set(rows(out)) == {
+    p for p, f in listed(out).items() if f["rows"] > "0"
+  }
+
+
+def test_what_is_gone_stays_until_it_is_pruned(
+  small_run, music, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for name in ("noise.mp3", "empty.ogg", "torn.flac"):
+    (music / name).unlink()
+  write(tmp_path / "other" / "8.wav")
+  (tmp_path / "list").write_text("music/b/1.wav\nmusic/a/0.wav\n")
+  flags = (small_run, "music", "other", "--output=out")
+  assert call(*flags) == 0
+  whole = rows("out")
+  (music / "a" / "0.wav").unlink()
+  capsys.readouterr()
+  assert call(*flags) == 0
+  assert "gone: 1 files of the table, whose rows are kept" in (
+    capsys.readouterr().out
+  )
+  # Other folders and other files are not looked through.
+  for other in ("other", "music/b", "music/a/2.wav", "music/b/*.wav"):
+    assert call(small_run, other, "--output=out", "--prune") == 0
+  assert "gone" not in capsys.readouterr().out and rows("out") == whole
+  # What a list names and is gone has its rows, too.
+  assert call(small_run, "@list", "--output=out") == 0
+  assert rows("out") == whole
+  assert call(small_run, "music/*/*.wav", "--output=out", "--prune") == 0
+  assert "gone: 1 files of the table, whose rows are dropped" in (
+    capsys.readouterr().out
+  )
+  del whole["music/a/0.wav"]
+  assert rows("out") == whole
+  assert set(listed("out")) == set(whole)
+  shutil.rmtree("other")
+  assert "no such file" in call(*flags)
+  assert "of other all 1 files" in call(*flags, "--prune")
+  os.makedirs("other")  # where a disk is mounted
+  assert "of other all 1 files" in call(*flags, "--prune")
+  assert "nowhere: there is no" in call(
+    *flags[:1], "nowhere", *flags[1:], "--prune=all"
+  )
+  assert rows("out") == whole
+  assert call(*flags, "--prune=all") == 0
+  del whole["other/8.wav"]
+  assert rows("out") == whole
+  assert call(small_run, "--prune", "music", "--output=out") == 2
+  assert "nowhere: there is no" in call(
+    small_run, "nowhere", "--output=new", "--prune=all"
+  )
+  assert set(os.listdir()) == {"music", "other", "list", "out", "out.files.csv"}
+
+
+def test_a_folder_that_cannot_be_seen_is_not_gone(music, monkeypatch):
+  assert audio_paths.is_gone(str(music / "x" / "0.wav"))
+  assert audio_paths.is_gone(str(music / "cover.jpg" / "0.wav"))
+  name = os.fsdecode(b"bj\xf6rk.wav")
+  (music / name).touch()
+  assert not audio_paths.is_gone(audio_paths.utf8(music / name))
+
+  def stat(path, **_):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+  monkeypatch.setattr(os, "stat", stat)
+  assert not audio_paths.is_gone(str(music / "x" / "0.wav"))
+
+
+def test_a_file_has_one_row_by_any_path(encoder, music, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  run(encoder, "music", "out")
+  before = rows("out")
+  assert run(encoder, music, "out").known == 7
+  monkeypatch.chdir(music)
+  # From here the table's paths lead nowhere.
+  summary = run(encoder, "../music", tmp_path / "out")
+  assert (summary.embedded, summary.moved) == (0, 7)
+  monkeypatch.chdir(tmp_path)
+  assert run(encoder, "music", "out").moved == 7
+  assert rows("out") == before
+  write(music / "a" / "0.wav", 0.1, 50)
+  assert run(encoder, music, "out").embedded == 1
+  after = rows("out")
+  assert set(after) == set(before) and len(pq.read_table("out")) == 7
+  assert after["music/a/0.wav"] != before["music/a/0.wav"]
+  run(encoder, music, "absolute")
+  monkeypatch.chdir(music)
+  assert run(encoder, "a", tmp_path / "absolute").known == 4
+  assert len(pq.read_table(tmp_path / "absolute")) == 7
+
+
 @pytest.mark.parametrize("directory", [False, True])
 def test_a_place_is_written_by_one_at_a_time(tmp_path, directory):
   place = tmp_path / "new" / "out"

@@ -2,12 +2,15 @@
 
 import glob
 import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vicreg_jax.data import audio, walk
 from vicreg_jax.library import playlists
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")  # by `utf8`
 
 
 class Named(NamedTuple):
@@ -106,3 +109,18 @@ def same(path: str, here: str = "") -> str:
   """
   path = os.path.join(here or os.getcwd(), path)
   return utf8(os.path.normpath(path))
+
+
+def is_gone(path: str) -> bool:
+  """Whether nothing is at a path, of a table too; not where none can look."""
+  escaped = _ESCAPED.sub(
+    lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)
+  )
+  for name in {path, os.fsdecode(escaped)}:
+    try:
+      audio.check(name)
+      return False
+    except audio.AudioError as error:
+      if error.reason != "not found":
+        return False
+  return True

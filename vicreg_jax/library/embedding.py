@@ -21,7 +21,7 @@ import queue
 import sys
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from vicreg_jax import files
 from vicreg_jax.data import audio, walk
-from vicreg_jax.library import audio_paths
+from vicreg_jax.library import audio_paths, following
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
 
@@ -47,6 +47,8 @@ class Summary(NamedTuple):
   known: int  # files that had been embedded before
   left_out: dict[str, int]  # reason -> files, now or before
   damaged: int  # files of which something is lost, and the rest embedded
+  moved: int = 0  # files whose rows have got a new path
+  gone: int = 0  # files that were embedded before, and are not there
 
 
 def embed_files(
@@ -59,6 +61,8 @@ def embed_files(
   format: str = "parquet",
   overwrite: bool = False,
   inputs: Sequence[str] = (),
+  roots: Mapping[str, str] | None = None,
+  prune: str = "",
 ) -> Summary:
   """Embeds files into a table, but those that it has already.
 
@@ -74,6 +78,8 @@ def embed_files(
       embeddings alone), made from a table that stays beside it.
     overwrite: begin anew, whatever is there; but see `files.output`.
     inputs: files besides `paths` that stay as they are.
+    roots: what is looked through for files that are gone; see `following`.
+    prune: what is done about them; see there.
 
   Raises:
     ValueError: the table is of another encoder, hop or pooling, is damaged, is
@@ -83,6 +89,7 @@ def embed_files(
   for key, value, known in (
     ("pooling", pooling, POOLINGS),
     ("format", format, FORMATS),
+    ("prune", prune, following.PRUNE),
   ):
     if value not in known:
       raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
@@ -96,6 +103,7 @@ def embed_files(
   }
   with files.explained(given, "--output"), files.lock(table):
     store = Store(table, about, encoder.size, overwrite)
+    followed = following.follow(store, paths, roots or {}, prune)
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"])
     rows = _Rows(pooling == "mean")
@@ -120,11 +128,11 @@ def embed_files(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
-  left_out, damaged = _faults(paths, store.known)
-  lost = _faults(todo, store.known)[0]
+  left_out, damaged = _faults(paths, store.find)
+  lost = _faults(todo, store.find)[0]
   embedded = len(todo) - sum(lost.values())
   known = len(paths) - embedded - sum(left_out.values())
-  return Summary(embedded, known, left_out, damaged)
+  return Summary(embedded, known, left_out, damaged, *followed)
 
 
 def faults(
@@ -132,17 +140,18 @@ def faults(
 ) -> tuple[dict[str, int], int]:
   """`left_out` and `damaged` of a `Summary`, of files in a table of `embed`."""
   listed = read_list(list_path(_table(output, format)))
-  return _faults(paths, {file.path: file for file in listed})
+  known = {audio_paths.same(file.path): file for file in listed}
+  return _faults(paths, lambda path: known.get(audio_paths.same(path)))
 
 
-def _faults(paths, known):
+def _faults(paths, find):
   left_out, damaged = collections.Counter(), 0
-  for path in map(audio_paths.utf8, paths):
-    if path not in known:
+  for file in map(find, paths):
+    if file is None:
       left_out["not embedded"] += 1
-    elif not known[path].rows:
-      left_out[known[path].reason] += 1
-    elif known[path].reason:
+    elif not file.rows:
+      left_out[file.reason] += 1
+    elif file.reason:
       damaged += 1
   return dict(left_out), damaged
 

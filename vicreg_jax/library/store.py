@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +94,6 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
           os.unlink(path)
       shutil.rmtree(self._parts, ignore_errors=True)
-    os.makedirs(self._parts, exist_ok=True)
     merged, self.known, self._pending = set(), {}, []
     if os.path.exists(table):  # else its list says nothing
       merged = set(self._check_about(table).get("parts", ()))
@@ -112,9 +111,12 @@ class Store:
       else:
         self._check_about(part)
         self._pending.append(name)
-    for name in os.listdir(self._parts):
+    there = os.path.isdir(self._parts)
+    for name in os.listdir(self._parts) if there else ():
       if os.path.splitext(name)[0] not in self._pending:
         os.unlink(f"{self._parts}/{name}")  # half-written, or without a list
+    here = os.getcwd()
+    self._spelled = {audio_paths.same(path, here): path for path in self.known}
     self._new, self._batch, self._rows = [], [], 0
     self._since = time.monotonic()
 
@@ -159,19 +161,45 @@ class Store:
       f"{path} is no table of this command's, or damaged ({text}): {remedy}"
     ) from error
 
+  def find(self, path) -> File | None:
+    """A file by any spelling of its path."""
+    if file := self.known.get(audio_paths.utf8(path)):
+      return file
+    return self.known.get(self._spelled.get(audio_paths.same(path)))
+
+  def change(self, moves: Mapping[str, str], dropped: Collection[str]):
+    """Gives files other paths, and drops others with their rows.
+
+    Args:
+      moves: {path in the table: new path}.
+      dropped: paths in the table.
+    """
+    for path in dropped:
+      del self.known[path]
+    for path, new in moves.items():
+      file = self.known.pop(path)
+      modified = os.stat(new).st_mtime_ns
+      new = audio_paths.utf8(new)
+      self.known[new] = file._replace(path=new, modified=modified)
+    here = os.getcwd()
+    self._spelled = {audio_paths.same(path, here): path for path in self.known}
+    self._make_table(
+      {path: audio_paths.utf8(new) for path, new in moves.items()}, set(dropped)
+    )
+
   def wanted(self, paths) -> tuple[list[str], int]:
     """The files to embed, and how many are known."""
     todo = [path for path in paths if not self._is_known(path)]
     return todo, len(paths) - len(todo)
 
   def _is_known(self, path):
-    before = self.known.get(audio_paths.utf8(path))
+    before = self.find(path)
     if before is None:
       return False
     try:
       found = os.stat(path)
-    except OSError:
-      return False
+    except OSError:  # rows of what is gone stay until they are dropped
+      return before.rows > 0 and audio_paths.is_gone(path)
     if found.st_size != before.bytes or not stat.S_ISREG(found.st_mode):
       return False
     return found.st_mtime_ns == before.modified or (
@@ -181,6 +209,9 @@ class Store:
   def add(self, file: File, made):
     """Takes a file's rows."""
     starts_S, ends_S, y_SxD = made
+    if before := self.find(file.path):
+      file = file._replace(path=before.path)
+    self._spelled[audio_paths.same(file.path)] = file.path
     self.known[file.path] = file
     self._new.append(file)
     if len(starts_S):
@@ -222,11 +253,17 @@ class Store:
   def finish(self):
     """Makes the table of what it was and the parts."""
     self._write_part()
-    if self._pending or not os.path.exists(self._table):
+    self._make_table({}, set())
+
+  def _make_table(self, moves, dropped):
+    """Of what it was and the parts, some of whose files move or are dropped."""
+    change = self._pending or moves or dropped
+    if change or not os.path.exists(self._table):
       sources = [(f"{self._parts}/{n}.parquet", n) for n in self._pending]
       partial = f"{self._parts}/{_MERGED}"
+      os.makedirs(self._parts, exist_ok=True)
       try:
-        self._merge(partial, sources)
+        self._merge(partial, sources, moves, dropped)
         os.replace(partial, self._table)
       finally:
         with contextlib.suppress(FileNotFoundError):
@@ -234,10 +271,11 @@ class Store:
     _write_list(self._list, self.known.values())
     for name in self._pending:
       self._remove(name)
+    self._pending = []
     with contextlib.suppress(OSError):
       os.rmdir(self._parts)
 
-  def _merge(self, partial, sources):
+  def _merge(self, partial, sources, moves, dropped):
     """Of a file that is in several, the last one counts."""
     listed = [read_list(f"{self._parts}/{name}.csv") for _, name in sources]
     later = [{f.path for f in some} for some in listed]
@@ -247,7 +285,10 @@ class Store:
     schema = self._said(parts=self._pending)
     with pq.ParquetWriter(partial, schema) as writer:
       for i, (path, _) in enumerate(sources):
-        for rows in self._kept(path, set().union(*later[i + 1 :])):
+        for rows in self._kept(path, dropped.union(*later[i + 1 :])):
+          if moves:
+            names = [moves.get(n, n) for n in rows["path"].to_pylist()]
+            rows = rows.set_column(0, "path", pa.array(names, pa.string()))
           writer.write_table(rows.cast(schema))
 
   def _kept(self, path, replaced) -> Iterator[pa.Table]:

@@ -23,7 +23,7 @@ def run(args) -> int:
 
 def _embed(args, shard) -> tuple[dict[str, int], int]:
   """One table; returns how many files were left out, by reason, or damaged."""
-  named = audio_paths.look(args.paths)
+  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
   paths, output = _share(args, shard, named.paths)
   summary = embedding.embed_files(
     encoders.load(args.model),
@@ -34,12 +34,19 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
     format=args.format,
     overwrite=args.overwrite,
     inputs=[args.model, *named.lists],
+    roots=named.roots,
+    prune=args.prune,
   )
   left_out = _with_network(summary.left_out, named)
   told = f"{summary.embedded} files embedded, {summary.known} known"
+  if summary.moved:
+    told += f" ({summary.moved} moved)"
   if left_out:
     told += f", {sum(left_out.values())} left out"
   print(f"{output}: {told}")
+  if summary.gone:
+    done = "dropped" if args.prune else "kept; --prune drops them"
+    print(f"gone: {summary.gone} files of the table, whose rows are {done}")
   return left_out, summary.damaged
 
 
@@ -80,7 +87,7 @@ def _on_beam(args) -> tuple[dict[str, int], int]:
       )
   except Exception as e:  # a worker's, with its traceback in the text
     raise ValueError(f"--beam={args.beam}: {messages.line(e)}") from e
-  named = audio_paths.look(args.paths)
+  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
   left_out, damaged = collections.Counter(), 0
   for shard in shards:
     paths, output = _share(args, shard, named.paths)

@@ -20,6 +20,14 @@ def _shard(text):
   return int(index), int(count)
 
 
+def _prune(text):
+  if text not in ("", "gone", "all"):
+    raise argparse.ArgumentTypeError(
+      f"{text!r}: say --prune after the paths, or --prune=all"
+    )
+  return text
+
+
 def _count(text):
   if not text.isdecimal() or int(text) < 1:
     raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 on")
@@ -68,6 +76,16 @@ def _embed(verbs):
     choices=("parquet", "npz", "npy"),
     default="parquet",
     help="a table, or arrays made from one",
+  )
+  embed.add_argument(
+    "--prune",
+    type=_prune,
+    nargs="?",
+    const="gone",
+    default="",
+    metavar="all",
+    help="drop the rows of files that are gone from the folders given; where"
+    " all of an argument are gone, only with --prune=all",
   )
   several = embed.add_mutually_exclusive_group()
   several.add_argument("--shard", type=_shard, help="I/N: this machine's share")
