@@ -25,6 +25,7 @@ from vicreg_jax.jobs import embed as job
 from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
+TAGS = ["artist", "album", "title", "genre", "track", "year", "duration"]
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,64 @@ def test_every_file_has_its_mean_and_bad_ones_their_reason(
   assert status[str(music / "empty.ogg")]["reason"] == "empty file"
   assert status[str(music / "a/0.wav")]["rows"] == "2"
   schema = pq.read_schema(tmp_path / "out.parquet")
-  assert schema.names == ["path", "start", "end", "embedding"]
+  assert schema.names == ["path", "start", "end", "embedding", *TAGS]
   assert str(schema.field("embedding").type) == (
     "fixed_size_list<element: float>[16]"
   )
   assert not os.path.exists(tmp_path / "out.parquet.parts")
+
+
+def test_rows_have_the_tags_of_their_file(encoder, music, tmp_path):
+  path = str(music / "tagged.flac")
+  with soundfile.SoundFile(path, "w", RATE, 1) as f:
+    f.artist, f.album, f.title, f.genre = "Björk", "Post", "Jóga", "Pop"
+    f.tracknumber, f.date = "3", "1997-09-01"
+    f.write(np.random.default_rng(0).normal(size=RATE // 4) * 0.1)
+  for kind in ("parquet", "npz"):
+    out = tmp_path / f"out.{kind}"
+    run(encoder, music, out, pooling="none", format=kind)
+    table = pq.read_table(
+      tmp_path / "out.npz.parquet" if kind == "npz" else out
+    )
+    types = [str(table.schema.field(name).type) for name in TAGS]
+    assert types == ["string"] * 4 + ["int32"] * 2 + ["double"]
+    for row in table.to_pylist():
+      want = ["", "", "", "", None, None]
+      if row["path"] == path:
+        want = ["Björk", "Post", "Jóga", "Pop", 3, 1997]
+      assert [row[name] for name in TAGS[:-1]] == want
+      assert row["duration"] == pytest.approx(
+        soundfile.info(row["path"]).duration, abs=1e-3
+      )
+  arrays = np.load(out)
+  assert set(arrays) == set(table.column_names)
+  np.testing.assert_array_equal(
+    arrays["year"], [np.nan if y is None else y for y in
+                     table["year"].to_pylist()]
+  )  # fmt: skip
+  assert arrays["title"].tolist() == table["title"].to_pylist()
+
+
+def test_a_table_without_tags_goes_on(encoder, music, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  run(encoder, music, out)
+  table = pq.read_table(out)
+  pq.write_table(table.drop_columns(TAGS), out)
+  before = out.read_bytes()
+  assert run(encoder, music, out).embedded == 0
+  assert out.read_bytes() == before
+  write(music / "new.wav")
+
+  def read(path):
+    raise audio_error
+
+  audio_error = embedding.audio.AudioError("new.wav", "not decodable")
+  monkeypatch.setattr(embedding.file_tags, "read", read)
+  assert run(encoder, music, out).embedded == 1
+  after = pq.read_table(out)
+  assert after.schema.names == table.schema.names and len(after) == 8
+  for row in after.to_pylist():
+    assert [row[t] for t in TAGS] == ["", "", "", "", None, None, None]
 
 
 def test_damaged_files_say_what_is_lost(encoder, tmp_path):

@@ -4,7 +4,9 @@ Threads decode ahead of the encoder, whose batches take the segments of one file
 after another, so that they are full. What is done is written in parts beside
 the output, each whole or not at all; at the end they become the output:
 
-    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D]);
+                   artist, album, title, genre ("" where unknown), track, year,
+                   duration (seconds of the file; null where unknown)
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
 
 A file is known by its path and its content: where size and time of change are
@@ -25,11 +27,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from vicreg_jax import files
-from vicreg_jax.data import audio, walk
+from vicreg_jax.data import audio, file_tags, walk
 from vicreg_jax.library import audio_paths, following
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
@@ -192,12 +195,20 @@ def _convert(table, output, format):
   if format == "npy":
     np.save(content, y_NxD)
   else:
+    facts = {
+      name: np.array(column.to_pylist(), str)
+      if pa.types.is_string(column.type)
+      else column.to_numpy()  # null becomes nan
+      for name, column in zip(columns.column_names, columns.columns)
+      if name not in ("path", "start", "end", "embedding")
+    }
     np.savez(
       content,
       path=np.array(columns["path"].to_pylist(), str),
       start=columns["start"].to_numpy(),
       end=columns["end"].to_numpy(),
       embedding=y_NxD,
+      **facts,
     )
     with zipfile.ZipFile(content, "a") as archive:
       archive.comment = files.MARK.encode()
@@ -211,6 +222,7 @@ class _End(NamedTuple):
   """There are no more segments of this file."""
 
   file: File
+  facts: dict  # of it, by column
 
 
 class _Reader:
@@ -261,7 +273,7 @@ class _Reader:
     self.notes.append(item)
 
   def _decode(self, path, queued):
-    rows, file = 0, File(audio_paths.utf8(path), 0, 0, "", 0, "")
+    rows, file, facts = 0, File(audio_paths.utf8(path), 0, 0, "", 0, ""), {}
     try:
       audio.check(path)  # before it is opened: a pipe would wait
       found = os.stat(path)
@@ -274,6 +286,7 @@ class _Reader:
           self._put(queued, item)
           rows += 1
       file = file._replace(rows=rows, reason="; ".join(notes))
+      facts = _tags(path)
     except audio.AudioError as e:
       unread = walk.suffix(path) in audio.UNREAD
       reason = f"unread suffix {walk.suffix(path)}" if unread else e.reason
@@ -289,7 +302,7 @@ class _Reader:
         self._put(queued, e)
       return
     with contextlib.suppress(_Closed):
-      self._put(queued, _End(file))
+      self._put(queued, _End(file, facts))
 
   def _put(self, queued, item):
     while not self._closed.is_set():
@@ -297,6 +310,16 @@ class _Reader:
         queued.put(item, timeout=0.2)
         return
     raise _Closed
+
+
+def _tags(path) -> dict:
+  """What the tags of a file say, by column; nothing if they cannot be read."""
+  try:
+    tags = file_tags.read(path)._asdict()
+  except audio.AudioError:
+    return {}
+  tags["duration"] = tags.pop("seconds")
+  return tags
 
 
 class _Closed(Exception):
@@ -313,14 +336,14 @@ class _Rows:
   def of(self, y_BxD, notes) -> Iterator[tuple[File, tuple]]:
     """Files that are complete with a batch, and their rows.
 
-    The rows are (start [S], end [S], embedding [S, D]); of a file that was left
-    out there are none.
+    The rows are (start [S], end [S], embedding [S, D], {column: of the file});
+    of a file that was left out there are none.
     """
     taken = 0
     while notes and (isinstance(notes[0], _End) or taken < len(y_BxD)):
       note = notes.popleft()
       if isinstance(note, _End):
-        yield note.file, self._complete(note.file)
+        yield note.file, (*self._complete(note.file), note.facts)
         self._y, self._seconds = [], []
       else:
         self._y.append(y_BxD[taken])

@@ -1,6 +1,7 @@
 """Writes the table of embeddings, in parts, each of them whole or not at all.
 
-    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D]),
+                   and what the tags of the file say; see `TAGS`
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
     OUT.parts/     what is done and not yet in the table
     OUT.lock       one command at a time
@@ -32,6 +33,17 @@ from vicreg_jax import files
 from vicreg_jax.library import audio_paths
 
 KEY = b"vicreg_jax"  # of what a table says of itself
+# Columns that older tables lack: "" or null, where nothing is known.
+TAGS = (
+  ("artist", pa.string()),
+  ("album", pa.string()),
+  ("title", pa.string()),
+  ("genre", pa.string()),
+  ("track", pa.int32()),
+  ("year", pa.int32()),
+  ("duration", pa.float64()),  # seconds, of the whole file
+)
+DESCRIBED = (("tempo", pa.float64()), ("key", pa.string()))  # beats a minute
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # A part is written when it has so many rows, or after so many seconds.
 _PART_ROWS, _PART_SECONDS = 20_000, 60.0
@@ -42,6 +54,9 @@ _MERGED = "merged.tmp"
 _PART = re.compile(
   rf"{_MERGED}|\d{{20}}-[0-9a-f]{{8}}\.(parquet|csv)(\..*\.tmp)?"
 )
+
+
+_LATER = tuple(pa.schema([*TAGS, *DESCRIBED]))
 
 
 class File(NamedTuple):
@@ -71,23 +86,16 @@ class Store:
   between the two does not count them twice.
   """
 
-  def __init__(self, table, about, size, overwrite):
+  def __init__(self, table, about, size, overwrite, described=False):
     """Opens what there is, or begins anew.
 
     `table` and its list may be written, by `files.output`, and by nobody else
-    meanwhile.
+    meanwhile. `described`: whether it gets the columns `DESCRIBED`.
     """
     self._table, self._about = table, about
     self._list = list_path(table)
     self._parts = f"{table}.parts"
-    self._schema = pa.schema(
-      [
-        ("path", pa.string()),
-        ("start", pa.float64()),
-        ("end", pa.float64()),
-        ("embedding", pa.list_(pa.float32(), size)),
-      ]
-    )
+    self._described = described
     self._check_parts()
     if overwrite:
       for path in (table, self._list):
@@ -115,6 +123,16 @@ class Store:
     for name in os.listdir(self._parts) if there else ():
       if os.path.splitext(name)[0] not in self._pending:
         os.unlink(f"{self._parts}/{name}")  # half-written, or without a list
+    self._schema = pa.schema(
+      [
+        ("path", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("embedding", pa.list_(pa.float32(), size)),
+        *TAGS,
+        *(DESCRIBED if self._described else ()),
+      ]
+    )
     here = os.getcwd()
     self._spelled = {audio_paths.same(path, here): path for path in self.known}
     self._new, self._batch, self._rows = [], [], 0
@@ -147,6 +165,7 @@ class Store:
         f"{path} was made otherwise ({', '.join(other)}): give another"
         " --output, or --overwrite"
       )
+    self._described |= DESCRIBED[0][0] in schema.names
     return said
 
   def _explain(self, path, error):
@@ -207,15 +226,15 @@ class Store:
     )
 
   def add(self, file: File, made):
-    """Takes a file's rows."""
-    starts_S, ends_S, y_SxD = made
+    """Takes a file's rows: starts, ends, embeddings; {column: of the file}."""
+    starts_S, ends_S, y_SxD, facts = made
     if before := self.find(file.path):
       file = file._replace(path=before.path)
     self._spelled[audio_paths.same(file.path)] = file.path
     self.known[file.path] = file
     self._new.append(file)
     if len(starts_S):
-      self._batch.append((file.path, starts_S, ends_S, y_SxD))
+      self._batch.append((file.path, starts_S, ends_S, y_SxD, facts))
       self._rows += len(starts_S)
     late = time.monotonic() - self._since > _PART_SECONDS
     if self._rows >= _PART_ROWS or late:
@@ -225,18 +244,22 @@ class Store:
     if not self._new:
       return
     name = f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}"
+    y_NxD = np.concatenate(
+      [y_SxD for *_, y_SxD, _ in self._batch]
+      or [np.zeros((0, self._about["size"]), np.float32)]
+    ).astype(np.float32)
     columns = [
       [path for path, starts_S, *_ in self._batch for _ in starts_S],
       [s for _, starts_S, *_ in self._batch for s in starts_S],
-      [e for _, _, ends_S, _ in self._batch for e in ends_S],
+      [e for _, _, ends_S, *_ in self._batch for e in ends_S],
+      pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), self._about["size"]),
     ]
-    y_NxD = np.concatenate(
-      [y for *_, y in self._batch]
-      or [np.zeros((0, self._about["size"]), np.float32)]
-    ).astype(np.float32)
-    columns.append(
-      pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), self._about["size"])
-    )
+    for field in list(self._schema)[len(columns) :]:
+      values = [
+        (facts.get(field.name, _nothing(field)), len(starts_S))
+        for _, starts_S, *_, facts in self._batch
+      ]
+      columns.append([value for value, count in values for _ in range(count)])
     part = pa.table(columns, schema=self._said())
     content = io.BytesIO()
     pq.write_table(part, content)
@@ -296,7 +319,12 @@ class Store:
     try:
       table = pq.ParquetFile(path)
       for group in range(table.num_row_groups):
-        rows = table.read_row_group(group).cast(self._schema)
+        rows = table.read_row_group(group)
+        for field in self._schema:
+          if field in _LATER and field.name not in rows.column_names:
+            nothing = pa.scalar(_nothing(field), field.type)
+            rows = rows.append_column(field, pa.repeat(nothing, len(rows)))
+        rows = rows.cast(self._schema)
         if replaced:
           keep = [name not in replaced for name in rows["path"].to_pylist()]
           rows = rows.filter(pa.array(keep, pa.bool_()))
@@ -309,6 +337,10 @@ class Store:
     for suffix in (".parquet", ".csv"):
       with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{self._parts}/{name}{suffix}")
+
+
+def _nothing(field):
+  return "" if field.type == pa.string() else None
 
 
 def _write_list(path, listed: Iterable[File]):
