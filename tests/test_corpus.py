@@ -145,6 +145,53 @@ def test_a_table_without_tags_goes_on(encoder, music, tmp_path, monkeypatch):
     assert [row[t] for t in TAGS] == ["", "", "", "", None, None, None]
 
 
+def test_files_are_described(encoder, tmp_path, monkeypatch):
+  monkeypatch.setattr(embedding, "_DESCRIBED_SECONDS", 10.0)
+  t = np.arange(10 * RATE) / RATE
+  chord = sum(np.sin(2 * np.pi * hertz * t) for hertz in (392, 493.9, 587.3))
+  beats = np.exp(-20 * (t % (60 / 100))) * 0.2 * chord  # G major, 100 a minute
+  later = np.random.default_rng(0).normal(size=10 * RATE) * 0.3
+  song, flags = tmp_path / "song.wav", {"describe": True, "hop_seconds": 1.0}
+  soundfile.write(song, np.concatenate([beats, later]), RATE, subtype="FLOAT")
+  soundfile.write(tmp_path / "short.wav", np.zeros(RATE), RATE)
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", **flags)
+  schema = pq.read_schema(tmp_path / "out")
+  assert schema.names[-2:] == ["tempo", "key"]
+  assert [str(t) for t in schema.types[-2:]] == ["double", "string"]
+  found = rows(tmp_path / "out")
+  assert found[str(song)]["tempo"] == pytest.approx(100, rel=0.005)
+  assert found[str(song)]["key"] == "G major"
+  short = found[str(tmp_path / "short.wav")]
+  assert (short["tempo"], short["key"]) == (None, "")
+  # Without the flag what is there stays, and the rest has none.
+  write(tmp_path / "new.wav")
+  del flags["describe"]
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", **flags)
+  new = rows(tmp_path / "out")
+  assert new.pop(str(tmp_path / "new.wav"))["tempo"] is None
+  assert new == found
+  # A table without the columns gets them.
+  write(tmp_path / "newer.wav")
+  table = pq.read_table(tmp_path / "out").drop_columns(["tempo", "key"])
+  pq.write_table(table, tmp_path / "out")
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", describe=True, **flags)
+  assert rows(tmp_path / "out")[str(song)]["key"] == ""
+
+
+def test_a_segment_each_so_many_seconds(encoder, tmp_path):
+  """As of long mixes: a hop longer than a segment."""
+  write(tmp_path / "mix.wav", 1.0)
+  out = tmp_path / "out"
+  run(encoder, tmp_path / "mix.wav", out, pooling="none", hop_seconds=0.3)
+  x_T, _ = soundfile.read(tmp_path / "mix.wav", dtype="float32")
+  table = pq.read_table(out).to_pydict()
+  assert table["start"] == pytest.approx([0, 0.3, 0.6, 0.9])
+  for start, y_D in zip(table["start"], table["embedding"], strict=True):
+    at = round(start * RATE)
+    want = encoder.embed(x_T[at : at + CROP], RATE)
+    np.testing.assert_allclose(y_D, want, rtol=1e-5, atol=1e-6)
+
+
 def test_damaged_files_say_what_is_lost(encoder, tmp_path):
   path = tmp_path / "cut.flac"
   x = np.random.default_rng(0).normal(size=40 * 4096) * 0.1

@@ -6,7 +6,8 @@ the output, each whole or not at all; at the end they become the output:
 
     OUT            Parquet: path, start, end (seconds), embedding (float32 [D]);
                    artist, album, title, genre ("" where unknown), track, year,
-                   duration (seconds of the file; null where unknown)
+                   duration (seconds of the file; null where unknown); and
+                   tempo (beats a minute, or null), key, if it is described
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
 
 A file is known by its path and its content: where size and time of change are
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from vicreg_jax import files
 from vicreg_jax.data import audio, file_tags, walk
 from vicreg_jax.library import audio_paths, following
+from vicreg_jax.library import describe as describing
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
 
@@ -41,6 +43,7 @@ FORMATS = ("parquet", "npz", "npy")
 POOLINGS = ("mean", "none")
 # Files decoded at a time, and segments that each keeps ahead of the encoder.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
+_DESCRIBED_SECONDS = 180.0  # from the beginning of a file
 
 
 class Summary(NamedTuple):
@@ -63,6 +66,7 @@ def embed_files(
   pooling: str = "mean",
   format: str = "parquet",
   overwrite: bool = False,
+  describe: bool = False,
   inputs: Sequence[str] = (),
   roots: Mapping[str, str] | None = None,
   prune: str = "",
@@ -80,6 +84,8 @@ def embed_files(
     format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
       embeddings alone), made from a table that stays beside it.
     overwrite: begin anew, whatever is there; but see `files.output`.
+    describe: also tempo and key of files that are embedded now, by their first
+      3 minutes; see `describe`. 0.5 s of a core a file.
     inputs: files besides `paths` that stay as they are.
     roots: what is looked through for files that are gone; see `following`.
     prune: what is done about them; see there.
@@ -105,10 +111,10 @@ def embed_files(
     "pooling": pooling,
   }
   with files.explained(given, "--output"), files.lock(table):
-    store = Store(table, about, encoder.size, overwrite)
+    store = Store(table, about, encoder.size, overwrite, describe)
     followed = following.follow(store, paths, roots or {}, prune)
     todo, known = store.wanted(paths)
-    reader = _Reader(todo, encoder, about["hop"])
+    reader = _Reader(todo, encoder, about["hop"], describe)
     rows = _Rows(pooling == "mean")
     with (
       contextlib.closing(reader),
@@ -232,10 +238,10 @@ class _Reader:
   its file, in seconds, and where a file ends what became of it.
   """
 
-  def __init__(self, paths, encoder, hop):
+  def __init__(self, paths, encoder, hop, describe):
     self._paths = paths
     self._crop, self._rate = encoder.crop, encoder.sample_rate
-    self._hop = hop
+    self._hop, self._describe = hop, describe
     self._closed = threading.Event()
     self.notes = collections.deque()
 
@@ -280,13 +286,16 @@ class _Reader:
       file = file._replace(bytes=found.st_size, modified=found.st_mtime_ns)
       file = file._replace(sha256=sha256(path))
       with audio.reading() as notes:
-        for item in encoders.cut(
-          audio.blocks(path, self._rate), self._crop, self._hop
-        ):
+        blocks, first = audio.blocks(path, self._rate), []
+        if self._describe:
+          blocks = _keeping(blocks, first, self._rate)
+        for item in encoders.cut(blocks, self._crop, self._hop):
           self._put(queued, item)
           rows += 1
       file = file._replace(rows=rows, reason="; ".join(notes))
       facts = _tags(path)
+      if first:
+        facts |= _description(np.concatenate(first), self._rate)
     except audio.AudioError as e:
       unread = walk.suffix(path) in audio.UNREAD
       reason = f"unread suffix {walk.suffix(path)}" if unread else e.reason
@@ -320,6 +329,22 @@ def _tags(path) -> dict:
     return {}
   tags["duration"] = tags.pop("seconds")
   return tags
+
+
+def _keeping(blocks, kept, rate) -> Iterator[np.ndarray]:
+  """The blocks; those that are described are also put into a list."""
+  left = round(_DESCRIBED_SECONDS * rate)
+  for block_T in blocks:
+    if left > 0:
+      kept.append(block_T[:left])
+      left -= len(block_T)
+    yield block_T
+
+
+def _description(x_T, rate) -> dict:
+  tempo = describing.tempo(x_T, rate)
+  tempo = None if np.isnan(tempo) else tempo
+  return {"tempo": tempo, "key": describing.key(x_T, rate)}
 
 
 class _Closed(Exception):

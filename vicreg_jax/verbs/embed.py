@@ -33,6 +33,7 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
     pooling=args.pooling,
     format=args.format,
     overwrite=args.overwrite,
+    describe=args.describe,
     inputs=[args.model, *named.lists],
     roots=named.roots,
     prune=args.prune,

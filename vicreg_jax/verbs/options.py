@@ -63,7 +63,8 @@ def _embed(verbs):
   embed.add_argument(
     "--hop",
     type=float,
-    help="seconds from a segment's start to the next; else its length",
+    help="seconds from a segment's start to the next; else its length. 30 is"
+    " one segment each 30 s, for long mixes",
   )
   embed.add_argument(
     "--pooling",
@@ -76,6 +77,12 @@ def _embed(verbs):
     choices=("parquet", "npz", "npy"),
     default="parquet",
     help="a table, or arrays made from one",
+  )
+  embed.add_argument(
+    "--describe",
+    action="store_true",
+    help="also tempo and key of the files embedded now, by their first 3"
+    " minutes; 0.5 s of a core each",
   )
   embed.add_argument(
     "--prune",
