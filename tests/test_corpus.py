@@ -25,6 +25,7 @@ from vicreg_jax.jobs import embed as job
 from vicreg_jax.library import audio_paths, embedding, store
 
 RATE, CROP = 22_050, 243
+TAGS = ["artist", "album", "title", "genre", "track", "year", "duration"]
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,111 @@ def test_every_file_has_its_mean_and_bad_ones_their_reason(
   assert status[str(music / "empty.ogg")]["reason"] == "empty file"
   assert status[str(music / "a/0.wav")]["rows"] == "2"
   schema = pq.read_schema(tmp_path / "out.parquet")
-  assert schema.names == ["path", "start", "end", "embedding"]
+  assert schema.names == ["path", "start", "end", "embedding", *TAGS]
   assert str(schema.field("embedding").type) == (
     "fixed_size_list<element: float>[16]"
   )
   assert not os.path.exists(tmp_path / "out.parquet.parts")
+
+
+def test_rows_have_the_tags_of_their_file(encoder, music, tmp_path):
+  path = str(music / "tagged.flac")
+  with soundfile.SoundFile(path, "w", RATE, 1) as f:
+    f.artist, f.album, f.title, f.genre = "Björk", "Post", "Jóga", "Pop"
+    f.tracknumber, f.date = "3", "1997-09-01"
+    f.write(np.random.default_rng(0).normal(size=RATE // 4) * 0.1)
+  for kind in ("parquet", "npz"):
+    out = tmp_path / f"out.{kind}"
+    run(encoder, music, out, pooling="none", format=kind)
+    table = pq.read_table(
+      tmp_path / "out.npz.parquet" if kind == "npz" else out
+    )
+    types = [str(table.schema.field(name).type) for name in TAGS]
+    assert types == ["string"] * 4 + ["int32"] * 2 + ["double"]
+    for row in table.to_pylist():
+      want = ["", "", "", "", None, None]
+      if row["path"] == path:
+        want = ["Björk", "Post", "Jóga", "Pop", 3, 1997]
+      assert [row[name] for name in TAGS[:-1]] == want
+      assert row["duration"] == pytest.approx(
+        soundfile.info(row["path"]).duration, abs=1e-3
+      )
+  arrays = np.load(out)
+  assert set(arrays) == set(table.column_names)
+  np.testing.assert_array_equal(
+    arrays["year"], [np.nan if y is None else y for y in
+                     table["year"].to_pylist()]
+  )  # fmt: skip
+  assert arrays["title"].tolist() == table["title"].to_pylist()
+
+
+def test_a_table_without_tags_goes_on(encoder, music, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  run(encoder, music, out)
+  table = pq.read_table(out)
+  pq.write_table(table.drop_columns(TAGS), out)
+  before = out.read_bytes()
+  assert run(encoder, music, out).embedded == 0
+  assert out.read_bytes() == before
+  write(music / "new.wav")
+
+  def read(path):
+    raise audio_error
+
+  audio_error = embedding.audio.AudioError("new.wav", "not decodable")
+  monkeypatch.setattr(embedding.file_tags, "read", read)
+  assert run(encoder, music, out).embedded == 1
+  after = pq.read_table(out)
+  assert after.schema.names == table.schema.names and len(after) == 8
+  for row in after.to_pylist():
+    assert [row[t] for t in TAGS] == ["", "", "", "", None, None, None]
+
+
+def test_files_are_described(encoder, tmp_path, monkeypatch):
+  monkeypatch.setattr(embedding, "_DESCRIBED_SECONDS", 10.0)
+  t = np.arange(10 * RATE) / RATE
+  chord = sum(np.sin(2 * np.pi * hertz * t) for hertz in (392, 493.9, 587.3))
+  beats = np.exp(-20 * (t % (60 / 100))) * 0.2 * chord  # G major, 100 a minute
+  later = np.random.default_rng(0).normal(size=10 * RATE) * 0.3
+  song, flags = tmp_path / "song.wav", {"describe": True, "hop_seconds": 1.0}
+  soundfile.write(song, np.concatenate([beats, later]), RATE, subtype="FLOAT")
+  soundfile.write(tmp_path / "short.wav", np.zeros(RATE), RATE)
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", **flags)
+  schema = pq.read_schema(tmp_path / "out")
+  assert schema.names[-2:] == ["tempo", "key"]
+  assert [str(t) for t in schema.types[-2:]] == ["double", "string"]
+  found = rows(tmp_path / "out")
+  assert found[str(song)]["tempo"] == pytest.approx(100, rel=0.005)
+  assert found[str(song)]["key"] == "G major"
+  short = found[str(tmp_path / "short.wav")]
+  assert (short["tempo"], short["key"]) == (None, "")
+  # Without the flag what is there stays, and the rest has none.
+  write(tmp_path / "new.wav")
+  del flags["describe"]
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", **flags)
+  new = rows(tmp_path / "out")
+  assert new.pop(str(tmp_path / "new.wav"))["tempo"] is None
+  assert new == found
+  # A table without the columns gets them.
+  write(tmp_path / "newer.wav")
+  table = pq.read_table(tmp_path / "out").drop_columns(["tempo", "key"])
+  pq.write_table(table, tmp_path / "out")
+  run(encoder, tmp_path / "*.wav", tmp_path / "out", describe=True, **flags)
+  assert rows(tmp_path / "out")[str(song)]["key"] == ""
+
+
+def test_a_segment_each_so_many_seconds(encoder, tmp_path):
+  """As of long mixes: a hop longer than a segment."""
+  write(tmp_path / "mix.wav", 1.0)
+  out = tmp_path / "out"
+  run(encoder, tmp_path / "mix.wav", out, pooling="none", hop_seconds=0.3)
+  x_T, _ = soundfile.read(tmp_path / "mix.wav", dtype="float32")
+  table = pq.read_table(out).to_pydict()
+  assert table["start"] == pytest.approx([0, 0.3, 0.6, 0.9])
+  for start, y_D in zip(table["start"], table["embedding"], strict=True):
+    at = round(start * RATE)
+    want = encoder.embed(x_T[at : at + CROP], RATE)
+    np.testing.assert_allclose(y_D, want, rtol=1e-5, atol=1e-6)
 
 
 def test_damaged_files_say_what_is_lost(encoder, tmp_path):
@@ -525,7 +626,7 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
     assert audio_paths.expand(["@list.txt"]) == ["a\x0bb.mp3", "c.mp3"]
   for content in ("a.mp3\n".encode("utf-16"), b"a.mp3\0b.mp3\0"):
     (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^@list.txt: .* save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"^list.txt: .* save it as UTF-8"):
       audio_paths.expand(["@list.txt"])
   for wrong in ("nowhere", "*.xyz", "@nowhere"):
     with pytest.raises(ValueError, match=wrong.strip("@*")):
@@ -533,6 +634,179 @@ def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
   (tmp_path / "none").mkdir()
   with pytest.raises(ValueError, match="no audio files"):
     audio_paths.expand(["none"])
+
+
+def test_lists_may_be_playlists_with_folders_and_globs(
+  small_run, music, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (music / "mix.m3u8").write_text(
+    "#EXTM3U\n#EXTINF:1,x\na\n./b/[13].wav\nhttp://radio/1\nb/../gone.mp3\n"
+  )
+  want = ["music/b/1.wav", "music/b/3.wav", "music/gone.mp3"]
+  want = [f"music/a/{i}.wav" for i in (0, 2, 4, 6)] + want
+  for argument in ("@music/mix.m3u8", "music/mix.m3u8", "music/*.m3u8"):
+    assert audio_paths.expand([argument]) == want
+  (tmp_path / "plain").write_text("music/b\nmusic/a/*.wav\n")
+  assert len(audio_paths.expand(["@plain"])) == 7
+  pls = tmp_path / "LIST.PLS"
+  pls.write_text("[playlist]\nFile1=music/a/0.wav\n")
+  assert audio_paths.expand([str(pls)]) == [f"{tmp_path}/music/a/0.wav"]
+  flags = ("music/mix.m3u8", "--output=out")
+  assert call(small_run, *flags) == 3
+  said = capsys.readouterr().out
+  assert "6 files embedded, 0 known, 2 left out" in said
+  assert "left out: 1 not found\nleft out: 1 on the network\n" in said
+  assert "is what this command reads" in call(
+    small_run, "music/mix.m3u8", "--output=music/mix.m3u8", "--overwrite"
+  )
+  pls.write_text("[playlist]\nFile1=http://radio/1\n")
+  with pytest.raises(ValueError, match=r"no audio files \(1 .* network"):
+    audio_paths.expand([str(pls)])
+
+
+def test_spellings_of_a_path_are_one(music, monkeypatch):
+  monkeypatch.chdir(music.parent)
+  arguments = ["music/a/../a", f"{music}/a/0.wav", "./music"]
+  assert len(audio_paths.expand(arguments)) == 10
+
+
+def test_what_moved_keeps_its_rows_and_is_not_decoded(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  run(encoder, music, out, pooling="none")
+  before, count = rows(out), len(pq.read_table(out))
+  os.rename(music / "a", music / "new")
+  os.rename(music / "b" / "1.wav", music / "\xf6.wav")
+  shutil.copy(music / "b" / "3.wav", music / "copy.wav")  # is there twice
+  decoded = []
+  blocks = embedding.audio.blocks
+
+  def seen(path, rate):
+    decoded.append(os.path.basename(path))
+    return blocks(path, rate)
+
+  monkeypatch.setattr(embedding.audio, "blocks", seen)
+  summary = run(encoder, music, out, pooling="none")
+  assert "copy.wav" in decoded and not {"0.wav", "\xf6.wav"} & set(decoded)
+  assert (summary.embedded, summary.known, summary.moved) == (1, 7, 5)
+  after = rows(out)
+  names = {f"a/{i}.wav": f"new/{i}.wav" for i in (0, 2, 4, 6)}
+  for old, new in (names | {"b/1.wav": "\xf6.wav"}).items():
+    assert str(music / old) not in after
+    want = before[str(music / old)] | {"path": str(music / new)}
+    assert after[str(music / new)] == want
+  copies = sum(name.endswith("copy.wav") for name in
+               pq.read_table(out)["path"].to_pylist())  # fmt: skip
+  assert len(pq.read_table(out)) == count + copies
+  assert {p for p, f in listed(out).items() if f["rows"] != "0"} == set(after)
+  assert run(encoder, music, out, pooling="none").moved == 0
+
+
+def test_killed_after_a_move_nothing_is_lost(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  run(encoder, music, out)
+  os.rename(music / "a", music / "new")
+  with monkeypatch.context() as patch:
+    patch.setattr(store, "_write_list", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(encoder, music, out)
+  summary = run(encoder, music, out)
+  assert (summary.embedded, summary.known) == (0, 7)
+  assert len(pq.read_table(out)) == 7
+  assert set(rows(out)) == {
+    p for p, f in listed(out).items() if f["rows"] > "0"
+  }
+
+
+def test_what_is_gone_stays_until_it_is_pruned(
+  small_run, music, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for name in ("noise.mp3", "empty.ogg", "torn.flac"):
+    (music / name).unlink()
+  write(tmp_path / "other" / "8.wav")
+  (tmp_path / "list").write_text("music/b/1.wav\nmusic/a/0.wav\n")
+  flags = (small_run, "music", "other", "--output=out")
+  assert call(*flags) == 0
+  whole = rows("out")
+  (music / "a" / "0.wav").unlink()
+  capsys.readouterr()
+  assert call(*flags) == 0
+  assert "gone: 1 files of the table, whose rows are kept" in (
+    capsys.readouterr().out
+  )
+  # Other folders and other files are not looked through.
+  for other in ("other", "music/b", "music/a/2.wav", "music/b/*.wav"):
+    assert call(small_run, other, "--output=out", "--prune") == 0
+  assert "gone" not in capsys.readouterr().out and rows("out") == whole
+  # What a list names and is gone has its rows, too.
+  assert call(small_run, "@list", "--output=out") == 0
+  assert rows("out") == whole
+  assert call(small_run, "music/*/*.wav", "--output=out", "--prune") == 0
+  assert "gone: 1 files of the table, whose rows are dropped" in (
+    capsys.readouterr().out
+  )
+  del whole["music/a/0.wav"]
+  assert rows("out") == whole
+  assert set(listed("out")) == set(whole)
+  shutil.rmtree("other")
+  assert "no such file" in call(*flags)
+  assert "of other all 1 files" in call(*flags, "--prune")
+  os.makedirs("other")  # where a disk is mounted
+  assert "of other all 1 files" in call(*flags, "--prune")
+  assert "nowhere: there is no" in call(
+    *flags[:1], "nowhere", *flags[1:], "--prune=all"
+  )
+  assert rows("out") == whole
+  assert call(*flags, "--prune=all") == 0
+  del whole["other/8.wav"]
+  assert rows("out") == whole
+  assert call(small_run, "--prune", "music", "--output=out") == 2
+  assert "nowhere: there is no" in call(
+    small_run, "nowhere", "--output=new", "--prune=all"
+  )
+  assert set(os.listdir()) == {"music", "other", "list", "out", "out.files.csv"}
+
+
+def test_a_folder_that_cannot_be_seen_is_not_gone(music, monkeypatch):
+  assert audio_paths.is_gone(str(music / "x" / "0.wav"))
+  assert audio_paths.is_gone(str(music / "cover.jpg" / "0.wav"))
+  name = os.fsdecode(b"bj\xf6rk.wav")
+  (music / name).touch()
+  assert not audio_paths.is_gone(audio_paths.utf8(music / name))
+
+  def stat(path, **_):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+  monkeypatch.setattr(os, "stat", stat)
+  assert not audio_paths.is_gone(str(music / "x" / "0.wav"))
+
+
+def test_a_file_has_one_row_by_any_path(encoder, music, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  run(encoder, "music", "out")
+  before = rows("out")
+  assert run(encoder, music, "out").known == 7
+  monkeypatch.chdir(music)
+  # From here the table's paths lead nowhere.
+  summary = run(encoder, "../music", tmp_path / "out")
+  assert (summary.embedded, summary.moved) == (0, 7)
+  monkeypatch.chdir(tmp_path)
+  assert run(encoder, "music", "out").moved == 7
+  assert rows("out") == before
+  write(music / "a" / "0.wav", 0.1, 50)
+  assert run(encoder, music, "out").embedded == 1
+  after = rows("out")
+  assert set(after) == set(before) and len(pq.read_table("out")) == 7
+  assert after["music/a/0.wav"] != before["music/a/0.wav"]
+  run(encoder, music, "absolute")
+  monkeypatch.chdir(music)
+  assert run(encoder, "a", tmp_path / "absolute").known == 4
+  assert len(pq.read_table(tmp_path / "absolute")) == 7
 
 
 @pytest.mark.parametrize("directory", [False, True])

@@ -81,8 +81,8 @@ ROOMS = {
     "a collection of audio files",
     "its table of vectors; neighbours, index, map",
     "embedding",
-    "playlists audio_paths store embedding tables made_by neighbours route"
-    " describe index layout page serve",
+    "playlists audio_paths store following describe embedding tables made_by"
+    " neighbours route index layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",

@@ -1,59 +1,87 @@
 """Which audio files a command names, and their paths as text."""
 
-import codecs
 import glob
-import itertools
 import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from vicreg_jax.data import audio, walk
+from vicreg_jax.library import playlists
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")  # by `utf8`
+
+
+class Named(NamedTuple):
+  """What arguments name.
+
+  Attributes:
+    paths: of files, each once, in order.
+    roots: {a file, folder or glob: the argument by which it is named}.
+    lists: files with names in them.
+    left_out: entries of lists that are on the network.
+  """
+
+  paths: list[str]
+  roots: dict[str, str]
+  lists: list[str]
+  left_out: int
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-  """The files that files, folders, globs and @LISTS name, each once, in order.
+  """The `paths` of `look`."""
+  return look(arguments).paths
+
+
+def look(arguments: Sequence[str], *, gone_too: bool = False) -> Named:
+  """Finds the files that files, folders, globs and lists name.
 
   A folder stands for the audio files below it; see `walk`. Whatever of it
-  cannot be read, folders too, is among them, so that it is counted. A list is
-  a text file with a name on each line.
+  cannot be read, folders too, is among them, so that it is counted. A list is a
+  playlist, known by its suffix, or any text file as @LIST; see `playlists`. Its
+  entries may be folders and globs.
+
+  Args:
+    gone_too: arguments need not be there.
 
   Raises:
     ValueError: one of them is not there, or there is no audio.
   """
-  found = {}
+  roots, lists, left_out, found = {}, [], 0, {}
   for argument in arguments:
-    if argument.startswith("@"):
-      names = _lines(argument[1:])
-    elif os.path.exists(argument):
-      names = _files(argument)
-    else:
-      matches = sorted(glob.glob(argument, recursive=True))
-      if not any(map(os.path.exists, matches)):
+    names, of_lists = [], [argument[1:]]
+    if not argument.startswith("@"):
+      matches = _matches(argument)
+      if not gone_too and not any(map(os.path.exists, matches)):
         raise ValueError(f"{argument}: there is no such file or folder")
-      names = itertools.chain.from_iterable(map(_files, matches))
-    found |= dict.fromkeys(map(os.path.normpath, names))
-  if not found:
+      of_lists = [path for path in matches if playlists.is_called_one(path)]
+      names = [path for path in matches if path not in of_lists]
+      roots[argument] = argument
+    for path in of_lists:
+      entries = playlists.read(path)
+      left_out += entries.left_out
+      roots |= dict.fromkeys(entries.paths, argument)
+      for entry in entries.paths:
+        names += _matches(entry) or [entry]
+    lists += of_lists
+    paths = (path for name in names for path in _files(name))
+    for path in map(os.path.normpath, paths):
+      found.setdefault(os.path.abspath(path), path)
+  if not found and not gone_too:
+    network = f" ({left_out} entries are on the network)" * bool(left_out)
     raise ValueError(
-      f"{', '.join(arguments)}: no audio files; they are known by their"
-      f" suffixes, {' '.join(sorted(audio.EXTENSIONS))}"
+      f"{', '.join(arguments)}: no audio files{network}; they are known by"
+      f" their suffixes, {' '.join(sorted(audio.EXTENSIONS))}"
     )
-  return list(found)
+  return Named(list(found.values()), roots, lists, left_out)
 
 
-def _lines(path):
-  try:
-    with open(path, "rb") as file:
-      content = file.read().removeprefix(codecs.BOM_UTF8)
-  except OSError as e:
-    raise ValueError(f"@{path}: cannot be read ({e.strerror})") from e
-  if b"\0" in content:
-    raise ValueError(
-      f"@{path}: not a list of names (it has zero bytes, as UTF-16 does): save"
-      " it as UTF-8, with a name on each line"
-    )
-  # Not by splitlines: names may hold what else ends a line.
-  lines = (os.fsdecode(line.rstrip(b"\r")) for line in content.split(b"\n"))
-  return [line for line in lines if line]
+def _matches(name) -> list[str]:
+  """The file or folder, or those that a glob finds."""
+  if os.path.exists(name):
+    return [name]
+  return sorted(glob.glob(name, recursive=True))
 
 
 def _files(path):
@@ -72,3 +100,27 @@ def share(paths: Iterable[str], index: int, count: int) -> list[str]:
 def utf8(path) -> str:
   """A path as UTF-8, which a name need not be."""
   return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def same(path: str, here: str = "") -> str:
+  """The one spelling of a path, by which it is known for the same.
+
+  `here`: the current directory, for whoever asks of many.
+  """
+  path = os.path.join(here or os.getcwd(), path)
+  return utf8(os.path.normpath(path))
+
+
+def is_gone(path: str) -> bool:
+  """Whether nothing is at a path, of a table too; not where none can look."""
+  escaped = _ESCAPED.sub(
+    lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)
+  )
+  for name in {path, os.fsdecode(escaped)}:
+    try:
+      audio.check(name)
+      return False
+    except audio.AudioError as error:
+      if error.reason != "not found":
+        return False
+  return True

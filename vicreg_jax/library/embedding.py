@@ -4,7 +4,10 @@ Threads decode ahead of the encoder, whose batches take the segments of one file
 after another, so that they are full. What is done is written in parts beside
 the output, each whole or not at all; at the end they become the output:
 
-    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D]);
+                   artist, album, title, genre ("" where unknown), track, year,
+                   duration (seconds of the file; null where unknown); and
+                   tempo (beats a minute, or null), key, if it is described
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
 
 A file is known by its path and its content: where size and time of change are
@@ -21,16 +24,18 @@ import queue
 import sys
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from vicreg_jax import files
-from vicreg_jax.data import audio, walk
-from vicreg_jax.library import audio_paths
+from vicreg_jax.data import audio, file_tags, walk
+from vicreg_jax.library import audio_paths, following
+from vicreg_jax.library import describe as describing
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
 
@@ -38,6 +43,7 @@ FORMATS = ("parquet", "npz", "npy")
 POOLINGS = ("mean", "none")
 # Files decoded at a time, and segments that each keeps ahead of the encoder.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
+_DESCRIBED_SECONDS = 180.0  # from the beginning of a file
 
 
 class Summary(NamedTuple):
@@ -47,6 +53,8 @@ class Summary(NamedTuple):
   known: int  # files that had been embedded before
   left_out: dict[str, int]  # reason -> files, now or before
   damaged: int  # files of which something is lost, and the rest embedded
+  moved: int = 0  # files whose rows have got a new path
+  gone: int = 0  # files that were embedded before, and are not there
 
 
 def embed_files(
@@ -58,7 +66,10 @@ def embed_files(
   pooling: str = "mean",
   format: str = "parquet",
   overwrite: bool = False,
+  describe: bool = False,
   inputs: Sequence[str] = (),
+  roots: Mapping[str, str] | None = None,
+  prune: str = "",
 ) -> Summary:
   """Embeds files into a table, but those that it has already.
 
@@ -73,7 +84,11 @@ def embed_files(
     format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
       embeddings alone), made from a table that stays beside it.
     overwrite: begin anew, whatever is there; but see `files.output`.
+    describe: also tempo and key of files that are embedded now, by their first
+      3 minutes; see `describe`. 0.5 s of a core a file.
     inputs: files besides `paths` that stay as they are.
+    roots: what is looked through for files that are gone; see `following`.
+    prune: what is done about them; see there.
 
   Raises:
     ValueError: the table is of another encoder, hop or pooling, is damaged, is
@@ -83,6 +98,7 @@ def embed_files(
   for key, value, known in (
     ("pooling", pooling, POOLINGS),
     ("format", format, FORMATS),
+    ("prune", prune, following.PRUNE),
   ):
     if value not in known:
       raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
@@ -95,9 +111,10 @@ def embed_files(
     "pooling": pooling,
   }
   with files.explained(given, "--output"), files.lock(table):
-    store = Store(table, about, encoder.size, overwrite)
+    store = Store(table, about, encoder.size, overwrite, describe)
+    followed = following.follow(store, paths, roots or {}, prune)
     todo, known = store.wanted(paths)
-    reader = _Reader(todo, encoder, about["hop"])
+    reader = _Reader(todo, encoder, about["hop"], describe)
     rows = _Rows(pooling == "mean")
     with (
       contextlib.closing(reader),
@@ -120,11 +137,11 @@ def embed_files(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
-  left_out, damaged = _faults(paths, store.known)
-  lost = _faults(todo, store.known)[0]
+  left_out, damaged = _faults(paths, store.find)
+  lost = _faults(todo, store.find)[0]
   embedded = len(todo) - sum(lost.values())
   known = len(paths) - embedded - sum(left_out.values())
-  return Summary(embedded, known, left_out, damaged)
+  return Summary(embedded, known, left_out, damaged, *followed)
 
 
 def faults(
@@ -132,17 +149,18 @@ def faults(
 ) -> tuple[dict[str, int], int]:
   """`left_out` and `damaged` of a `Summary`, of files in a table of `embed`."""
   listed = read_list(list_path(_table(output, format)))
-  return _faults(paths, {file.path: file for file in listed})
+  known = {audio_paths.same(file.path): file for file in listed}
+  return _faults(paths, lambda path: known.get(audio_paths.same(path)))
 
 
-def _faults(paths, known):
+def _faults(paths, find):
   left_out, damaged = collections.Counter(), 0
-  for path in map(audio_paths.utf8, paths):
-    if path not in known:
+  for file in map(find, paths):
+    if file is None:
       left_out["not embedded"] += 1
-    elif not known[path].rows:
-      left_out[known[path].reason] += 1
-    elif known[path].reason:
+    elif not file.rows:
+      left_out[file.reason] += 1
+    elif file.reason:
       damaged += 1
   return dict(left_out), damaged
 
@@ -183,12 +201,20 @@ def _convert(table, output, format):
   if format == "npy":
     np.save(content, y_NxD)
   else:
+    facts = {
+      name: np.array(column.to_pylist(), str)
+      if pa.types.is_string(column.type)
+      else column.to_numpy()  # null becomes nan
+      for name, column in zip(columns.column_names, columns.columns)
+      if name not in ("path", "start", "end", "embedding")
+    }
     np.savez(
       content,
       path=np.array(columns["path"].to_pylist(), str),
       start=columns["start"].to_numpy(),
       end=columns["end"].to_numpy(),
       embedding=y_NxD,
+      **facts,
     )
     with zipfile.ZipFile(content, "a") as archive:
       archive.comment = files.MARK.encode()
@@ -202,6 +228,7 @@ class _End(NamedTuple):
   """There are no more segments of this file."""
 
   file: File
+  facts: dict  # of it, by column
 
 
 class _Reader:
@@ -211,10 +238,10 @@ class _Reader:
   its file, in seconds, and where a file ends what became of it.
   """
 
-  def __init__(self, paths, encoder, hop):
+  def __init__(self, paths, encoder, hop, describe):
     self._paths = paths
     self._crop, self._rate = encoder.crop, encoder.sample_rate
-    self._hop = hop
+    self._hop, self._describe = hop, describe
     self._closed = threading.Event()
     self.notes = collections.deque()
 
@@ -252,19 +279,23 @@ class _Reader:
     self.notes.append(item)
 
   def _decode(self, path, queued):
-    rows, file = 0, File(audio_paths.utf8(path), 0, 0, "", 0, "")
+    rows, file, facts = 0, File(audio_paths.utf8(path), 0, 0, "", 0, ""), {}
     try:
       audio.check(path)  # before it is opened: a pipe would wait
       found = os.stat(path)
       file = file._replace(bytes=found.st_size, modified=found.st_mtime_ns)
       file = file._replace(sha256=sha256(path))
       with audio.reading() as notes:
-        for item in encoders.cut(
-          audio.blocks(path, self._rate), self._crop, self._hop
-        ):
+        blocks, first = audio.blocks(path, self._rate), []
+        if self._describe:
+          blocks = _keeping(blocks, first, self._rate)
+        for item in encoders.cut(blocks, self._crop, self._hop):
           self._put(queued, item)
           rows += 1
       file = file._replace(rows=rows, reason="; ".join(notes))
+      facts = _tags(path)
+      if first:
+        facts |= _description(np.concatenate(first), self._rate)
     except audio.AudioError as e:
       unread = walk.suffix(path) in audio.UNREAD
       reason = f"unread suffix {walk.suffix(path)}" if unread else e.reason
@@ -280,7 +311,7 @@ class _Reader:
         self._put(queued, e)
       return
     with contextlib.suppress(_Closed):
-      self._put(queued, _End(file))
+      self._put(queued, _End(file, facts))
 
   def _put(self, queued, item):
     while not self._closed.is_set():
@@ -288,6 +319,32 @@ class _Reader:
         queued.put(item, timeout=0.2)
         return
     raise _Closed
+
+
+def _tags(path) -> dict:
+  """What the tags of a file say, by column; nothing if they cannot be read."""
+  try:
+    tags = file_tags.read(path)._asdict()
+  except audio.AudioError:
+    return {}
+  tags["duration"] = tags.pop("seconds")
+  return tags
+
+
+def _keeping(blocks, kept, rate) -> Iterator[np.ndarray]:
+  """The blocks; those that are described are also put into a list."""
+  left = round(_DESCRIBED_SECONDS * rate)
+  for block_T in blocks:
+    if left > 0:
+      kept.append(block_T[:left])
+      left -= len(block_T)
+    yield block_T
+
+
+def _description(x_T, rate) -> dict:
+  tempo = describing.tempo(x_T, rate)
+  tempo = None if np.isnan(tempo) else tempo
+  return {"tempo": tempo, "key": describing.key(x_T, rate)}
 
 
 class _Closed(Exception):
@@ -304,14 +361,14 @@ class _Rows:
   def of(self, y_BxD, notes) -> Iterator[tuple[File, tuple]]:
     """Files that are complete with a batch, and their rows.
 
-    The rows are (start [S], end [S], embedding [S, D]); of a file that was left
-    out there are none.
+    The rows are (start [S], end [S], embedding [S, D], {column: of the file});
+    of a file that was left out there are none.
     """
     taken = 0
     while notes and (isinstance(notes[0], _End) or taken < len(y_BxD)):
       note = notes.popleft()
       if isinstance(note, _End):
-        yield note.file, self._complete(note.file)
+        yield note.file, (*self._complete(note.file), note.facts)
         self._y, self._seconds = [], []
       else:
         self._y.append(y_BxD[taken])

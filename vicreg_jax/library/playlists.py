@@ -24,6 +24,11 @@ class Entries(NamedTuple):
   left_out: int  # that are on the network: http://...
 
 
+def is_called_one(path) -> bool:
+  """Whether a file has the suffix of a playlist."""
+  return os.path.splitext(path)[1].lower() in _SUFFIXES and os.path.isfile(path)
+
+
 def read(path) -> Entries:
   """The files that a playlist names, in its order; they need not be there.
 

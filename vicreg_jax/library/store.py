@@ -1,6 +1,7 @@
 """Writes the table of embeddings, in parts, each of them whole or not at all.
 
-    OUT            Parquet: path, start, end (seconds), embedding (float32 [D])
+    OUT            Parquet: path, start, end (seconds), embedding (float32 [D]),
+                   and what the tags of the file say; see `TAGS`
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
     OUT.parts/     what is done and not yet in the table
     OUT.lock       one command at a time
@@ -21,7 +22,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,17 @@ from vicreg_jax import files
 from vicreg_jax.library import audio_paths
 
 KEY = b"vicreg_jax"  # of what a table says of itself
+# Columns that older tables lack: "" or null, where nothing is known.
+TAGS = (
+  ("artist", pa.string()),
+  ("album", pa.string()),
+  ("title", pa.string()),
+  ("genre", pa.string()),
+  ("track", pa.int32()),
+  ("year", pa.int32()),
+  ("duration", pa.float64()),  # seconds, of the whole file
+)
+DESCRIBED = (("tempo", pa.float64()), ("key", pa.string()))  # beats a minute
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # A part is written when it has so many rows, or after so many seconds.
 _PART_ROWS, _PART_SECONDS = 20_000, 60.0
@@ -42,6 +54,9 @@ _MERGED = "merged.tmp"
 _PART = re.compile(
   rf"{_MERGED}|\d{{20}}-[0-9a-f]{{8}}\.(parquet|csv)(\..*\.tmp)?"
 )
+
+
+_LATER = tuple(pa.schema([*TAGS, *DESCRIBED]))
 
 
 class File(NamedTuple):
@@ -71,30 +86,22 @@ class Store:
   between the two does not count them twice.
   """
 
-  def __init__(self, table, about, size, overwrite):
+  def __init__(self, table, about, size, overwrite, described=False):
     """Opens what there is, or begins anew.
 
     `table` and its list may be written, by `files.output`, and by nobody else
-    meanwhile.
+    meanwhile. `described`: whether it gets the columns `DESCRIBED`.
     """
     self._table, self._about = table, about
     self._list = list_path(table)
     self._parts = f"{table}.parts"
-    self._schema = pa.schema(
-      [
-        ("path", pa.string()),
-        ("start", pa.float64()),
-        ("end", pa.float64()),
-        ("embedding", pa.list_(pa.float32(), size)),
-      ]
-    )
+    self._described = described
     self._check_parts()
     if overwrite:
       for path in (table, self._list):
         with contextlib.suppress(FileNotFoundError):
           os.unlink(path)
       shutil.rmtree(self._parts, ignore_errors=True)
-    os.makedirs(self._parts, exist_ok=True)
     merged, self.known, self._pending = set(), {}, []
     if os.path.exists(table):  # else its list says nothing
       merged = set(self._check_about(table).get("parts", ()))
@@ -112,9 +119,22 @@ class Store:
       else:
         self._check_about(part)
         self._pending.append(name)
-    for name in os.listdir(self._parts):
+    there = os.path.isdir(self._parts)
+    for name in os.listdir(self._parts) if there else ():
       if os.path.splitext(name)[0] not in self._pending:
         os.unlink(f"{self._parts}/{name}")  # half-written, or without a list
+    self._schema = pa.schema(
+      [
+        ("path", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("embedding", pa.list_(pa.float32(), size)),
+        *TAGS,
+        *(DESCRIBED if self._described else ()),
+      ]
+    )
+    here = os.getcwd()
+    self._spelled = {audio_paths.same(path, here): path for path in self.known}
     self._new, self._batch, self._rows = [], [], 0
     self._since = time.monotonic()
 
@@ -145,6 +165,7 @@ class Store:
         f"{path} was made otherwise ({', '.join(other)}): give another"
         " --output, or --overwrite"
       )
+    self._described |= DESCRIBED[0][0] in schema.names
     return said
 
   def _explain(self, path, error):
@@ -159,19 +180,45 @@ class Store:
       f"{path} is no table of this command's, or damaged ({text}): {remedy}"
     ) from error
 
+  def find(self, path) -> File | None:
+    """A file by any spelling of its path."""
+    if file := self.known.get(audio_paths.utf8(path)):
+      return file
+    return self.known.get(self._spelled.get(audio_paths.same(path)))
+
+  def change(self, moves: Mapping[str, str], dropped: Collection[str]):
+    """Gives files other paths, and drops others with their rows.
+
+    Args:
+      moves: {path in the table: new path}.
+      dropped: paths in the table.
+    """
+    for path in dropped:
+      del self.known[path]
+    for path, new in moves.items():
+      file = self.known.pop(path)
+      modified = os.stat(new).st_mtime_ns
+      new = audio_paths.utf8(new)
+      self.known[new] = file._replace(path=new, modified=modified)
+    here = os.getcwd()
+    self._spelled = {audio_paths.same(path, here): path for path in self.known}
+    self._make_table(
+      {path: audio_paths.utf8(new) for path, new in moves.items()}, set(dropped)
+    )
+
   def wanted(self, paths) -> tuple[list[str], int]:
     """The files to embed, and how many are known."""
     todo = [path for path in paths if not self._is_known(path)]
     return todo, len(paths) - len(todo)
 
   def _is_known(self, path):
-    before = self.known.get(audio_paths.utf8(path))
+    before = self.find(path)
     if before is None:
       return False
     try:
       found = os.stat(path)
-    except OSError:
-      return False
+    except OSError:  # rows of what is gone stay until they are dropped
+      return before.rows > 0 and audio_paths.is_gone(path)
     if found.st_size != before.bytes or not stat.S_ISREG(found.st_mode):
       return False
     return found.st_mtime_ns == before.modified or (
@@ -179,12 +226,15 @@ class Store:
     )
 
   def add(self, file: File, made):
-    """Takes a file's rows."""
-    starts_S, ends_S, y_SxD = made
+    """Takes a file's rows: starts, ends, embeddings; {column: of the file}."""
+    starts_S, ends_S, y_SxD, facts = made
+    if before := self.find(file.path):
+      file = file._replace(path=before.path)
+    self._spelled[audio_paths.same(file.path)] = file.path
     self.known[file.path] = file
     self._new.append(file)
     if len(starts_S):
-      self._batch.append((file.path, starts_S, ends_S, y_SxD))
+      self._batch.append((file.path, starts_S, ends_S, y_SxD, facts))
       self._rows += len(starts_S)
     late = time.monotonic() - self._since > _PART_SECONDS
     if self._rows >= _PART_ROWS or late:
@@ -194,18 +244,22 @@ class Store:
     if not self._new:
       return
     name = f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}"
+    y_NxD = np.concatenate(
+      [y_SxD for *_, y_SxD, _ in self._batch]
+      or [np.zeros((0, self._about["size"]), np.float32)]
+    ).astype(np.float32)
     columns = [
       [path for path, starts_S, *_ in self._batch for _ in starts_S],
       [s for _, starts_S, *_ in self._batch for s in starts_S],
-      [e for _, _, ends_S, _ in self._batch for e in ends_S],
+      [e for _, _, ends_S, *_ in self._batch for e in ends_S],
+      pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), self._about["size"]),
     ]
-    y_NxD = np.concatenate(
-      [y for *_, y in self._batch]
-      or [np.zeros((0, self._about["size"]), np.float32)]
-    ).astype(np.float32)
-    columns.append(
-      pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), self._about["size"])
-    )
+    for field in list(self._schema)[len(columns) :]:
+      values = [
+        (facts.get(field.name, _nothing(field)), len(starts_S))
+        for _, starts_S, *_, facts in self._batch
+      ]
+      columns.append([value for value, count in values for _ in range(count)])
     part = pa.table(columns, schema=self._said())
     content = io.BytesIO()
     pq.write_table(part, content)
@@ -222,11 +276,17 @@ class Store:
   def finish(self):
     """Makes the table of what it was and the parts."""
     self._write_part()
-    if self._pending or not os.path.exists(self._table):
+    self._make_table({}, set())
+
+  def _make_table(self, moves, dropped):
+    """Of what it was and the parts, some of whose files move or are dropped."""
+    change = self._pending or moves or dropped
+    if change or not os.path.exists(self._table):
       sources = [(f"{self._parts}/{n}.parquet", n) for n in self._pending]
       partial = f"{self._parts}/{_MERGED}"
+      os.makedirs(self._parts, exist_ok=True)
       try:
-        self._merge(partial, sources)
+        self._merge(partial, sources, moves, dropped)
         os.replace(partial, self._table)
       finally:
         with contextlib.suppress(FileNotFoundError):
@@ -234,10 +294,11 @@ class Store:
     _write_list(self._list, self.known.values())
     for name in self._pending:
       self._remove(name)
+    self._pending = []
     with contextlib.suppress(OSError):
       os.rmdir(self._parts)
 
-  def _merge(self, partial, sources):
+  def _merge(self, partial, sources, moves, dropped):
     """Of a file that is in several, the last one counts."""
     listed = [read_list(f"{self._parts}/{name}.csv") for _, name in sources]
     later = [{f.path for f in some} for some in listed]
@@ -247,7 +308,10 @@ class Store:
     schema = self._said(parts=self._pending)
     with pq.ParquetWriter(partial, schema) as writer:
       for i, (path, _) in enumerate(sources):
-        for rows in self._kept(path, set().union(*later[i + 1 :])):
+        for rows in self._kept(path, dropped.union(*later[i + 1 :])):
+          if moves:
+            names = [moves.get(n, n) for n in rows["path"].to_pylist()]
+            rows = rows.set_column(0, "path", pa.array(names, pa.string()))
           writer.write_table(rows.cast(schema))
 
   def _kept(self, path, replaced) -> Iterator[pa.Table]:
@@ -255,7 +319,12 @@ class Store:
     try:
       table = pq.ParquetFile(path)
       for group in range(table.num_row_groups):
-        rows = table.read_row_group(group).cast(self._schema)
+        rows = table.read_row_group(group)
+        for field in self._schema:
+          if field in _LATER and field.name not in rows.column_names:
+            nothing = pa.scalar(_nothing(field), field.type)
+            rows = rows.append_column(field, pa.repeat(nothing, len(rows)))
+        rows = rows.cast(self._schema)
         if replaced:
           keep = [name not in replaced for name in rows["path"].to_pylist()]
           rows = rows.filter(pa.array(keep, pa.bool_()))
@@ -268,6 +337,10 @@ class Store:
     for suffix in (".parquet", ".csv"):
       with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{self._parts}/{name}{suffix}")
+
+
+def _nothing(field):
+  return "" if field.type == pa.string() else None
 
 
 def _write_list(path, listed: Iterable[File]):

@@ -223,13 +223,7 @@ class Tables:
     return _unseen(rows, {first}, set())
 
 
-def same(path: str, here: str = "") -> str:
-  """The one spelling of a path, by which it is known for the same.
-
-  `here`: the current directory, for whoever asks of many.
-  """
-  path = os.path.join(here or os.getcwd(), path)
-  return audio_paths.utf8(os.path.normpath(path))
+same = audio_paths.same
 
 
 def _nothing_in(path):

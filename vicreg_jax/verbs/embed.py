@@ -23,7 +23,8 @@ def run(args) -> int:
 
 def _embed(args, shard) -> tuple[dict[str, int], int]:
   """One table; returns how many files were left out, by reason, or damaged."""
-  paths, output = _share(args, shard)
+  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
+  paths, output = _share(args, shard, named.paths)
   summary = embedding.embed_files(
     encoders.load(args.model),
     paths,
@@ -32,18 +33,33 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
     pooling=args.pooling,
     format=args.format,
     overwrite=args.overwrite,
-    inputs=[args.model, *(p[1:] for p in args.paths if p.startswith("@"))],
+    describe=args.describe,
+    inputs=[args.model, *named.lists],
+    roots=named.roots,
+    prune=args.prune,
   )
+  left_out = _with_network(summary.left_out, named)
   told = f"{summary.embedded} files embedded, {summary.known} known"
-  if left_out := sum(summary.left_out.values()):
-    told += f", {left_out} left out"
+  if summary.moved:
+    told += f" ({summary.moved} moved)"
+  if left_out:
+    told += f", {sum(left_out.values())} left out"
   print(f"{output}: {told}")
-  return summary.left_out, summary.damaged
+  if summary.gone:
+    done = "dropped" if args.prune else "kept; --prune drops them"
+    print(f"gone: {summary.gone} files of the table, whose rows are {done}")
+  return left_out, summary.damaged
 
 
-def _share(args, shard) -> tuple[list[str], str]:
+def _with_network(left_out, named) -> dict[str, int]:
+  """Also the entries of lists that are on the network."""
+  if named.left_out:
+    left_out = left_out | {"on the network": named.left_out}
+  return left_out
+
+
+def _share(args, shard, paths) -> tuple[list[str], str]:
   """Files and table of a shard, (index, count); of all where it is None."""
-  paths = audio_paths.expand(args.paths)
   if not shard:
     return paths, args.output
   index, count = shard
@@ -72,11 +88,12 @@ def _on_beam(args) -> tuple[dict[str, int], int]:
       )
   except Exception as e:  # a worker's, with its traceback in the text
     raise ValueError(f"--beam={args.beam}: {messages.line(e)}") from e
+  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
   left_out, damaged = collections.Counter(), 0
   for shard in shards:
-    paths, output = _share(args, shard)
+    paths, output = _share(args, shard, named.paths)
     found = embedding.faults(paths, output, args.format)
     left_out.update(found[0])
     damaged += found[1]
   print(f"{args.shards} tables, {output} the last of them")
-  return left_out, damaged
+  return _with_network(left_out, named), damaged

@@ -8,6 +8,8 @@ import argparse
 
 from vicreg_jax import __version__
 
+_PATHS = "files, folders, globs, playlists, @LIST"
+
 
 def _shard(text):
   index, slash, count = text.partition("/")
@@ -16,6 +18,14 @@ def _shard(text):
   ):
     raise argparse.ArgumentTypeError(f"{text!r}: give I/N, from 0/N to N-1/N")
   return int(index), int(count)
+
+
+def _prune(text):
+  if text not in ("", "gone", "all"):
+    raise argparse.ArgumentTypeError(
+      f"{text!r}: say --prune after the paths, or --prune=all"
+    )
+  return text
 
 
 def _count(text):
@@ -48,12 +58,13 @@ def parser(description: str) -> argparse.ArgumentParser:
 def _embed(verbs):
   embed = verbs.add_parser("embed", help="files to vectors, as one table")
   embed.add_argument("model")
-  embed.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  embed.add_argument("paths", nargs="+", help=_PATHS)
   embed.add_argument("--output", required=True, help="the table to write")
   embed.add_argument(
     "--hop",
     type=float,
-    help="seconds from a segment's start to the next; else its length",
+    help="seconds from a segment's start to the next; else its length. 30 is"
+    " one segment each 30 s, for long mixes",
   )
   embed.add_argument(
     "--pooling",
@@ -66,6 +77,22 @@ def _embed(verbs):
     choices=("parquet", "npz", "npy"),
     default="parquet",
     help="a table, or arrays made from one",
+  )
+  embed.add_argument(
+    "--describe",
+    action="store_true",
+    help="also tempo and key of the files embedded now, by their first 3"
+    " minutes; 0.5 s of a core each",
+  )
+  embed.add_argument(
+    "--prune",
+    type=_prune,
+    nargs="?",
+    const="gone",
+    default="",
+    metavar="all",
+    help="drop the rows of files that are gone from the folders given; where"
+    " all of an argument are gone, only with --prune=all",
   )
   several = embed.add_mutually_exclusive_group()
   several.add_argument("--shard", type=_shard, help="I/N: this machine's share")
@@ -84,7 +111,7 @@ def _embed(verbs):
 def _tag(verbs):
   tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")
   tag.add_argument("model", help="that has been probed, or the probe's workdir")
-  tag.add_argument("paths", nargs="+", help="files, folders, globs, @LIST")
+  tag.add_argument("paths", nargs="+", help=_PATHS)
   tag.add_argument("--top", type=_count, default=5, help="so many labels")
   tag.add_argument("--head", default="", help="linear, mlp, ...")
   tag.set_defaults(run="tag")

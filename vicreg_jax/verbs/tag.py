@@ -11,8 +11,11 @@ from vicreg_jax.verbs import EXIT_LEFT_OUT
 
 def run(args) -> int:
   """Prints a line a file."""
-  encoder, left_out = encoders.load(args.model), 0
-  for path in audio_paths.expand(args.paths):
+  encoder = encoders.load(args.model)
+  named = audio_paths.look(args.paths)
+  if left_out := named.left_out:
+    print(f"left out: {left_out} on the network", file=sys.stderr)
+  for path in named.paths:
     try:
       found = encoder.tags(path, head=args.head)
     except AudioError as e:
