@@ -4,6 +4,7 @@ import codecs
 import glob
 import itertools
 import os
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -67,6 +68,18 @@ def _files(path):
 def share(paths: Iterable[str], index: int, count: int) -> list[str]:
   """The paths of share `index` of `count`; the others do not matter to it."""
   return [p for p in paths if zlib.crc32(os.fsencode(p)) % count == index]
+
+
+def on_disk(path: str) -> str:
+  """The file of a table's path, in which \\xNN is a byte that is no UTF-8."""
+  if "\\x" not in path or os.path.exists(path):
+    return path
+  meant = re.sub(
+    rb"\\x([0-9a-f]{2})",
+    lambda match: bytes.fromhex(match[1].decode()),
+    os.fsencode(path),
+  )
+  return os.fsdecode(meant) if os.path.exists(meant) else path
 
 
 def utf8(path) -> str:
