@@ -1,9 +1,11 @@
 """Songs of tables that are like others, and playlists of songs.
 
-tables = Tables(["music.parquet"])
-found = songs.similar(tables, ["a.mp3", "b.mp3"], unlike=["c.mp3"])
-paths = songs.way(tables, "a.mp3", "b.mp3", count=20)
-songs.save("way.m3u8", tables, paths)
+    tables = Tables(["music.parquet"])
+    found = songs.similar(tables, ["a.mp3", "b.mp3"], unlike=["c.mp3"])
+    paths = songs.way(tables, "a.mp3", "b.mp3", count=20)
+    songs.save("way.m3u8", tables, paths)
+
+A song is a track of the tables, or another file, which is embedded.
 """
 
 import collections
@@ -163,11 +165,8 @@ def similar(
   Raises:
     ValueError: a song cannot be read, or what is asked for cannot be.
   """
+  _check(tables, by, at, limits)
   passages = by == "segments"
-  if at is not None and not passages:
-    raise ValueError(f"--at={at:g} is a passage: add --by=segments")
-  check_passages(tables, by)
-  check_limits(tables, limits, by)
   seeds = read(tables, like, model)
   others = read(tables, unlike, model) if unlike else []
   if passages and (others or len(seeds) > 1):
@@ -186,11 +185,10 @@ def similar(
     return Found(hits, query, tables.tags({hit.path for hit in hits}), 0)
   far = scaling.unit(_tracks(others).y_NxD) if others else ()
   blend_1xD = neighbours.blend(unit_QxD, far)
-  choose = _Choice(tables, limits, query.paths, top)
-  wanted = top
+  choice, wanted = _Choice(tables, limits, query.paths, top), top
   while True:
     hits = search(blend_1xD, is_own, wanted)
-    kept, tags, copies = choose(hits)
+    kept, tags, copies = choice.of(hits)
     if len(kept) >= top or len(hits) < wanted:
       return Found(kept, query, tags, copies)
     wanted *= 4  # most of them were left out
@@ -249,11 +247,11 @@ class _Choice:
         " song of the tables that has one"
       )
 
-  def __call__(self, hits: list[Hit]) -> tuple[list[Hit], dict[str, Tags], int]:
+  def of(self, hits: list[Hit]) -> tuple[list[Hit], dict[str, Tags], int]:
     """The hits that count, the tags of all, and how many are copies."""
     told = self._tables.tags({hit.path for hit in hits})
     kept, copies = [], 0
-    counts, seen = collections.Counter(), _Seen()
+    counts, seen = collections.Counter(), _Seen(len(hits), self._tables.size)
     for hit in hits:
       tags = told.get(hit.path, Tags())
       if len(kept) == self._top:
@@ -291,25 +289,33 @@ class _Choice:
 class _Seen:
   """Songs, of which others are copies or not."""
 
-  def __init__(self):
-    self._units, self._seconds = [], []
+  def __init__(self, most: int, size: int):
+    """`most`: so many songs will be asked about, of vectors [size]."""
+    self._unit_NxD = np.empty((most, size), np.float32)
+    self._seconds_N, self._count = np.empty(most), 0
 
   def has(self, unit_D: np.ndarray, seconds: float) -> bool:
     """Whether one like this was seen; else it is from now on."""
-    if self._units:
-      unit_NxD, seconds_N = np.stack(self._units), np.array(self._seconds)
-      close_N = np.abs(seconds_N - seconds) <= _COPY_SECONDS
-      copy_N = (unit_NxD @ unit_D > _COPY) & close_N
-      equal_N = np.abs(unit_NxD - unit_D).max(axis=1) <= 1e-6
-      if (copy_N | equal_N).any():
-        return True
-    self._units.append(unit_D)
-    self._seconds.append(seconds)
+    n = self._count
+    unit_NxD = self._unit_NxD[:n]
+    # Vectors without a length have no cosine.
+    near_N = (
+      unit_NxD @ unit_D > _COPY if unit_D.any() else ~unit_NxD.any(axis=1)
+    )
+    near = np.flatnonzero(near_N)
+    close_M = np.abs(self._seconds_N[near] - seconds) <= _COPY_SECONDS
+    equal_M = np.abs(unit_NxD[near] - unit_D).max(axis=1, initial=0) <= 1e-6
+    if (close_M | equal_M).any():
+      return True
+    self._unit_NxD[n], self._seconds_N[n], self._count = unit_D, seconds, n + 1
     return False
 
 
-def check_limits(tables: Tables, limits: Limits, by: str = "tracks"):
-  """Raises ValueError if tables cannot tell what limits are on."""
+def _check(tables, by, at, limits):
+  """Raises ValueError if the question does not fit together, or the tables."""
+  if at is not None and by != "segments":
+    raise ValueError(f"--at={at:g} is a passage: add --by=segments")
+  check_passages(tables, by)
   columns = {"per_artist": "artist", "per_album": "album", "tempo": "tempo"}
   for name, column in columns.items():
     flag = f"--{name.replace('_', '-')}"
@@ -364,8 +370,8 @@ def way(
     start, end = (int(np.searchsorted(left, i)) for i in at)
     num = min(20, len(left)) if count is None else count
     chosen = left[route.between(unit_NxD[left], start, end, num)]
-    told, seen = tables.tags([songs.paths[i] for i in chosen]), _Seen()
-    copies = []
+    told = tables.tags([songs.paths[i] for i in chosen])
+    copies, seen = [], _Seen(len(chosen), tables.size)
     for i in (*at, *(i for i in chosen if i not in at)):
       tags = told.get(songs.paths[i], Tags())
       if seen.has(unit_NxD[i], tags.duration or songs.end_N[i]):

@@ -221,6 +221,8 @@ class Tables:
 
   def of_each(self, paths: Collection[str]) -> dict[str, Rows]:
     """{path: its rows} of some tracks, as `of`, in one reading."""
+    if not paths:
+      return {}
     here = os.getcwd()
     keys = {path: same(path, here) for path in paths}
     wanted, found = set(keys.values()), collections.defaultdict(list)
@@ -298,8 +300,9 @@ def _is_parquet(path) -> bool:
 
 def _ending(names: pa.Array, ends: Collection[str]) -> list[str]:
   """Names that end so: of few ends Arrow is faster, of many Python."""
-  if len(ends) == 1:
-    return names.filter(pc.ends_with(names, *ends)).to_pylist()
+  if len(ends) < 8:
+    masks = (pc.ends_with(names, end) for end in ends)
+    return names.filter(functools.reduce(pc.or_, masks)).to_pylist()
   return [n for n in names.to_pylist() if os.path.basename(n) in ends]
 
 
