@@ -165,6 +165,20 @@ def test_a_track_is_one_whatever_its_spelling(torn, capsys, tmp_path, index):
   }
 
 
+@pytest.mark.parametrize("others", [0, 9])
+def test_several_tracks_are_read_at_once(torn, tmp_path, others):
+  """Few are looked for in another way than many."""
+  tables, y_NxD, track_N = torn
+  names = ["x/2.ogg", f"{tmp_path}/x/4.ogg", "./y/..//x/0.ogg"]
+  found = Tables(tables).of_each([*names, *(f"no/{i}" for i in range(others))])
+  assert list(found) == names
+  for track, rows in zip((2, 4, 0), found.values()):
+    want = y_NxD[track_N == track].astype(np.float32)
+    assert sorted(rows.y_NxD.tolist()) == sorted(want.tolist())
+    assert set(rows.paths) == {f"x/{track}.ogg"}
+  assert Tables(tables).of_each([]) == {}
+
+
 def test_a_passage_of_two_tables_is_one(torn, capsys, tmp_path):
   (table, _), *_ = torn
   copy = tmp_path / "copy"

@@ -41,12 +41,6 @@ def _unit(y_NxD, mean_D, matrix):
     y_NxD *= matrix
   else:
     y_NxD = jnp.matmul(y_NxD, matrix, precision=_EXACT)
-  return unit(y_NxD)
-
-
-@jax.jit
-def unit(y_NxD) -> jax.Array:
-  """Vectors of length 1, or 0 if they have none."""
   # By the largest number first: its square may be no float32 any more.
   for order in (jnp.inf, 2):
     length_Nx1 = jnp.linalg.norm(y_NxD, order, axis=1, keepdims=True)
@@ -95,6 +89,11 @@ def scaling_of(tables: Tables, kind: str) -> Scaling:
   """The scaling of tables: by all rows, also where tracks are compared."""
   pieces = (rows.y_NxD for rows in tables.segments())
   return fit(pieces, tables.size, kind)
+
+
+def unit(y_NxD: np.ndarray) -> jax.Array:
+  """Vectors of length 1, or 0 if they have none."""
+  return fit([], y_NxD.shape[1], "none").unit(y_NxD)
 
 
 def blend(like_NxD, unlike_NxD=()) -> np.ndarray:
