@@ -299,3 +299,28 @@ def test_the_recipes_of_the_thesis_fit_a_v3_8(
   assert math.isclose(
     found["clips_per_second"], clips_a_step / found["optimal_seconds"]
   )
+
+
+def test_augmentation_on_the_device_is_added_to_the_step(least_effort):
+  config = vicreg(16)
+  config.data.augment_on = "device"
+  for op in ("filter", "pitch", "reverb"):  # take minutes to compile
+    config.augment[op].p = 0.0
+  result = tpu_estimate.estimate(config, "v3-8", 1000)
+  step_s, found = result["optimal_seconds"], result["augmentation"]
+  both = step_s + found["optimal_seconds"]
+  assert found["device_seconds"] == pytest.approx(both)
+  # 128 views of 2.7 ms by 96 threads.
+  assert found["host_seconds"] == pytest.approx(128 * 2.7e-3 / 96)
+  host = max(step_s, found["host_seconds"])
+  assert found["faster"] == ("host" if host < both else "device")
+  assert result["hours"] == pytest.approx(both * result["steps"] / 3600)
+  assert found["peak_bytes"] > result["peak_bytes"] and found["fits"]
+  assert f"augment_on={found['faster']}" in tpu_estimate.table(result)
+  # All goes of a loop count, beside what its begin and end take.
+  config.data.crop, config.batch_size = 19_683, 1024
+  devices, times = tpu_estimate.devices_of("v3-8"), []
+  for config.augment.noise.p in (0.125, 1.0):
+    found = tpu_estimate.estimate_augmentation(config, devices, result)
+    times.append(found["optimal_seconds"])
+  assert 2 < times[1] / times[0] < 8

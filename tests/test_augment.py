@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 import scipy.signal
@@ -12,7 +13,13 @@ import soundfile
 import tensorflow as tf
 
 from vicreg_jax.data import augment as A
-from vicreg_jax.data import augment_config, crops, seeds
+from vicreg_jax.data import (
+  augment_config,
+  crops,
+  device_augment,
+  freeverb,
+  seeds,
+)
 
 SR = 22_050
 T = 59_049
@@ -146,12 +153,30 @@ def test_delay_longer_than_the_view_adds_nothing():
   np.testing.assert_array_equal(A.delay(x, 500.0, 0.5, SR), x)
 
 
+_shift_on_device = jax.jit(device_augment.pitch_shift)
+
+
+def shift_on_device(x, semitones):
+  semitones_1 = np.full(1, semitones, np.float32)
+  return np.asarray(_shift_on_device(x[None], semitones_1))[0]
+
+
+@pytest.fixture(params=["host", "device"])
+def pitch_shift(request):
+  """`pitch_shift(x, semitones)`, NumPy: what is asked of it is one thing."""
+  if request.param == "device":
+    return shift_on_device
+  return lambda x, semitones: A.pitch_shift(x, semitones).numpy()
+
+
 @pytest.mark.parametrize("semitones", [-5.0, -2.37, -0.5, 0.13, 1.9, 3.7, 5.0])
-def test_pitch_moves_sines_within_ten_cents_at_their_level(semitones):
+def test_pitch_moves_sines_within_ten_cents_at_their_level(
+  semitones, pitch_shift
+):
   ratio = 2 ** (semitones / 12)
   for hertz in (110.0, 233.0, 440.0, 1_000.0, 1_760.0):
     x = sines(hertz, amplitude=0.5)
-    y = A.pitch_shift(x, semitones).numpy()
+    y = pitch_shift(x, semitones)
     got = peak_hz(y[INSIDE], hertz * ratio)
     assert abs(1_200 * np.log2(got / (hertz * ratio))) < 2
     assert abs(db(power(y[INSIDE]) / power(x[INSIDE]))) < 0.3
@@ -165,11 +190,11 @@ def partials(y, hertz, width=10):
 
 
 @pytest.mark.parametrize("semitones", [-5.0, -2.3, 3.7, 5.0])
-def test_pitch_moves_each_partial_of_a_chord(semitones):
+def test_pitch_moves_each_partial_of_a_chord(semitones, pitch_shift):
   ratio = 2 ** (semitones / 12)
   chord = (220.0, 277.18, 329.63, 440.0, 554.37, 659.26)
   x = sines(*chord)
-  y = A.pitch_shift(x, semitones).numpy()[INSIDE]
+  y = pitch_shift(x, semitones)[INSIDE]
   for f in chord:
     cents = 1_200 * np.log2(peak_hz(y, f * ratio) / (f * ratio))
     assert abs(cents) < 2, f
@@ -181,22 +206,22 @@ def test_pitch_moves_each_partial_of_a_chord(semitones):
   assert abs(db(power(y) / power(x[INSIDE]))) < 0.3
 
 
-def test_pitch_zero_is_identity_and_music_keeps_its_level():
+def test_pitch_zero_is_identity_and_music_keeps_its_level(pitch_shift):
   x = music()
-  np.testing.assert_allclose(A.pitch_shift(x, 0.0), x, atol=1e-5)
+  np.testing.assert_allclose(pitch_shift(x, 0.0), x, atol=1e-5)
   for semitones in (-5.0, -1.5, 2.0, 5.0):
-    y = A.pitch_shift(x, semitones).numpy()
+    y = pitch_shift(x, semitones)
     assert abs(db(power(y) / power(x))) < 1
 
 
 @pytest.mark.parametrize("semitones", [-5.0, -2.0, 3.0, 5.0])
-def test_pitch_keeps_onsets_in_place(semitones):
+def test_pitch_keeps_onsets_in_place(semitones, pitch_shift):
   rng = np.random.default_rng(4)
   x = np.zeros(T, np.float32)
   onsets = range(5_000, T - 8_000, 9_000)
   for n in onsets:
     x[n : n + 2_000] += rng.normal(size=2_000) * np.exp(-np.arange(2_000) / 400)
-  y = A.pitch_shift(x, semitones).numpy()
+  y = pitch_shift(x, semitones)
 
   def arrival(v, share):
     energy = np.cumsum(v.astype(np.float64) ** 2)
@@ -212,7 +237,7 @@ def test_pitch_keeps_onsets_in_place(semitones):
   assert abs(db(power(y) / (left * power(x)))) < 2
 
 
-def freeverb(x, room_size, reverberance, damping):
+def freeverb_in_time(x, room_size, reverberance, damping):
   """Wet signal of sox's reverb.c, in float64 and in the time domain."""
   rate, scale = SR / 44_100, 0.9 * room_size / 100 + 0.1
   a = -1 / math.log(1 - 0.3)
@@ -246,7 +271,7 @@ ROOMS = ((100, 100, 0), (0, 0, 0), (0, 100, 0), (50, 50, 50), (33, 80, 100))
 @pytest.mark.parametrize("room", ROOMS)
 def test_reverb_is_freeverb_sample_by_sample(room):
   for x in (white(5), music(5)):
-    expected = freeverb(x, *room)
+    expected = freeverb_in_time(x, *room)
     wet = A.reverb(x, *map(float, room), SR).numpy().astype(np.float64) - x
     assert db(power(wet - expected) / power(expected)) < -65
 
@@ -265,7 +290,7 @@ def test_reverb_decays_as_designed():
   for room in ((20, 0, 0), (100, 0, 0), (20, 60, 0), (100, 60, 0)):
     wet = A.reverb(x, *map(float, room), SR).numpy() - x
     times[room] = decay_seconds(wet)
-    expected = decay_seconds(freeverb(x, *room))
+    expected = decay_seconds(freeverb_in_time(x, *room))
     assert times[room] == pytest.approx(expected, rel=0.02)
   assert times[20, 0, 0] < times[100, 0, 0] < times[100, 60, 0]
   assert times[20, 0, 0] < times[20, 60, 0] < times[100, 60, 0]
@@ -306,11 +331,13 @@ def sox_pitch(x, semitones, directory):
 
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
 @pytest.mark.parametrize("semitones", [-5.0, -0.7, 3.7])
-def test_pitch_leaves_less_beside_close_partials_than_sox(semitones, tmp_path):
+def test_pitch_leaves_less_beside_close_partials_than_sox(
+  semitones, tmp_path, pitch_shift
+):
   chord = (130.8, 164.8, 196.0, 261.6, 523.2)
   x = sines(*chord)
   beside = []
-  for y in (A.pitch_shift(x, semitones), sox_pitch(x, semitones, tmp_path)):
+  for y in (pitch_shift(x, semitones), sox_pitch(x, semitones, tmp_path)):
     moved = np.multiply(chord, 2 ** (semitones / 12))
     s, here = partials(np.asarray(y)[INSIDE], moved)
     beside.append(db(s[~here].sum() / s[here].sum()))
@@ -318,19 +345,21 @@ def test_pitch_leaves_less_beside_close_partials_than_sox(semitones, tmp_path):
 
 
 @pytest.mark.parametrize("level", [1e-4, 100.0])
-def test_pitch_is_the_same_at_any_level(level):
+def test_pitch_is_the_same_at_any_level(level, pitch_shift):
   x = music(8)
-  y = A.pitch_shift(x, -3.3).numpy().astype(np.float64)
-  scaled = A.pitch_shift((level * x).astype(np.float32), -3.3) / level
+  y = pitch_shift(x, -3.3).astype(np.float64)
+  scaled = pitch_shift((level * x).astype(np.float32), -3.3) / level
   assert db(power(scaled - y) / power(y)) < -35
 
 
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
 @pytest.mark.parametrize("semitones", [-4.5, 3.2])
-def test_pitch_agrees_with_sox_in_its_spectrum(semitones, tmp_path):
+def test_pitch_agrees_with_sox_in_its_spectrum(
+  semitones, tmp_path, pitch_shift
+):
   x = music(7)
   theirs = sox_pitch(x, semitones, tmp_path)
-  ours = A.pitch_shift(x, semitones).numpy()
+  ours = pitch_shift(x, semitones)
 
   def bands(v):
     f, s = scipy.signal.welch(v, SR, nperseg=4_096)
@@ -712,17 +741,18 @@ def test_pitch_sizes_are_near_the_shift_and_fast(length):
 
 @pytest.mark.parametrize("length", [1, 700, T, 99_000])
 def test_fft_in_two_stages_is_the_plain_one(length):
-  rows, columns = A._rows_and_columns(length)
+  rows, columns, *_, twiddles = freeverb.circle(length, SR)
   assert length <= 2 * rows * columns <= max(512, 1.15 * length + 64 * rows)
   rng = np.random.default_rng(length)
   z = rng.normal(size=(rows, columns, 2)).astype(np.float32).view(np.complex64)
   z = z[..., 0]
-  spectrum = A._fft(tf.constant(z))
+  spectrum = A._fft(tf.constant(z), twiddles)
   plain = np.fft.fft(z.astype(np.complex128).ravel())
   # Bin k = row + rows * column.
   plain = plain.reshape(columns, rows).T
   np.testing.assert_allclose(spectrum, plain, atol=2e-6 * np.abs(plain).max())
-  np.testing.assert_allclose(A._inverse_fft(spectrum), z, atol=1e-5)
+  back = A._inverse_fft(spectrum, twiddles)
+  np.testing.assert_allclose(back, z, atol=1e-5)
 
 
 def test_filter_in_short_blocks_is_the_one_in_long_blocks():

@@ -16,7 +16,15 @@ import soundfile
 import vicreg_jax
 from vicreg_jax import bench
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import augment, embed, pipeline, similar, step, tpu
+from vicreg_jax.benchmarks import (
+  augment,
+  embed,
+  gpu,
+  pipeline,
+  similar,
+  step,
+  tpu,
+)
 from vicreg_jax.benchmarks.support import timing
 from vicreg_jax.data import audio, augment_config, seeds
 from vicreg_jax.data import augment as augment_ops
@@ -156,6 +164,63 @@ def test_augment_has_figures_of_every_op(capsys):
 
 
 @pytest.mark.slow
+def test_augment_on_the_device_has_figures_of_every_op(capsys):
+  args = ("--on=device", "--views=4", "--crop=2187", "--repeats=2")
+  results = results_of(capsys, "augment", *args)
+  for name in (augment.CHAIN, augment.NOTHING, *augment.OPS):
+    figures = results[f"{name}: vicreg_jax"]
+    assert median(figures["ms_per_view"]) > 0
+    # An int16 a sample, and what was drawn.
+    assert 0 < figures["bytes_per_view_to_device"] - 2 * 2187 < 100
+
+
+@pytest.mark.slow
+def test_gpu_runs_on_a_cpu(music, capsys, monkeypatch):
+  trainers = step.trainers
+
+  def without_compiler(config):
+    peers, notes = trainers(config)
+    peers.pop("torch.compile", None)  # half a minute each
+    return peers, notes
+
+  monkeypatch.setattr(step, "trainers", without_compiler)
+  size = ("--batch=4", "--blocks=4", "--width=0.0625", "--projector=16")
+  flags = ("--cpu", "--steps=4", "--repeats=1", f"--path={music}", "--clips=1")
+  results = results_of(capsys, "gpu", *size, *flags, "--memory-gib=0.1")
+  for loss in ("vicreg", "nt_xent"):
+    for dtype in ("bfloat16", "float32"):
+      name = f"step, {loss} in {dtype}: vicreg_jax"
+      assert median(results[name]["clips_per_s"]) > 0
+  alone = median(results["step, vicreg in bfloat16: vicreg_jax"]["clips_per_s"])
+  for side in ("host", "device"):
+    training = results[f"training, augmented on {side}"]
+    assert median(training["share_of_step"]) == pytest.approx(
+      median(training["clips_per_s"]) / alone
+    )
+  # 3 s of music, hours of it an hour: seconds a second.
+  assert median(results["embedding: embed"]["hours_per_hour"]) > 0
+  memory = results["memory"]
+  most = memory["peak_gib"] + memory["mib_per_clip"] / 1024 * (
+    memory["largest_batch"] - 4
+  )
+  assert memory["largest_batch"] > 4
+  assert most == pytest.approx(0.1, rel=0.2)
+
+
+def test_gpu_ends_when_its_minutes_have_passed(monkeypatch):
+  _, args = bench.parse("gpu", ["--cpu", "--minutes=1"])
+  clock = itertools.chain([0.0, 30.0], itertools.repeat(61.0))
+  monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+  done = timing.Report({"step": {}}, [])
+  monkeypatch.setattr(gpu, "_step", lambda config, args: done)
+  report = gpu.run(args)
+  assert report.results == {"step": {}}
+  assert sum("left out" in note for note in report.notes) == 6
+  _, args = bench.parse("gpu", [])
+  assert not gpu.run(args).results  # without a card
+
+
+@pytest.mark.slow
 def test_embed(music, capsys, monkeypatch, tmp_path, plain_librosa):
   """Its peer embeds the same, and its commands run."""
   pytest.importorskip("onnx")
@@ -222,6 +287,10 @@ def test_pipeline(tmp_path):
   result = pipeline._by_cores(core, config, 1)["1 core"]
   # Two float32 views of 243 samples.
   assert median(result["bytes_per_clip_to_device"]) == 2 * 243 * 4
+  # Of crops alone, two of int16, and some 70 bytes that are drawn.
+  bytes_ = median(result["crops_bytes_per_clip_to_device"])
+  assert 0 < bytes_ - 2 * 243 * 2 < 200
+  assert median(result["crops_views_per_s"]) > median(result["views_per_s"])
   # One core cannot give more CPU time than wall time.
   assert 1e3 / median(result["views_per_s"]) > 0.8 * median(
     result["cpu_ms_per_view"]

@@ -103,3 +103,14 @@ def test_with_nothing_to_choose_by_it_is_the_smoothest(name):
   valid.labels_NxK[:] = 1  # no ROC-AUC
   found = classifiers.predict(name, train, valid, valid.y_NxD, single=False)
   assert found.chosen == {"logistic": 1e-4, "knn": 12}[name]
+
+
+@pytest.mark.parametrize("name", classifiers.NAMES)
+def test_of_choices_that_are_as_good_it_is_the_smoothest(name):
+  """Classes far apart: by all choices the ROC-AUC is 100."""
+  has_N = np.arange(12) % 2
+  y_NxD = np.stack([100.0 * has_N, np.arange(12)], axis=1)
+  clips = Vectors(y_NxD, np.stack([has_N, 1 - has_N], axis=1))
+  found = classifiers.predict(name, clips, clips, y_NxD, single=True)
+  assert ((found.valid_NxK > 0.5) == clips.labels_NxK).all()
+  assert found.chosen == {"logistic": 1e-4, "knn": 12}[name]

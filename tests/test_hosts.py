@@ -277,8 +277,26 @@ def test_hosts_that_differ_are_refused(tmp_path):
     (("localhost:1", None, None), "lacks --num_processes and --process_id"),
     (("localhost:1", 2, 2), "--process_id=2 is not one of --num_processes=2"),
     ((None, None, None), "hosts cannot be joined .*--coordinator=HOST:PORT"),
+    (("no.invalid:1", 2, 1), "--coordinator=no.invalid:1: .* not resolve"),
   ],
 )
 def test_hosts_that_cannot_be_joined(named, message):
   with pytest.raises(ValueError, match=message):
     mesh.join_hosts(*named)
+
+
+def test_a_host_whose_own_name_does_not_resolve(monkeypatch):
+  """An error of the network: its exit code is not that of a missing device."""
+
+  def no_devices():
+    raise RuntimeError("Unable to initialize backend 'cpu': rv == 0. -2 vs 0")
+
+  monkeypatch.setattr(jax, "devices", no_devices)
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+  with pytest.raises(mesh.DeviceError, match="no device can be used"):
+    mesh.make_mesh()
+  monkeypatch.setattr(socket, "gethostname", lambda: "no.invalid")
+  with pytest.raises(ValueError, match=r"no.invalid .* not resolve") as caught:
+    mesh.make_mesh()
+  assert not isinstance(caught.value, mesh.DeviceError)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_neighbours import call, cosines, draw, scaled, similar, write
 
+from vicreg_jax import files
 from vicreg_jax.library import index as indexes
 from vicreg_jax.library.tables import Tables
 
@@ -164,6 +165,34 @@ def test_an_index_knows_where_paths_were_joined(
   for where, count in ((tmp_path, 1), (tmp_path.parent, 2)):
     monkeypatch.chdir(where)
     assert len(similar(capsys, table, "b", index)) == count
+
+
+def test_one_command_builds_at_a_time(tmp_path, capsys, index):
+  """The second is refused; who only asks is answered."""
+  table, where = write(tmp_path / "a", np.eye(4) + 1), tmp_path / "index"
+  with files.lock(where, "--index", directory=True):
+    error = call("similar", table, "0.ogg", index)
+    assert str(where) in error and "another command" in error
+    assert not list(where.iterdir())
+  one = similar(capsys, table, "0.ogg", index)
+  with files.lock(where, "--index", directory=True):
+    assert similar(capsys, table, "0.ogg", index) == one
+    assert "another" in call("similar", table, "0.ogg", index, "--scale=whiten")
+
+
+def test_what_another_command_has_just_built_is_taken(
+  tmp_path, capsys, index, monkeypatch
+):
+  table, lock = write(tmp_path / "a", np.eye(4) + 1), files.lock
+
+  def late(*args, **kwargs):
+    monkeypatch.setattr(files, "lock", lock)
+    assert call("similar", table, "0.ogg", index) is None
+    return lock(*args, **kwargs)
+
+  monkeypatch.setattr(files, "lock", late)
+  assert call("similar", table, "0.ogg", index) is None
+  assert capsys.readouterr().err.count("building") == 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -406,6 +407,24 @@ def test_records_that_are_no_clips_are_named(prepared, tmp_path, content):
   message = f"{path} has a record that is no clip"
   with pytest.raises(ValueError, match=re.escape(message)):
     records.Clips(mine, ("valid",))
+
+
+def test_an_hour_is_indexed_without_a_copy():
+  pcm = np.random.default_rng(0).bytes(5_000_000)
+  example = tf.train.Example()
+  for key, value in (("id", b"a"), ("samples", pcm), ("track", b"t")):
+    example.features.feature[key].bytes_list.value.append(value)
+  example.features.feature["labels"].int64_list.value.extend([1, 0, 1])
+  record = example.SerializeToString()
+  tracemalloc.start()
+  try:
+    clip_id, (start, end), labels = records._parse("file", record)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert peak < 100_000
+  assert (clip_id, labels.tolist()) == (b"a", [1, 0, 1])
+  assert record[start:end] == pcm
 
 
 @pytest.mark.parametrize("crop", [1, 5_000, 8_192, 59_049, 100_000])

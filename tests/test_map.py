@@ -88,9 +88,11 @@ def test_points_without_directions_have_places(tmp_path, kind, scale):
 @pytest.mark.slow
 def test_umap_lays_out_too(clusters, tmp_path):
   pytest.importorskip("umap")
-  equal = write(tmp_path / "equal", np.ones((40, 8)))
-  made = layout.make(Tables([equal]), projection="umap", scale="whiten")
-  assert np.isfinite(made.xy_Nx2).all()
+  for other in (0, 1):  # all are equal, or all but one
+    y_NxD = np.ones((40, 8)) + other * np.eye(40, 8, -39)
+    equal = write(tmp_path / "equal", y_NxD)
+    made = layout.make(Tables([equal]), projection="umap", scale="whiten")
+    assert np.isfinite(made.xy_Nx2).all()
   xy_Nx2 = layout.make(Tables([clusters]), projection="umap").xy_Nx2
   centre_3x2 = xy_Nx2.reshape(3, 20, 2).mean(axis=1)
   far_Nx3 = np.linalg.norm(xy_Nx2[:, None] - centre_3x2, axis=-1)
@@ -293,6 +295,21 @@ def test_bytes_that_are_no_text_are_found_and_linked(tmp_path):
   assert not audio.missing()
   html = page.page(made, audio, str(tmp_path), "folder")
   assert data_of(html)["links"] == {"1": "m/caf%E9.wav"}
+
+
+def test_links_name_files_and_nothing_else(tmp_path):
+  """No query, and no place in a file: of folders, and of links by bytes."""
+  folder = tmp_path / "a b#1?x=%41&"
+  folder.mkdir()
+  name = os.fsdecode(b"caf\xe9#2?%.wav")
+  (folder / name).write_bytes(b"x")
+  paths = [on_disk(f"{folder}/{n}") for n in ("c.wav", name)]
+  made = make(write(tmp_path / "t", np.eye(2), paths))
+  html = page.page(made, page.audio_of(paths), str(tmp_path), "folder")
+  quoted = "a%20b%231%3Fx%3D%2541%26/"
+  data = data_of(html)
+  assert data["root"] == quoted
+  assert data["links"] == {"1": f"{quoted}caf%E9%232%3F%25.wav"}
 
 
 def test_music_that_was_moved_is_found(tmp_path, clusters, capsys, monkeypatch):

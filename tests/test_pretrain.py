@@ -716,6 +716,22 @@ def test_too_few_tracks_for_the_probes_splits_are_said_before_the_training(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("by", ["", "loss"])
+def test_the_best_is_not_told_by_losses_of_other_clips(small, tmp_path, by):
+  small.checkpoint.best_by = by
+  small.eval_every_epochs = 1.0
+  (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+  header = small.to_dict()
+  (tmp_path / "config.json").write_text(json.dumps(header))
+  small.valid_data.name, small.valid_data.seed = "synthetic", 3
+  now = small, small.to_dict(), str(tmp_path)
+  if by:
+    with pytest.raises(ValueError, match=r"valid_data.name:  -> synthetic"):
+      loop._check_same(*now)
+  else:
+    loop._check_same(*now)
+
+
 def test_a_best_that_cannot_be_found_is_refused(by_knn, tmp_path):
   def error(**changes):
     config = by_knn.copy_and_resolve_references()

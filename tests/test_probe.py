@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.linear_model
 import sklearn.metrics
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
 from vicreg_jax.data import input_pipeline, mfcc
+from vicreg_jax.data.datasets import gtzan
 from vicreg_jax.evaluation import (
   bootstrap,
   classifiers,
@@ -400,10 +402,16 @@ def small_like(config):
   return config
 
 
-def test_untrained_statistics_are_those_of_the_training_audio(small, prepared):
-  """Normalised by them, crops have mean 0 and variance 1 in the first layer."""
+@pytest.mark.parametrize("batch_size", [8, 10])
+def test_untrained_statistics_are_those_of_the_training_audio(
+  small, prepared, batch_size
+):
+  """Normalised by them, crops have mean 0 and variance 1 in the first layer.
+
+  Of 24 clips in batches of 10 the last 4 do not count.
+  """
   encoder = representations.untrained(
-    small.to_dict(), prepared, mesh.make_mesh(), seed=0, batch_size=8
+    small.to_dict(), prepared, mesh.make_mesh(), seed=0, batch_size=batch_size
   )
   crops = np.concatenate(
     list(
@@ -416,9 +424,12 @@ def test_untrained_statistics_are_those_of_the_training_audio(small, prepared):
   windows = crops.reshape(24, -1, 3)
   out = windows @ np.asarray(stem["kernel"])[0] + np.asarray(stem["bias"])
   stats = encoder._variables["batch_stats"]["stem_bn"]
-  np.testing.assert_allclose(stats["mean"], out.mean((0, 1)), atol=1e-6)
-  by_batch = [out[i : i + 8].var((0, 1), ddof=1) for i in (0, 8, 16)]
-  np.testing.assert_allclose(stats["var"], np.mean(by_batch, 0), rtol=1e-4)
+  whole = range(0, 24 - batch_size + 1, batch_size)
+  batches = [out[i : i + batch_size] for i in whole]
+  mean = np.mean([batch.mean((0, 1)) for batch in batches], axis=0)
+  np.testing.assert_allclose(stats["mean"], mean, atol=1e-6)
+  var = np.mean([batch.var((0, 1), ddof=1) for batch in batches], axis=0)
+  np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
 
 
 def test_embeddings_are_means_over_segments(data_dir, trained, tmp_path):
@@ -507,7 +518,7 @@ def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
 
 
 def test_intervals_and_differences_by_hand():
-  """Draw by draw, by scikit-learn on the clips that were drawn."""
+  """Draw by draw, by the accuracy of the clips that were drawn."""
   rng = np.random.default_rng(0)
   track_N = np.array([f"track {i // 2}" for i in range(40)])
   labels_NxK = np.eye(3, dtype=int)[rng.integers(3, size=40)]
@@ -527,18 +538,25 @@ def test_intervals_and_differences_by_hand():
       hits_N = predicted_N == labels_NxK[drawn].argmax(axis=1)
       draws[name].append(100 * hits_N.mean())
   draws = {name: np.array(values) for name, values in draws.items()}
+
+  def between(value_B):
+    """Of 20 tracks: as of Student's t."""
+    out = scipy.stats.t.ppf(0.975, 19) * np.sqrt(20 / 19)
+    return np.percentile(value_B, 100 * scipy.stats.norm.cdf([-out, out]))
+
   for name, values in draws.items():
-    expected = np.percentile(values, [2.5, 97.5])
+    expected = between(values)
     np.testing.assert_allclose(results[name]["interval"]["accuracy"], expected)
   for other in ("untrained", "mfcc"):
     over = results["knn"][f"over_{other}"]["accuracy"]
     than = results[f"{other}_knn"]["accuracy"]
     assert over["difference"] == results["knn"]["accuracy"] - than
-    expected = np.percentile(draws["knn"] - draws[f"{other}_knn"], [2.5, 97.5])
+    expected = between(draws["knn"] - draws[f"{other}_knn"])
     np.testing.assert_allclose(over["interval"], expected)
   low, high = results["knn"]["over_mfcc"]["accuracy"]["interval"]
   assert low > 0
-  assert results["bootstrap"] == {"draws": 1000, "tracks": 20, "clips": 40}
+  made = {"method": bootstrap.METHOD, "draws": 1000, "tracks": 20, "clips": 40}
+  assert results["bootstrap"] == made
   table = scores.table(results).splitlines()
   difference = results["knn"]["over_mfcc"]["accuracy"]["difference"]
   (row,) = (line for line in table if line.startswith("knn vs mfcc"))
@@ -576,12 +594,56 @@ def test_a_difference_is_said_in_words(low, high, verdict):
   assert row.endswith(verdict)
 
 
-def test_of_one_track_there_is_no_interval():
-  labels_NxK = np.array([[1, 0], [0, 1]])
+def test_of_few_tracks_there_is_no_interval():
+  labels_NxK = np.eye(2, dtype=int)[[0, 1] * 7]
   found = {"knn": scores.of_clips(labels_NxK, labels_NxK, single=True)}
   results = {"knn": dict(found["knn"].results)}
-  scores.add_intervals(results, found, labels_NxK, "aa", seed=0, single=True)
-  assert results == {"knn": found["knn"].results}
+  scores.add_intervals(
+    results, found, labels_NxK, "abcdefg" * 2, seed=0, single=True
+  )
+  assert results["knn"] == found["knn"].results
+  assert "(no intervals: 7 test tracks, and they hold" in scores.table(results)
+
+
+def test_of_rare_classes_average_precision_has_no_interval():
+  rng = np.random.default_rng(0)
+  for others, known in ((7, False), (8, True)):
+    labels_NxK = np.eye(2, dtype=int)[[0] * 12 + [1] * others]
+    noisy_NxK = labels_NxK + 0.5 * rng.normal(size=labels_NxK.shape)
+    found = {"knn": scores.of_clips(labels_NxK, noisy_NxK, single=True)}
+    results = {"knn": dict(found["knn"].results)}
+    scores.add_intervals(
+      results, found, labels_NxK, range(12 + others), seed=0, single=True
+    )
+    interval = results["knn"]["interval"]
+    assert np.isfinite(interval["pr_auc"]).all() == known
+    assert np.isfinite(interval["roc_auc"]).all()
+
+
+def test_clips_that_are_left_out_are_said_above_the_table():
+  prepared = types.SimpleNamespace(
+    skipped={"too short": 31, "not found": 700}, num_clips={"train": 199}
+  )
+  of = {"knn": {"roc_auc": 60.0, "pr_auc": 50.0}}
+  first = scores.table(of | scores.left_out(prepared)).splitlines()[0]
+  assert first.startswith("731 of 930 clips of the data set are left out, 700")
+  assert first.endswith("not found")
+  whole = types.SimpleNamespace(skipped={}, num_clips={"train": 199})
+  assert scores.left_out(whole) == {}
+
+
+def test_splits_of_gtzan_say_that_they_mix_artists(prepared, monkeypatch):
+  section = configs.base_probe().probe
+  section.splits, section.heads = 2, ("knn",)
+  assert random_splits.of(prepared, section, 0).notes == []
+  monkeypatch.setitem(
+    random_splits._MIXED, "synthetic", random_splits._MIXED[gtzan.Gtzan.name]
+  )
+  (note,) = random_splits.of(prepared, section, 0).notes
+  assert "artists" in note and "filtered" in note
+  table = scores.table({"knn": {"roc_auc": 50.0}, "notes": [note]})
+  assert "(GTZAN's artists are on both sides" in table
+  assert max(map(len, table.splitlines())) <= 100
 
 
 def test_the_table_has_at_most_100_columns(whole):

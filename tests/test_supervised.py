@@ -201,6 +201,35 @@ def test_fine_tuning_equals_pytorch():
   )
 
 
+def test_the_schedule_of_a_frozen_encoder_ends_with_the_run():
+  """Adam's steps on a constant gradient are the rates, here a whole cosine."""
+  config = tiny()
+  config.epochs, config.freeze_epochs = 5, 2.0
+  config.optim.update(
+    name="adam", schedule="cosine", warmup_epochs=0.0, weight_decay=0.0
+  )
+  durations = configs.durations(config, 4 * B)
+  assert (durations.frozen, durations.total) == (8, 20)
+  tx = steps.make_optimizer(config, durations)
+  ones = {"encoder": np.ones(1, np.float32), "head": np.ones(1, np.float32)}
+  state, rates = tx.init(ones), {"encoder": [], "head": []}
+  update = jax.jit(tx.update)
+  for _ in range(20):
+    updates, state = update(ones, state, ones)
+    for part, of_part in rates.items():
+      of_part.append(-float(updates[part][0]))
+  peak, last = rates["head"][0], config.optim.final_fraction
+  for part, first, scale in (
+    ("head", 0, 1.0),
+    ("encoder", 8, config.optim.encoder_scale),
+  ):
+    done = np.arange(20 - first) / (20 - first)
+    cosine = last + (1 - last) * (1 + np.cos(np.pi * done)) / 2
+    np.testing.assert_allclose(
+      rates[part][first:], scale * peak * cosine, rtol=1e-4
+    )
+
+
 def test_the_encoder_is_not_frozen_to_the_end():
   config = tiny()
   config.epochs, config.freeze_epochs = 5, 5.0

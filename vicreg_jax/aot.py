@@ -9,6 +9,10 @@ and not a measurement: `optimal_seconds` takes each operation at the speed of
 the memory or of the matrix unit, whichever is slower, so a real step takes
 longer. `scheduled_cycles` are the scheduler's own, larger estimate; it covers
 fused operations alone.
+
+With --config.data.augment_on=device the augmentation's program is compiled as
+well, and compared with the host's threads, if each is as fast as one of ours
+(`tpu_estimate.HOST_MS_A_VIEW`).
 """
 
 import ast

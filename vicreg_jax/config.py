@@ -21,6 +21,7 @@ SPLITS = ("train", "valid", "test")
 # Keys that the configs of older runs lack, and what those were run with.
 ADDED = {
   "checkpoint.best_by": "",
+  "data.augment_on": "host",
   "data.folders": "auto",
   "data.genres": "several",
   "data.split_number": 0,
@@ -142,7 +143,8 @@ def base_pretrain() -> ml_collections.ConfigDict:
       steps=0,  # > 0: so many steps, whatever epochs says
       dtype="bfloat16",
       init_from="",  # an encoder to begin with: a workdir, an export, CLMR's
-      data=_data_with_crop(),
+      # Where views are augmented: "host", or "device", ahead of the step.
+      data=_data_with_crop() | dict(augment_on="host"),
       # Clips to validate on: split "valid" of another data set, for which
       # name, path and seed stand in for those of `data`; "": of `data` itself.
       valid_data=dict(name="", path="", seed=0),
@@ -216,6 +218,7 @@ def base_supervised() -> ml_collections.ConfigDict:
   for key in ("valid_data", "diagnostics"):
     del config[key]
   del config.checkpoint["best_by"]  # it is the loss
+  del config.data["augment_on"]
   for key in ("projector", "projector_batch_norm"):
     del config.model[key]
   config.job = "supervised"
@@ -378,6 +381,7 @@ _LIMITS = {
   "batch_size": checks.Bounds(least=2),
   "steps": _AT_LEAST_0,
   "dtype": ("float32", "bfloat16"),
+  "data.augment_on": ("host", "device"),
   "data.labels": ("auto", "folders", "csv", "none"),
   "data.folders": ("auto", "splits", "classes"),
   "data.seed": _AT_LEAST_0,

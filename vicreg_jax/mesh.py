@@ -14,6 +14,7 @@ they wait for each other for ever: hence `gather`, `any_host` and
 import contextlib
 import functools
 import itertools
+import socket
 import zlib
 from collections.abc import Callable
 
@@ -63,6 +64,11 @@ def join_hosts(
       f"--process_id={process_id} is not one of --num_processes="
       f"{num_processes}: processes count from 0 to {num_processes - 1}"
     )
+  if coordinator is not None:  # JAX would try for minutes
+    _check_resolves(
+      coordinator.rpartition(":")[0].strip("[]"),
+      f"--coordinator={coordinator}: its name",
+    )
   # JAX's own handler would keep SIGTERM from the jobs, which agree on a step
   # to stop at by themselves, and elsewhere end at once.
   jax.config.update("jax_enable_preemption_service", False)
@@ -73,6 +79,17 @@ def join_hosts(
       f"--multihost: the hosts cannot be joined ({' '.join(str(e).split())});"
       " outside of TPU pods name them with --coordinator=HOST:PORT,"
       " --num_processes=N and --process_id=I"
+    ) from e
+
+
+def _check_resolves(name, named):
+  """Raises ValueError if a host's name leads to no address."""
+  try:
+    socket.getaddrinfo(name, None)
+  except OSError as e:
+    raise ValueError(
+      f"{named} {name} does not resolve ({e.strerror or e}): add the name to"
+      " the DNS or to /etc/hosts"
     ) from e
 
 
@@ -133,11 +150,15 @@ def make_mesh() -> Mesh:
 
   Raises:
     DeviceError: there is none that can be used.
-    ValueError: there are other hosts, and `join_hosts` was not called.
+    ValueError: there are other hosts, and `join_hosts` was not called; or this
+      host's own name does not resolve.
   """
   try:
     devices = sorted(jax.devices(), key=lambda d: d.process_index)
   except Exception as e:  # each platform has its own
+    if jax.distributed.is_initialized():
+      # By that name hosts of CPUs connect to one another.
+      _check_resolves(socket.gethostname(), "--multihost: this host's own name")
     raise DeviceError(
       f"no device can be used ({' '.join(str(e).split()) or repr(e)}). If"
       " another process holds the TPU, end it (sudo lsof -w /dev/accel* tells"

@@ -42,8 +42,8 @@ ROOMS = {
     "samples; crops, augmented views and batches of them",
     "input_pipeline",
     "beam_options tracks audio walk file_tags augment_config threads seeds"
-    " augment"
-    " prepared records crops input_pipeline mfcc",
+    " freeverb augment device_augment prepared records crops input_pipeline"
+    " mfcc",
   ),
   "data.datasets": Room(
     "a folder, or a published data set",
@@ -119,7 +119,7 @@ ROOMS = {
     "flags",
     "what `bench NAME` measures: one a file, by its name",
     "pipeline",
-    "decode prepare augment pipeline step embed similar startup tpu",
+    "decode prepare augment pipeline step embed similar startup tpu gpu",
   ),
   "doors": Room(
     "a command line",

@@ -11,6 +11,11 @@ sox             one process for all views, an effects chain each; the time of
 pedalboard      its own effects on a view in memory; filters are of first
                 order, and the noise is left out as well
 audiomentations what it has of them: neither echo nor Freeverb, so no chain
+
+With --on=device JAX augments all views as one batch on the device that there
+is (`data.augment_on`): its time on the clock, memory besides the views, bytes a
+view that the host sends; against torch-audiomentations, which has no echo and
+no Freeverb either, on the same device.
 """
 
 import contextlib
@@ -21,11 +26,21 @@ import shutil
 import subprocess
 import tempfile
 
+import jax
 import numpy as np
 import tensorflow as tf
 
+from vicreg_jax import config as configs
+from vicreg_jax import mesh
 from vicreg_jax.benchmarks.support import timing
-from vicreg_jax.data import augment, augment_config, seeds
+from vicreg_jax.data import (
+  audio,
+  augment,
+  augment_config,
+  device_augment,
+  input_pipeline,
+  seeds,
+)
 from vicreg_jax.data.datasets import synthetic
 
 OURS, CHAIN, NOTHING = "vicreg_jax", "chain", "nothing"
@@ -38,14 +53,16 @@ def add_arguments(parser):
   """The benchmark's own flags."""
   parser.add_argument("--views", type=int, default=200, help="in each round")
   parser.add_argument("--crop", type=int, default=CROP, help="samples a view")
+  parser.add_argument("--on", choices=("host", "device"), default="host")
 
 
 def run(args) -> timing.Report:
   """Every op alone, the default chain, and the chain with all coins "no"."""
   views_NxT = make_views(args.views, args.crop)
   results, notes = {}, []
+  run_op = compare_on_device if args.on == "device" else compare
   for name in (CHAIN, *OPS, NOTHING):
-    report = compare(name, views_NxT, args.repeats)
+    report = run_op(name, views_NxT, args.repeats)
     for peer, figures in report.results.items():
       results[f"{name}: {peer}"] = figures
     notes += [note for note in report.notes if note not in notes]
@@ -255,3 +272,85 @@ def _audiomentations(name, views_NxT, draws):
       apply(x_T, RATE)
 
   return {"audiomentations": run_views}
+
+
+# --- on the device -----------------------------------------------------------
+
+
+def compare_on_device(name: str, views_NxT, repeats: int) -> timing.Report:
+  """As `compare`, of one batch."""
+  count, notes = len(views_NxT), []
+  augmented, crops = _on_device(views_NxT, only(name))
+  memory = augmented.memory_analysis()
+  runs = {OURS: lambda: jax.block_until_ready(augmented(crops))}
+  try:
+    runs |= _torch_audiomentations(name, views_NxT)
+  except (ImportError, OSError) as error:  # torchaudio has libraries
+    notes.append(f"torch-audiomentations is left out: {error}")
+  for run_views in runs.values():
+    run_views()
+  times, results = timing.take_turns(runs, repeats), {}
+  for peer, taken in times.items():
+    milliseconds = [1e3 * t.wall / count for t in taken]
+    results[peer] = {"ms_per_view": timing.spread(milliseconds)}
+    if peer != OURS:
+      results[peer]["speedup_of_ours"] = timing.speedup(
+        [t.wall for t in times[OURS]], [t.wall for t in taken]
+      )
+  results[OURS] |= {
+    "cpu_ms_per_view": timing.spread(
+      [1e3 * t.cpu / count for t in times[OURS]]
+    ),
+    "working_mib_per_view": memory.temp_size_in_bytes / 2**20 / count,
+    "bytes_per_view_to_device": sum(
+      a.nbytes // count for a in jax.tree.leaves(crops)
+    ),
+  }
+  return timing.Report(results, notes)
+
+
+def _on_device(views_NxT, chain):
+  """The compiled augmentation of clips with one view each, and such a batch."""
+  config, devices = configs.base_pretrain(), mesh.make_mesh()
+  config.augment.update(chain)
+
+  def draw(i):
+    seed = seeds.example_seed(0, 0, i, 0)
+    return input_pipeline.draw_for_device(seed, chain)
+
+  count = len(views_NxT)
+  draws = tf.data.Dataset.range(count).map(draw).batch(count)
+  pcm_NxT = np.rint(views_NxT * audio.INT16_SCALE).astype(np.int16)
+  batch = pcm_NxT, next(draws.as_numpy_iterator())
+  crops = jax.tree.map(
+    lambda rows: mesh.global_batch(devices, rows[:, None]), batch
+  )
+  augmented = device_augment.jit_augment(config, devices)
+  return augmented.lower(crops).compile(), crops
+
+
+def _torch_audiomentations(name, views_NxT):
+  import torch
+  import torch_audiomentations as a
+
+  if name in (CHAIN, NOTHING, "delay", "reverb"):
+    return {}
+  always = dict(p=1.0, sample_rate=RATE, output_type="tensor")
+  c = augment_config.default_augment()
+  effects = {
+    "polarity": lambda: a.PolarityInversion(**always),
+    "noise": lambda: a.AddColoredNoise(80.0, 80.0, 0.0, 0.0, **always),
+    "gain": lambda: a.Gain(c["gain"]["min_db"], 0.0, **always),
+    "filter": lambda: a.LowPassFilter(*c["filter"]["lowpass_hz"], **always),
+    # Each view by a shift of its own, from a grid that it has.
+    "pitch": lambda: a.PitchShift(*c["pitch"]["semitones"], **always),
+  }
+  effect = effects[name]()
+  card = "cuda" if jax.default_backend() == "gpu" else "cpu"
+  x_Nx1xT = torch.from_numpy(views_NxT)[:, None].to(card)
+
+  def run_views():
+    with torch.no_grad():
+      effect(x_Nx1xT, sample_rate=RATE).sum().item()  # waits for the device
+
+  return {"torch-audiomentations": run_views}

@@ -5,9 +5,10 @@ second; CPU time a view, of which `ops` is the augmentations alone, of the same
 crops by the same seeds out of memory, and `overhead` the rest over it: reading,
 cropping, shuffling, decoding, batching. `busiest_thread`: CPU time a view of
 the busiest thread other than the workers, one a core, that clips are shared out
-to; what it does no further cores make faster. `training`: a train step of the
-quickstart's encoder on all cores, and the share of its time that waits for
-data.
+to; what it does no further cores make faster. `crops_...`: of crops alone, as
+where a device augments them (`data.augment_on`).
+`training`: a train step of the quickstart's encoder on all cores, and the share
+of its time that waits for data.
 `memory`: peak of a process that reads an epoch, or its first 1,000 batches, of
 a small and of a large data set of tiny clips, a thousand to a file: only the
 shuffle's window and the index may tell them apart. And how long the index takes
@@ -37,6 +38,7 @@ _EPOCHS = 1  # to a round
 _A_FILE = 1000  # tiny clips
 _NAME = b"a clip's"  # of eight characters, as numbers have
 _MOST_BATCHES = 1000  # of tiny clips
+_OF_CROPS = "views_per_s", "cpu_ms_per_view", "bytes_per_clip_to_device"
 
 
 def add_arguments(parser):
@@ -87,7 +89,7 @@ def _by_cores(usable, config, repeats) -> dict[str, dict]:
     asks = {
       (name, job): stack.enter_context(_worker(job, usable[:n], config))
       for name, n in names.items()
-      for job in ("stream", "ops")
+      for job in ("stream", "ops", "crops")
     }
     turns = [
       {key: ask() for key, ask in asks.items()} for _ in range(repeats + 1)
@@ -98,6 +100,8 @@ def _by_cores(usable, config, repeats) -> dict[str, dict]:
       figures = turn[name, "stream"] | turn[name, "ops"]
       whole, ops = (figures[f"{o}cpu_ms_per_view"] for o in ("", "ops_"))
       figures["overhead"] = whole / ops - 1
+      alone = turn[name, "crops"]
+      figures |= {f"crops_{key}": alone[key] for key in _OF_CROPS}
       if name != "1 core":
         rate = turn["1 core", "stream"]["views_per_s"]
         figures["times_1_core"] = figures["views_per_s"] / rate
@@ -208,6 +212,8 @@ def _worker(job, cores, config, **options):
 
 def _stream(config):
   """Without end: some epochs of the pipeline."""
+  import tensorflow as tf
+
   from vicreg_jax.data import input_pipeline
 
   prepared = datasets.prepare(config.data)
@@ -222,7 +228,8 @@ def _stream(config):
 
   def take():
     for batch in itertools.islice(stream, _EPOCHS * batches):
-      sizes.append(batch.nbytes // len(batch))
+      arrays = tf.nest.flatten(batch)
+      sizes.append(sum(rows.nbytes for rows in arrays) // config.batch_size)
 
   while True:
     before = timing.thread_seconds()
@@ -239,6 +246,12 @@ def _stream(config):
       "bytes_per_clip_to_device": sizes[0],
       "peak_mib": timing.peak_mib(),
     }
+
+
+def _crops(config):
+  """`_stream`, of what a device would augment."""
+  config.data.augment_on = "device"
+  return _stream(config)
 
 
 def _augment(config):
@@ -380,7 +393,13 @@ def _main():
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # what libraries print is no answer
   task = json.loads(sys.argv[1])
-  job = {"stream": _stream, "ops": _augment, "train": _train, "memory": _memory}
+  job = {
+    "stream": _stream,
+    "crops": _crops,
+    "ops": _augment,
+    "train": _train,
+    "memory": _memory,
+  }
   config = ml_collections.ConfigDict(task["config"])
   parts = job[task["job"]](config, **task["options"])
   for _ in sys.stdin:

@@ -16,7 +16,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from vicreg_jax.data import augment_config, seeds
+from vicreg_jax.data import augment_config, freeverb, seeds
 
 _COLUMNS = 4  # a coin and at most three parameters
 
@@ -27,14 +27,6 @@ _GRAINS = (2160, 2560)  # 98 to 116 ms at 22,050 Hz; sox's `pitch` has 82 ms
 _SHIFTS = 200  # sizes to choose from, per semitone
 _ROW = 32  # hops are multiples of it
 _GRAINS_IN_BLOCK = 8
-
-# Delays at 44,100 Hz and constants of Freeverb as in sox's reverb.c.
-_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
-_ALLPASSES = (225, 341, 441, 556)
-_WET = 0.015
-_FEEDBACK_A = -1 / math.log(1 - 0.3)
-_FEEDBACK_B = 100 / (math.log(1 - 0.98) * _FEEDBACK_A + 1)
-_DECAY = 3000.0  # see `reverb`
 
 
 # --- what is drawn -----------------------------------------------------------
@@ -370,19 +362,20 @@ def reverb(x_T, room_size, reverberance, damping, sample_rate):
   """
   x_T, length = _view(x_T)
   rate = sample_rate / 44_100
-  rows, columns = _rows_and_columns(length)
-  half = rows * columns
-  log_radius = math.log(_DECAY) / (2 * half)
+  on = freeverb.circle(length, sample_rate)
+  rows, columns, half = on.rows, on.columns, on.rows * on.columns
 
   room, wetness, damp = (
     tf.cast(p, tf.float32) / 100 for p in (room_size, reverberance, damping)
   )
   feedback = 1 - tf.exp(
-    (100 * wetness - _FEEDBACK_B) / (_FEEDBACK_A * _FEEDBACK_B)
+    (100 * wetness - freeverb.FEEDBACK_B)
+    / (freeverb.FEEDBACK_A * freeverb.FEEDBACK_B)
   )
   damp = 0.3 * damp + 0.2
   delays_8 = tf.cast(
-    (0.9 * room + 0.1) * rate * tf.constant(_COMBS, tf.float32) + 0.5, tf.int64
+    (0.9 * room + 0.1) * rate * tf.constant(freeverb.COMBS, tf.float32) + 0.5,
+    tf.int64,
   )
 
   def power(quarters_M):
@@ -396,64 +389,46 @@ def reverb(x_T, room_size, reverberance, damping, sample_rate):
   # outer product of few exponentials.
   low_8xR = power(4 * np.arange(rows) + 1)
   high_8xC = power(4 * rows * np.arange(columns))
-  growth_8 = tf.exp(tf.cast(delays_8, tf.float32) * log_radius)
+  growth_8 = tf.exp(tf.cast(delays_8, tf.float32) * on.log_radius)
   low_8xR *= tf.cast(growth_8, tf.complex64)[:, None]
 
-  k_RxC = np.arange(rows)[:, None] + rows * np.arange(columns)
-  z_RxC = np.exp(log_radius + 1j * np.pi * (2 * k_RxC + 0.5) / half)
   damped = tf.cast(1 - damp, tf.complex64) / (
-    1 - tf.cast(damp, tf.complex64) * (1 / z_RxC).astype(np.complex64)
+    1 - tf.cast(damp, tf.complex64) * on.inverse_RxC
   )
   loop = tf.cast(feedback, tf.complex64) * damped
   # The sum of the combs' 1 / (z^D - loop), pairs as one fraction. The second
   # half is negated and subtracted: graph rewriting turns sums of three and more
   # into add_n, which adds in another order than eager code.
-  z_D = [low_8xR[i, :, None] * high_8xC[i] for i in range(len(_COMBS))]
+  z_D = [low_8xR[i, :, None] * high_8xC[i] for i in range(len(freeverb.COMBS))]
   terms = [z - loop for z in z_D[:4]] + [loop - z for z in z_D[4:]]
   pairs = [(a + b) / (a * b) for a, b in zip(terms[::2], terms[1::2])]
   wet = (pairs[0] + pairs[1]) - (pairs[2] + pairs[3])
-  fixed = np.full(z_RxC.shape, _WET, np.complex128)
-  for samples in _ALLPASSES:
-    echo = z_RxC ** -int(rate * samples + 0.5)
-    fixed *= (1.5 * echo - 1) / (1 - 0.5 * echo)
-  wet *= fixed.astype(np.complex64)
+  wet *= on.fixed_RxC
 
-  n_M = np.arange(half)
-  into_M = np.exp(-(log_radius + 0.5j * np.pi / half) * n_M)
-  second = math.exp(-log_radius * half)  # r^-M
   x_2M = tf.pad(x_T, [[0, 2 * half - length]])
-  z_M = tf.complex(x_2M[:half], x_2M[half:] * -second)
-  z_M *= into_M.astype(np.complex64)
-  y_RxC = _inverse_fft(_fft(tf.reshape(z_M, [rows, columns])) * wet)
-  y_M = tf.reshape(y_RxC, [-1]) * (1 / into_M).astype(np.complex64)
-  y = tf.concat([tf.math.real(y_M), tf.math.imag(y_M) * (-1 / second)], 0)
+  z_M = tf.complex(x_2M[:half], x_2M[half:] * -on.second)
+  z_M *= on.into_M.astype(np.complex64)
+  twiddles = on.twiddles_CxR
+  z_RxC = _fft(tf.reshape(z_M, [rows, columns]), twiddles)
+  y_M = tf.reshape(_inverse_fft(z_RxC * wet, twiddles), [-1])
+  y_M *= (1 / on.into_M).astype(np.complex64)
+  y = tf.concat([tf.math.real(y_M), tf.math.imag(y_M) * (-1 / on.second)], 0)
   return x_T + y[:length]
 
 
-def _rows_and_columns(length):
-  """Sizes whose product is at least half of `length`, both good for an FFT."""
-  rows = 1 << max(4, round(math.log2(length / 2) / 2))
-  return rows, 16 * -(-length // (2 * rows * 16))
-
-
-def _twiddles(rows, columns):
-  turns_CxR = np.outer(np.arange(columns), np.arange(rows)) / (rows * columns)
-  return np.exp(-2j * np.pi * turns_CxR).astype(np.complex64)
-
-
-def _fft(z_RxC):
+def _fft(z_RxC, twiddles_CxR):
   """DFT of the flattened array; bin k = row + R * column of the result.
 
   Many short transforms, twice, in half the time of a long one.
   """
-  z_CxR = tf.signal.fft(tf.transpose(z_RxC)) * _twiddles(*z_RxC.shape)
+  z_CxR = tf.signal.fft(tf.transpose(z_RxC)) * twiddles_CxR
   return tf.signal.fft(tf.transpose(z_CxR))
 
 
-def _inverse_fft(z_RxC):
+def _inverse_fft(z_RxC, twiddles_CxR):
   """The inverse of `_fft`."""
   z_CxR = tf.transpose(tf.signal.ifft(z_RxC))
-  return tf.transpose(tf.signal.ifft(z_CxR * _twiddles(*z_RxC.shape).conj()))
+  return tf.transpose(tf.signal.ifft(z_CxR * twiddles_CxR.conj()))
 
 
 # --- the chain ---------------------------------------------------------------

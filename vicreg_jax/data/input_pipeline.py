@@ -37,6 +37,16 @@ class Share(NamedTuple):
 _WHOLE = Share()
 
 
+class Crops(NamedTuple):
+  """A batch that is augmented where it is trained on (`device_augment`).
+
+  `draws` is what `draw_for_device` gives of each view, arrays [B, V, ...].
+  """
+
+  pcm_BxVxT: np.ndarray  # int16
+  draws: dict[str, dict[str, np.ndarray]]
+
+
 class LabelledCrops(NamedTuple):
   """A batch of one crop of each clip, with the clip's labels."""
 
@@ -78,12 +88,13 @@ def num_train_clips(prepared: Prepared, config) -> int:
 
 def train_views(
   prepared: Prepared, config, *, start_step: int = 0, share: Share = _WHOLE
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray | Crops]:
   """Batches `views_BxVxT` (float32) of the training clips, without end.
 
-  Every epoch takes the clips in an order of its own and drops a short last
-  batch. Of each global batch comes the host's share. Starting at a step skips
-  clips before anything is read.
+  Or `Crops`, where `data.augment_on` is "device". Every epoch takes the clips
+  in an order of its own and drops a short last batch. Of each global batch
+  comes the host's share. Starting at a step skips clips before anything is
+  read.
 
   Raises ValueError, at once or while it is read, if a file of the data cannot
   be read, or not be copied from a bucket.
@@ -91,7 +102,7 @@ def train_views(
   queue = crops_of_train_views(
     prepared, config, start_step=start_step, share=share
   )
-  batches = _augmented(queue, config, config.batch_size // share.count)
+  batches = _batches(queue, config, config.batch_size // share.count)
   return queue.stream(batches)
 
 
@@ -105,7 +116,7 @@ def crops_of_train_views(
 
 
 class ValidViews:
-  """Iterates over `views_BxVxT` of a split, the same views every time.
+  """Iterates over batches as `train_views`, the same of a split every time.
 
   Each pass is to be read to its end. One iterator serves them all: to build the
   graph and to start it takes seconds, and a run evaluates often. The losses are
@@ -118,9 +129,9 @@ class ValidViews:
     order = _order(clips, config, VIEWS, tf.constant(-1, tf.int64))
     order = order.take(self._count * batch_size).repeat()
     queue = crops.Queue(clips, order, config.data.crop)
-    self._batches = queue.stream(_augmented(queue, config, batch_size))
+    self._batches = queue.stream(_batches(queue, config, batch_size))
 
-  def __iter__(self) -> Iterator[np.ndarray]:
+  def __iter__(self) -> Iterator[np.ndarray | Crops]:
     return itertools.islice(self._batches, self._count)
 
 
@@ -206,8 +217,16 @@ def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
   ).map(lambda clip: (begun, clip))
 
 
-def _augmented(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
-  """Whole batches `views_BxVxT` of what a queue holds.
+def draw_for_device(seed, chain) -> dict[str, dict[str, tf.Tensor]]:
+  """What `Crops` has of a view, by its seed [2] and `config.augment`."""
+  draws = augment.draw(seed, chain)
+  if "noise" in draws:
+    draws["noise"]["seed"] = tf.bitcast(seed, tf.uint32)[:, 0]
+  return draws
+
+
+def _batches(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
+  """Whole batches `views_BxVxT`, or `Crops`, of what a queue holds.
 
   A view at a time, so that there is one graph of the augmentations to build.
   """
@@ -217,10 +236,16 @@ def _augmented(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
     x_T = _to_float(pcm_T)
     return augment.augment(x_T, seed, chain, config.data.sample_rate)
 
+  def crop(pcm_T, seed):
+    return Crops(pcm_T, draw_for_device(seed, chain))
+
+  def by_clip(x):
+    return tf.reshape(x, [batch_size, VIEWS, *x.shape[1:]])
+
   # Batched at once: clip by clip, and then batch by batch, would copy twice.
-  shape = [batch_size, VIEWS, config.data.crop]
-  batches = queue.map(view).batch(batch_size * VIEWS, drop_remainder=True)
-  batches = batches.map(lambda x: tf.reshape(x, shape))
+  rows = queue.map(crop if config.data.augment_on == "device" else view)
+  batches = rows.batch(batch_size * VIEWS, drop_remainder=True)
+  batches = batches.map(lambda rows: tf.nest.map_structure(by_clip, rows))
   return batches.prefetch(_BATCHES_AHEAD).with_options(reading())
 
 

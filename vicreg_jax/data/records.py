@@ -21,7 +21,7 @@ import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ SAMPLE = 2  # bytes: 16-bit PCM
 # A record lies between its length, with a checksum, and its own checksum.
 _BEFORE, _AFTER = 12, 4
 _AT_ONCE = 8  # records that are read from a file, in the scan of it
+_AT_ONCE_BYTES = 1 << 28  # of records, in the scan of all files
 _COPIES = 16  # files at a time; one stream does not fill a network
 _CHUNK = 1 << 24
 
@@ -240,27 +241,34 @@ def _index(place: Files, split) -> Index:
 
 def _scan(place, split) -> Index:
   counts = list(place.counts.values())
+  sizes = [
+    os.path.getsize(path) // max(count, 1)
+    for path, count in zip(place.paths, counts, strict=True)
+  ]
+  threads = max(1, min(os.cpu_count(), _AT_ONCE_BYTES // max(1, *sizes)))
   with (
-    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    concurrent.futures.ThreadPoolExecutor(threads) as pool,
     _progress(sum(counts), f"index {split}", unit="clip") as progress,
   ):
     scan = functools.partial(_scan_file, progress=progress)
-    return Index.join(list(pool.map(scan, place.paths, counts)))
+    return Index.join(list(pool.map(scan, place.paths, counts, sizes)))
 
 
-def _scan_file(file: str, count: int, progress: tqdm) -> Index:
+def _scan_file(file: str, count: int, size: int, progress: tqdm) -> Index:
+  """The index of a file with so many records, of such a size on the mean."""
   # To parse records one by one in TensorFlow would take ten times as long.
-  batches = _records(file).batch(_AT_ONCE).as_numpy_iterator()
+  at_once = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // (8 * max(1, size))))
+  batches = _records(file).batch(at_once).as_numpy_iterator()
   ids, labels, starts, sizes, blocks, crcs = [], [], [], [], [0], []
   at = 0
   for record in itertools.chain.from_iterable(batches):
-    clip_id, samples, of_clip = _parse(file, record)
-    starts.append(at + _BEFORE + _find(record, samples))
+    clip_id, (start, end), of_clip = _parse(file, record)
+    starts.append(at + _BEFORE + start)
     at += _BEFORE + len(record) + _AFTER
     ids.append(clip_id)
     labels.append(of_clip)
-    sizes.append(len(samples))
-    crcs += _crcs(memoryview(samples))
+    sizes.append(end - start)
+    crcs += _crcs(memoryview(record)[start:end])
     blocks.append(len(crcs))
     progress.update()
   if len(ids) != count:
@@ -276,28 +284,53 @@ def _scan_file(file: str, count: int, progress: tqdm) -> Index:
 
 
 def _parse(file, record: bytes):
-  """(id, samples, labels) of a clip as TFDS writes it."""
+  """(id, where the samples begin and end, labels) of a clip as TFDS writes it.
+
+  The record is a `tf.train.Example`, of which protobuf would copy the samples
+  twice: gigabytes, of hours.
+  """
+  place_of = {}  # of each feature
   try:
-    feature = tf.train.Example.FromString(record).features.feature
-    (clip_id,), (samples,) = (
-      feature[key].bytes_list.value for key in ("id", "samples")
+    for features in _fields(record, 0, len(record)):
+      for entry in _fields(record, *features):
+        key, value = _fields(record, *entry)
+        place_of[record[slice(*key)]] = value
+    (values,) = _fields(record, *place_of[b"samples"])
+    (samples,) = _fields(record, *values)
+    clip_id, labels = (
+      tf.train.Feature.FromString(record[slice(*place_of[key])])
+      for key in (b"id", b"labels")
     )
-  except (message.DecodeError, ValueError) as e:
+    (clip_id,) = clip_id.bytes_list.value
+  except (
+    IndexError, KeyError, TypeError, ValueError, message.DecodeError
+  ) as e:  # fmt: skip
     raise OSError(f"{file} has a record that is no clip") from e
-  return (
-    clip_id,
-    samples,
-    np.array(feature["labels"].int64_list.value, np.uint8),
-  )
+  return clip_id, samples, np.array(labels.int64_list.value, np.uint8)
 
 
-def _find(record: bytes, samples: bytes) -> int:
-  """Where the samples begin; bytes.find would be slow on so long a text."""
-  head, at = samples[:64], -1
+def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
+  """Where the fields of a protobuf message begin and end, which have a length.
+
+  Raises ValueError or IndexError if it is no such message.
+  """
+  while at < end:
+    tag, at = _varint(record, at)
+    size, at = _varint(record, at)
+    if tag & 7 != 2 or at + size > end:
+      raise ValueError("no field with a length")
+    yield at, at + size
+    at += size
+
+
+def _varint(record: bytes, at: int) -> tuple[int, int]:
+  """A number of seven bits a byte, the lowest first, and where it ends."""
+  value = shift = 0
   while True:
-    at = record.index(head, at + 1)
-    if record.startswith(samples, at):
-      return at
+    value |= (record[at] & 0x7F) << shift
+    shift, at = shift + 7, at + 1
+    if record[at - 1] < 0x80:
+      return value, at
 
 
 def _copied(remote: Files) -> Files:

@@ -2,7 +2,8 @@
 
 Three questions to the ten nearest clips by cosine: have they its class, are
 they of its track, and is the clip among them when the query is an augmented
-crop of it? The share is of as many as there can be: 1 is the best.
+crop of it? The share is of as many as there can be: 1 is the best. Of ten crops
+and fewer all are among the ten nearest, so the last one is not asked.
 
 Numbers are standardised over the clips that are searched, for all encoders
 alike: MFCCs are of no use without.
@@ -64,8 +65,15 @@ def write(
     chosen=sample,
   )
   x_NxT = np.concatenate(list(crops))
-  changed = augmented(x_NxT, prepared.sample_rate, seed)
   results = {"clips": len(labels_NxK), "augmented clips": len(x_NxT)}
+  if len(x_NxT) > K:
+    changed = augmented(x_NxT, prepared.sample_rate, seed)
+    results["augmented, by chance"] = K / len(x_NxT)
+  else:
+    changed = {}
+    results["augmented"] = (
+      f"not asked: of {len(x_NxT)} crops all are among the {K} nearest"
+    )
   for name, y_NxD in vectors.items():
     if name in encoders:
       embed = _of_encoder(encoders[name], batch_size)

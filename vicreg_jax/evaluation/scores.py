@@ -96,8 +96,8 @@ def add_intervals(
   A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
   also "over_start", "over_untrained" and "over_mfcc", its differences to the
   same head of those: {metric: {"difference", "interval"}}, of the same draws.
-  "bootstrap" says of what. Of a single track there is nothing to draw, and
-  nothing is added.
+  "bootstrap" says of what, and how. Of fewer than `bootstrap.LEAST` tracks a
+  line in "notes" is all.
 
   Args:
     results: {name: what `Scores.results` holds}.
@@ -107,8 +107,14 @@ def add_intervals(
     single: each clip has one label.
   """
   tracks = len(set(track_N))
-  if tracks < 2:
+  if tracks < bootstrap.LEAST:
+    results.setdefault("notes", []).append(
+      f"no intervals: {tracks} test tracks, and they hold from"
+      f" {bootstrap.LEAST} on"
+    )
     return
+  rare = bootstrap.rarest(labels_NxK, track_N) < bootstrap.LEAST
+  effective = bootstrap.effective(track_N)
   weight_BxN = bootstrap.weights(track_N, seed)
   draws = {
     name: bootstrap.weighted(
@@ -118,19 +124,27 @@ def add_intervals(
   }
   for name, values in draws.items():
     results[name]["interval"] = {
-      k: bootstrap.interval(value_B) for k, value_B in values.items()
+      k: bootstrap.interval(
+        value_B, results[name][k], effective, biased=k == "pr_auc"
+      )
+      for k, value_B in values.items()
     }
+    if rare:
+      results[name]["interval"]["pr_auc"] = [math.nan, math.nan]
     for other in OTHERS:
       if f"{other}_{name}" in draws:
         than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
         results[name][f"over_{other}"] = {
           k: {
-            "difference": results[name][k] - than[k],
-            "interval": bootstrap.interval(value_B - drawn[k]),
+            "difference": (difference := results[name][k] - than[k]),
+            "interval": bootstrap.interval(
+              value_B - drawn[k], difference, effective
+            ),
           }
           for k, value_B in values.items()
         }
   results["bootstrap"] = {
+    "method": bootstrap.METHOD,
     "draws": len(weight_BxN),
     "tracks": tracks,
     "clips": len(track_N),
@@ -141,6 +155,17 @@ def majority(train_labels_NxK, test_labels_MxK) -> dict:
   """Scores of always answering train's most frequent class."""
   accuracy = metrics.majority_accuracy(train_labels_NxK, test_labels_MxK)
   return {"accuracy": accuracy}
+
+
+def left_out(prepared) -> dict:
+  """How many clips of the data set are not in it, for the results; or {}."""
+  if not prepared.skipped:
+    return {}
+  out = sum(prepared.skipped.values())
+  reason, count = max(prepared.skipped.items(), key=lambda row: row[1])
+  of = out + sum(prepared.num_clips.values())
+  found = {"clips": out, "of": of, "reason": reason, "of_this_reason": count}
+  return {"left_out": found}
 
 
 def labelled(chosen, labels_NxK) -> dict:
@@ -212,6 +237,7 @@ def table(results: dict) -> str:
 
   A row for each predictor, with intervals where there are any; below it what
   training the encoder has bought; below that the same over random splits.
+  Above all of these, how many clips of the data set are left out, if any are.
   """
   rows = [name for name in results if "roc_auc" in _dict(results[name])]
   columns = {
@@ -240,9 +266,16 @@ def table(results: dict) -> str:
       second = "accuracy" if "accuracy" in columns else "pr_auc"
       compared = {k: columns[k] for k in ("roc_auc", second)}
       parts.append(_grid(pairs, pairs, compared, _difference, 38))
+  if "left_out" in results:
+    out = results["left_out"]
+    parts.insert(
+      0,
+      f"{out['clips']:,} of {out['of']:,} clips of the data set are left out,"
+      f" {out['of_this_reason']:,} as {out['reason']}",
+    )
   if "splits" in results:
     parts.append(_splits_table(results["splits"], columns))
-    parts += [f"({note})" for note in results.get("notes", [])]
+  parts += [f"({note})" for note in results.get("notes", [])]
   if "majority" in results:
     accuracy = results["majority"]["accuracy"]
     parts.append(f"accuracy of the most frequent class: {accuracy:.2f}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, mesh
-from vicreg_jax.data import datasets, input_pipeline
+from vicreg_jax.data import datasets, device_augment, input_pipeline
 from vicreg_jax.evaluation import (
   bootstrap,
   classifiers,
@@ -69,7 +69,11 @@ def run(config, workdir: str) -> steps.TrainState:
     config, input_pipeline.num_train_clips(prepared, config)
   )
   tx = steps.make_optimizer(config, durations)
-  evaluation = _Evaluation(config, prepared, durations, devices, workdir)
+  views_of = device_augment.views_of(config, devices)
+  evaluation = _Evaluation(
+    config, prepared, durations, devices, workdir, views_of
+  )
+  step = steps.jit_train_step(config, tx, devices)
 
   def batches(start):
     return input_pipeline.train_views(
@@ -85,7 +89,7 @@ def run(config, workdir: str) -> steps.TrainState:
     durations=durations,
     schedule=steps.make_schedule(config, durations),
     init=lambda: steps.init_state(config, tx),
-    train_step=steps.jit_train_step(config, tx, devices),
+    train_step=lambda state, batch: step(state, views_of(batch)),
     batches=batches,
     evaluate=evaluation if evaluation.batch_size else None,
     best_by=config.checkpoint.best_by,
@@ -101,11 +105,12 @@ class _Evaluation:
   The views of the clips are the same every time.
   """
 
-  def __init__(self, config, prepared, durations, devices, workdir):
+  def __init__(self, config, prepared, durations, devices, workdir, views_of):
     self._config = config
     self._durations = durations
     self._devices = devices
     self._workdir = workdir
+    self._views_of = views_of
     self._eval_step = steps.jit_eval_step(config, devices)
     self._represent = steps.jit_represent(config, devices)
     self.batch_size, self.note = 0, ""
@@ -137,8 +142,10 @@ class _Evaluation:
     evaluate = self._durations.eval_due(step)
     diagnose = self._durations.diagnose_due(step)
     losses, outputs, wanted = [], [], self._config.diagnostics.clips
-    for views in self._views:
-      batch = mesh.share_batch(self._devices, views)
+    for rows in self._views:
+      batch = self._views_of(
+        jax.tree.map(lambda x: mesh.share_batch(self._devices, x), rows)
+      )
       if evaluate:
         losses.append(self._eval_step(state, batch))
       if diagnose and len(outputs) * self.batch_size < wanted:

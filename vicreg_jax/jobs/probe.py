@@ -276,6 +276,7 @@ def _results(task, found, vectors) -> dict:
   """All scores, with their intervals, and over random splits if asked for."""
   p, seed = task.config.probe, task.config.seed
   results = {name: scored.results for name, scored in found.items()}
+  results |= scores.left_out(task.prepared)
   scores.add_intervals(
     results,
     found,
@@ -292,7 +293,7 @@ def _results(task, found, vectors) -> dict:
       single=task.single,
     )
     if task.many.notes:
-      results["notes"] = task.many.notes
+      results["notes"] = results.get("notes", []) + task.many.notes
   if task.single:
     labels = task.labels
     results["majority"] = scores.majority(labels["train"], labels["test"])

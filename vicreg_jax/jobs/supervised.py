@@ -169,7 +169,7 @@ def _score(
     single=single,
     best_epoch=math.ceil(int(state.step) / per_epoch),
   )
-  results = {NAME: found.results}
+  results = {NAME: found.results} | scores.left_out(prepared)
   if single:
     results["majority"] = scores.majority(
       labels["train"][chosen], labels["test"]

@@ -123,8 +123,9 @@ def of_tables(directory: str, tables: Tables, by: str, scale: str) -> Index:
     scale: of `neighbours.SCALES`.
 
   Raises:
-    ValueError: LanceDB is not installed, the directory is none of indexes, the
-      index cannot be read or written, or the tables cannot be read.
+    ValueError: LanceDB is not installed, the directory is none of indexes,
+      another command builds one there, the index cannot be read or written, or
+      the tables cannot be read.
   """
   try:
     import lancedb
@@ -133,33 +134,58 @@ def of_tables(directory: str, tables: Tables, by: str, scale: str) -> Index:
       f"--index={directory}: LanceDB is not installed: pip install"
       " 'vicreg_jax[index]', or leave --index out for the exact search"
     ) from e
-  directory, name = str(files.absolute(directory)), f"{by}-{scale}"
-  records = _records(directory)
-  fits = {"tables": tables.state(), "encoder": tables.about.get("encoder")}
-  record = records.pop(name, None)
-  if record and record.get("of") == fits and _is_joined(record, tables):
-    with _explained(directory):
-      stored = np.load(io.BytesIO(files.read(f"{directory}/{name}.npz")))
-      scaling = Scaling(stored["mean_D"], stored["matrix"])
-      table = lancedb.connect(directory).open_table(name)
-    return Index(directory, table, scaling)
-  why = "the tables have changed" if record else "there is none of them"
+  directory = str(files.absolute(directory))
+  if index := _kept(lancedb, directory, tables, by, scale):
+    return index
+  with (
+    files.explained(directory, "--index"),
+    files.lock(directory, "--index", directory=True),
+  ):
+    # Another command may have built it before the lock was ours.
+    index = _kept(lancedb, directory, tables, by, scale)
+    return index or _build(lancedb, directory, tables, by, scale)
+
+
+def _kept(lancedb, directory, tables, by, scale) -> Index | None:
+  """The index that was built before, if it fits."""
+  name = f"{by}-{scale}"
+  record = _records(directory).get(name)
+  if not record or record.get("of") != _of(tables):
+    return None
+  if not _is_joined(record, tables):
+    return None
+  with _explained(directory):
+    stored = np.load(io.BytesIO(files.read(f"{directory}/{name}.npz")))
+    scaling = Scaling(stored["mean_D"], stored["matrix"])
+    table = lancedb.connect(directory).open_table(name)
+  return Index(directory, table, scaling)
+
+
+def _build(lancedb, directory, tables, by, scale) -> Index:
+  """A new index, with its record; says so."""
+  records, name = _records(directory), f"{by}-{scale}"
+  before = records.pop(name, None)
+  why = "the tables have changed" if before else "there is none of them"
   print(f"{directory}: building an index of {by}: {why}", file=sys.stderr)
-  with files.explained(directory, "--index"):
-    # What has no record is not complete, and the directory is known for ours.
-    _keep(directory, records)
-    index = _built(lancedb, directory, name, tables, by, scale)
-    pieces = tables.tracks() if by == "tracks" else tables.segments()
-    recall = index.recall(pieces)
-    record = {"of": fits, "rows": index.count, "recall_at_10": recall}
-    record["joined_in"] = os.getcwd() if tables.are_joined() else ""
-    _keep(directory, records | {name: record})
+  # What has no record is not complete, and the directory is known for ours.
+  _keep(directory, records)
+  index = _built(lancedb, directory, name, tables, by, scale)
+  pieces = tables.tracks() if by == "tracks" else tables.segments()
+  recall = index.recall(pieces)
+  record = {"of": _of(tables), "rows": index.count, "recall_at_10": recall}
+  record["joined_in"] = os.getcwd() if tables.are_joined() else ""
+  _keep(directory, records | {name: record})
   print(
     f"{directory}: {index.count:,} {by}; it finds {recall:.1%} of the 10"
     " nearest",
     file=sys.stderr,
   )
   return index
+
+
+def _of(tables) -> dict:
+  """Of which tables an index is: of others it is another."""
+  return {"tables": tables.state(), "encoder": tables.about.get("encoder")}
 
 
 def _is_joined(record, tables) -> bool:

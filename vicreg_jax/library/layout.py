@@ -140,6 +140,7 @@ def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
     projection = "pca"
   if unit_NxD.shape[1] == 1:  # a plane has two directions
     unit_NxD = np.pad(unit_NxD, ((0, 0), (0, 1)))
+  xy_Nx2 = np.full((count, 2), np.nan)
   if projection == "umap":
     xy_Nx2 = _umap(unit_NxD, near)
   elif projection == "tsne":
@@ -152,7 +153,8 @@ def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
     # Threads wait for one another longer than few points take.
     with threadpoolctl.threadpool_limits(1 if count < 1_000 else None):
       xy_Nx2 = layout.fit_transform(unit_NxD)
-  else:
+  if not np.isfinite(xy_Nx2).all():  # UMAP may fail where many are equal
+    projection = "pca"
     _, directions_DxD = np.linalg.eigh(np.cov(unit_NxD, rowvar=False))
     xy_Nx2 = unit_NxD @ directions_DxD[:, -2:]
   return _turned(xy_Nx2), projection
@@ -195,8 +197,10 @@ def _umap(unit_NxD, near):
     n_jobs=1,
     precomputed_knn=(number_NxK, distance_NxK.astype(np.float32), None),
   )
-  with warnings.catch_warnings():  # that it could not place other points
+  # That it could not place other points, or that all are in one place.
+  with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
+    warnings.simplefilter("ignore", RuntimeWarning)
     return layout.fit_transform(unit_NxD)
 
 

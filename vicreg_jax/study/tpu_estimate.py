@@ -6,6 +6,7 @@ step takes. That is an estimate and no measurement: see `vicreg_jax/aot.py`.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
+from vicreg_jax.data import device_augment
 from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.use import encoder as encoders
@@ -31,6 +33,8 @@ SETTINGS = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 GIB = 2**30
+# Of the host's side: threads of a v3-8's host, and CPU time of one of ours.
+HOST_THREADS_A_DEVICE, HOST_MS_A_VIEW = 12, 2.7
 NO_ESTIMATE = "the compiler has none for this chip"
 
 
@@ -114,6 +118,32 @@ def train_program(config, clips: int, devices: Mesh):
   return steps.jit_train_step(config, tx, devices).lower(state, views)
 
 
+def augment_program(config, devices: Mesh):
+  """The lowered augmentation of a batch, ahead of the train step."""
+  import tensorflow as tf
+
+  from vicreg_jax.data import input_pipeline
+
+  draw = functools.partial(
+    input_pipeline.draw_for_device, chain=config.augment.to_dict()
+  )
+  specs = tf.function(draw).get_concrete_function(tf.TensorSpec([2], tf.int64))
+
+  def batched(type_, shape):
+    return jax.ShapeDtypeStruct(
+      (config.batch_size, VIEWS, *shape),
+      type_,
+      sharding=mesh.batch_sharding(devices),
+    )
+
+  draws = jax.tree.map(
+    lambda spec: batched(spec.dtype.as_numpy_dtype, spec.shape),
+    specs.structured_outputs,
+  )
+  pcm_BxVxT = batched(jnp.int16, [config.data.crop])
+  return device_augment.jit_augment(config, devices).lower((pcm_BxVxT, draws))
+
+
 def embed_program(config, devices: Mesh):
   """The lowered step of embedding, on the crops that probing takes."""
   batch = config.probe.encode_batch_size
@@ -146,15 +176,8 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
       raise
     used = float(found[1]) * (GIB if found[2] == "G" else 2**20)
     return about | {"fits": False, "peak_bytes": int(used)}
-  cost, memory = program.cost_analysis(), program.memory_analysis()
+  cost, peak = program.cost_analysis(), peak_bytes(program)
   seconds = cost["optimal_seconds"]
-  peak = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
   text = program.as_text()
   cycles = re.findall(r'"estimated_cycles":"(\d+)"', text)
   about |= {
@@ -172,6 +195,18 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
     "clips_per_second": batch / seconds,
     "share_of_peak": cost["flops"] / seconds / (chip.peak_tflops * 1e12),
   }
+
+
+def peak_bytes(program) -> int:
+  """Memory of a device that a compiled program takes, with what it is given."""
+  memory = program.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
@@ -208,7 +243,47 @@ def estimate(config, topology: str, clips: int) -> dict:
   result |= report(lowered, devices, config.batch_size)
   if "optimal_seconds" in result:
     result["hours"] = result["optimal_seconds"] * durations.total / 3600
+  if config.data.augment_on == "device":
+    found = estimate_augmentation(config, devices, result)
+    result["augmentation"] = found
+    if "device_seconds" in found:
+      result["hours"] = found["device_seconds"] * durations.total / 3600
   return result
+
+
+def estimate_augmentation(config, devices: Mesh, step: dict) -> dict:
+  """What augmentation adds to a step that was reported on.
+
+  Gives seconds from step to step with the augmentation on either side, where
+  the host's is done beside the step. The memory is that of both programs. If it
+  does not fit, or the compiler has no estimate for the chip, that is all.
+  """
+  whole = report(augment_program(config, devices), devices, config.batch_size)
+  # The compiler counts a loop's body once. Without the loops it tells the rest.
+  peak = whole["peak_bytes"] + step["peak_bytes"]
+  found = {"peak_bytes": peak, "fits": peak <= step["hbm_bytes"]}
+  if not {"optimal_seconds"} <= whole.keys() & step.keys():
+    return found
+  # The compiler counts a loop's body once. With half of the takers in each of
+  # its goes, half of that is missing.
+  fewer = config.copy_and_resolve_references()
+  for op in device_augment.LOOPS:
+    fewer.augment[op].p /= 2
+  half = report(augment_program(fewer, devices), devices, config.batch_size)
+  once = 2 * (whole["optimal_seconds"] - half["optimal_seconds"])
+  seconds = whole["optimal_seconds"] + (device_augment.GOES - 1) * once
+  host = config.batch_size * VIEWS * HOST_MS_A_VIEW / 1e3
+  host /= HOST_THREADS_A_DEVICE * devices.size
+  sides = {
+    "device": step["optimal_seconds"] + seconds,
+    "host": max(step["optimal_seconds"], host),
+  }
+  return found | {
+    "optimal_seconds": seconds,
+    "host_seconds": host,
+    "device_seconds": sides["device"],
+    "faster": min(sides, key=sides.get),
+  }
 
 
 def estimate_embedding(config, topology: str) -> dict:
@@ -248,11 +323,34 @@ def table(result: dict) -> str:
       (kind, f"{c['count']} of together {c['bytes'] / 1e6:.1f} MB")
       for kind, c in result["collectives"].items()
     ]
+  if "augmentation" in result:
+    rows += _augmentation_rows(result["augmentation"], result)
   if "hours" in result:
     rows.append(
       (f"{result['steps']:,} steps", f"{result['hours']:.2f} hours on the TPU")
     )
   return "\n".join(f"  {name:<28}{value}" for name, value in rows)
+
+
+def _augmentation_rows(found, step):
+  threads = HOST_THREADS_A_DEVICE * step["devices"]
+  memory = (
+    "memory with augmentation",
+    f"{found['peak_bytes'] / GIB:.2f} GiB:"
+    f" {'fits' if found['fits'] else 'DOES NOT FIT'}",
+  )
+  if "optimal_seconds" not in found:
+    return [memory]
+  return [
+    memory,
+    ("augmentation a step", f"{found['optimal_seconds']:.4f} s, then the step"),
+    (
+      "on the host, beside the step",
+      f"{found['host_seconds']:.4f} s, if {threads} threads take"
+      f" {HOST_MS_A_VIEW} ms a view each",
+    ),
+    ("faster", f"augment_on={found['faster']}"),
+  ]
 
 
 def line(value, result: dict) -> str:

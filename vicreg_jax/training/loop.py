@@ -355,6 +355,9 @@ def _check_same(config, header, workdir):
   )
   before = {k: v for k, v in configs.ADDED.items() if k in now} | before
   free = HARMLESS
+  if config.checkpoint.get("best_by"):
+    # Losses of other clips are no measure of which step is the best.
+    free = tuple(key for key in free if key != "valid_data")
   if config.optim.schedule == "constant":
     free += LENGTH
   keys = [
