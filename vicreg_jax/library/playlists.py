@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vicreg_jax import files
 
-SUFFIXES = (".m3u", ".m3u8", ".pls")
+_SUFFIXES = (".m3u", ".m3u8", ".pls")
 _PLS_FILE = re.compile(r"file([0-9]{1,9})\s*=(.*)", re.IGNORECASE | re.DOTALL)
 # RFC 8089; what stands before the path is a host.
 _FILE_URL = re.compile(
@@ -24,6 +24,11 @@ class Entries(NamedTuple):
 
   paths: list[str]
   left_out: int  # that are on the network: http://...
+
+
+def is_called_one(path) -> bool:
+  """Whether a file has the suffix of a playlist."""
+  return os.path.splitext(path)[1].lower() in _SUFFIXES and os.path.isfile(path)
 
 
 def read(path) -> Entries:
@@ -63,7 +68,7 @@ def read(path) -> Entries:
   if not is_m3u and (head == "[playlist]" or suffix == ".pls"):
     found = filter(None, (_PLS_FILE.fullmatch(line.strip()) for line in lines))
     entries = [m[2] for m in sorted(found, key=lambda m: int(m[1]))]
-  elif is_m3u or suffix in SUFFIXES:
+  elif is_m3u or suffix in _SUFFIXES:
     entries = [line for line in lines if not line.lstrip().startswith("#")]
   else:
     return Entries(lines, 0)

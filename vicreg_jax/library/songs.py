@@ -98,7 +98,7 @@ def read(
 
 def _files(argument, tables) -> list[str]:
   """The files that something stands for that is no song of the tables."""
-  if _is_playlist(argument):
+  if playlists.is_called_one(argument):
     paths, elsewhere = playlists.read(argument)
     if elsewhere:
       print(f"left out: {elsewhere} on the network", file=sys.stderr)
@@ -113,13 +113,9 @@ def _files(argument, tables) -> list[str]:
   )
 
 
-def _is_playlist(path) -> bool:
-  return os.path.isfile(path) and path.lower().endswith(playlists.SUFFIXES)
-
-
 def is_one(path: str) -> bool:
   """Whether a file is one song, and no list of songs."""
-  return os.path.isfile(path) and not _is_playlist(path)
+  return os.path.isfile(path) and not playlists.is_called_one(path)
 
 
 def _embedded(path, tables, encoder) -> Rows:
