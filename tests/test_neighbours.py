@@ -15,8 +15,11 @@ from vicreg_jax.library.tables import Tables
 draw = np.random.default_rng(0).normal
 
 
-def write(path, y_NxD, paths=None, about=None, seconds=1.0):
-  """A table, as `embed` writes them, of rows a second long."""
+def write(path, y_NxD, paths=None, about=None, seconds=1.0, told=None):
+  """A table, as `embed` writes them, of rows a second long.
+
+  `told`: {column: values} besides.
+  """
   paths = [f"{i}.ogg" for i in range(len(y_NxD))] if paths is None else paths
   start_N = [seconds * paths[:i].count(p) for i, p in enumerate(paths)]
   flat = pa.array(np.asarray(y_NxD, np.float32).ravel())
@@ -28,6 +31,7 @@ def write(path, y_NxD, paths=None, about=None, seconds=1.0):
       "end": pa.array([s + seconds for s in start_N], pa.float64()),
       "embedding": embedding,
     }
+    | (told or {})
   )
   said = {"encoder": "e", "pooling": "none", "hop": 22_050} | (about or {})
   metadata = {b"vicreg_jax": json.dumps(said).encode()}
@@ -161,6 +165,20 @@ def test_a_track_is_one_whatever_its_spelling(torn, capsys, tmp_path, index):
   }
 
 
+@pytest.mark.parametrize("others", [0, 9])
+def test_several_tracks_are_read_at_once(torn, tmp_path, others):
+  """Few are looked for in another way than many."""
+  tables, y_NxD, track_N = torn
+  names = ["x/2.ogg", f"{tmp_path}/x/4.ogg", "./y/..//x/0.ogg"]
+  found = Tables(tables).of_each([*names, *(f"no/{i}" for i in range(others))])
+  assert list(found) == names
+  for track, rows in zip((2, 4, 0), found.values()):
+    want = y_NxD[track_N == track].astype(np.float32)
+    assert sorted(rows.y_NxD.tolist()) == sorted(want.tolist())
+    assert set(rows.paths) == {f"x/{track}.ogg"}
+  assert Tables(tables).of_each([]) == {}
+
+
 def test_a_passage_of_two_tables_is_one(torn, capsys, tmp_path):
   (table, _), *_ = torn
   copy = tmp_path / "copy"
@@ -267,8 +285,7 @@ BAD = {
   "of 4 numbers": lambda p: [write(p / "b", np.eye(4))],
   "no column path": lambda p: [_lacks_path(p / "b") or p / "b"],
   "list of one fixed size": lambda p: [_lists(p / "b")],
-  "cannot be read": lambda p: [p / "nowhere"],
-  "is a directory": lambda p: [p],
+  "cannot be read": lambda p: [p / "nowhere.parquet"],
   "nothing in them": lambda p: [_nulls(p / "b")],
   "UTF8": lambda p: [_no_text(p / "b")],
   "not finite": lambda p: [write(p / "b", [[1, 2, np.nan]], ["n"])],
@@ -304,6 +321,10 @@ def test_bad_tables_are_one_line(tmp_path, fault):
   good = write(tmp_path / "a", np.eye(3))
   error = call("similar", good, *BAD[fault](tmp_path), "0.ogg")
   assert error.startswith("error: ") and fault in error and "\n" not in error
+
+
+def test_a_directory_is_no_table(tmp_path):
+  assert "is a directory" in call("similar", tmp_path, "0.ogg")
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -354,7 +375,8 @@ def test_equal_vectors_have_an_answer(tmp_path, capsys, scale, value):
     capsys, write(tmp_path / "a", y_NxD), "0.ogg", f"--scale={scale}"
   )
   expected = 1.0 if value and scale == "none" else 0.0
-  assert [hit["similarity"] for hit in hits] == pytest.approx([expected] * 10)
+  # The others are copies of the first.
+  assert [hit["similarity"] for hit in hits] == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(

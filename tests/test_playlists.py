@@ -8,6 +8,7 @@ import pytest
 
 from vicreg_jax.library import playlists
 
+HEAD = b"#EXTM3U\n# generator: vicreg_jax\n"
 ODD = [
   "a.mp3",
   "b c/d e.mp3",
@@ -151,7 +152,7 @@ def test_a_folder_by_a_link(folder):
   assert paths == [f"{folder}/far/m/a.mp3", "m/b.mp3", "link/c.mp3"]
   entries = map(playlists.Entry, ["far/m/a.mp3", "m/b.mp3", "link/c.mp3"])
   content = playlists.m3u8("link/a.m3u", entries).content
-  assert content == b"#EXTM3U\n../m/a.mp3\n../../m/b.mp3\nc.mp3\n"
+  assert content == HEAD + b"../m/a.mp3\n../../m/b.mp3\nc.mp3\n"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_what_is_written(folder):
     playlists.Entry("h\ri.mp3"),
   ]
   there = [
-    "#EXTM3U",
+    *HEAD.decode().splitlines(),
     "#EXTINF:13,The Artist - A title", f"{folder}/pl/a.mp3",
     "#EXTINF:-1,Title", "/m/b.mp3",
     "#EXTINF:-1,Artist", f"{folder}/c.mp3",
@@ -208,4 +209,4 @@ def test_what_is_written(folder):
   made = playlists.m3u8(folder / "pl" / "a.m3u8", entries)
   there = [os.path.relpath(x, "pl") if x[0] == "/" else x for x in there]
   assert made.content.decode().splitlines() == there
-  assert playlists.m3u8("a.m3u8", []) == (b"#EXTM3U\n", [])
+  assert playlists.m3u8("a.m3u8", []) == (HEAD, [])

@@ -253,7 +253,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
 
 
 @pytest.mark.parametrize(
-  "verb", ["", "embed", "tag", "similar", "map", "export", "import"]
+  "verb", ["", "embed", "tag", "similar", "playlist", "map", "export", "import"]
 )
 def test_help_is_no_error(verb, capsys):
   assert call(*filter(None, [verb, "--help"])) == 0

@@ -2,6 +2,7 @@
 
     python -m vicreg_jax embed MODEL music/ --output=music.parquet
     python -m vicreg_jax similar music.parquet song.mp3
+    python -m vicreg_jax playlist music.parquet a.mp3 b.mp3 --m3u=way.m3u8
     python -m vicreg_jax map music.parquet --output=map.html
     python -m vicreg_jax tag MODEL song.mp3
     python -m vicreg_jax export MODEL --format=onnx --output=DIR --license=MIT

@@ -79,10 +79,10 @@ ROOMS = {
   ),
   "library": Room(
     "a collection of audio files",
-    "its table of vectors; neighbours, index, map",
+    "its table of vectors; neighbours, playlists, index, map",
     "embedding",
     "playlists audio_paths store following describe embedding tables made_by"
-    " neighbours route index layout page serve",
+    " neighbours route index songs layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",
@@ -101,7 +101,7 @@ ROOMS = {
     "files and flags",
     "what `python -m vicreg_jax VERB` runs: one a file, by its name",
     "options",
-    "__init__ options embed tag similar map export import_weights",
+    "__init__ options embed tag playlist similar map export import_weights",
   ),
   "study": Room(
     "a suite of configs/suites/",

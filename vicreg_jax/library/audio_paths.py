@@ -97,6 +97,18 @@ def share(paths: Iterable[str], index: int, count: int) -> list[str]:
   return [p for p in paths if zlib.crc32(os.fsencode(p)) % count == index]
 
 
+def on_disk(path: str) -> str:
+  """The file of a table's path, in which \\xNN is a byte that is no UTF-8."""
+  if "\\x" not in path or os.path.exists(path):
+    return path
+  meant = re.sub(
+    rb"\\x([0-9a-f]{2})",
+    lambda match: bytes.fromhex(match[1].decode()),
+    os.fsencode(path),
+  )
+  return os.fsdecode(meant) if os.path.exists(meant) else path
+
+
 def utf8(path) -> str:
   """A path as UTF-8, which a name need not be."""
   return os.fsencode(path).decode(errors="backslashreplace")

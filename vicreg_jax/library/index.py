@@ -37,23 +37,23 @@ class Index:
 
   def __init__(self, directory: str, table, scaling: Scaling):
     """A table of LanceDB, its vectors as `scaling` makes them."""
-    self._directory, self._table, self._scaling = directory, table, scaling
+    self._directory, self._table, self.scaling = directory, table, scaling
     with _explained(directory):
       self.count = table.count_rows()
 
   def search(
-    self, y_QxD: np.ndarray, leave_out: Callable[[str], bool], count: int
+    self, scaled_QxD: np.ndarray, leave_out: Callable[[str], bool], count: int
   ) -> list[Hit]:
     """As `neighbours.search`, but that some rows may be missed."""
     hits = {}
-    for query, unit_D in enumerate(np.asarray(self._scaling.unit(y_QxD))):
-      for row, *told, cosine in self._nearest(unit_D, leave_out, count):
+    for query, unit_D in enumerate(np.asarray(neighbours.unit(scaled_QxD))):
+      for row, *told, own_D, cosine in self._nearest(unit_D, leave_out, count):
         if row not in hits or hits[row].similarity < cosine:
-          hits[row] = Hit(*told, cosine, query)
+          hits[row] = Hit(*told, cosine, query, own_D)
     return sorted(hits.values(), key=lambda hit: -hit.similarity)[:count]
 
   def _nearest(self, unit_D, leave_out, count) -> list[tuple]:
-    """(number of a row, path, start, end, cosine), the nearest first."""
+    """(number of a row, path, start, end, vector, cosine), by cosine."""
     wanted = 4 * count
     while True:
       found = [
@@ -73,9 +73,9 @@ class Index:
       else:
         query = query.bypass_vector_index()
       found = query.select([*_COLUMNS, "_distance"]).to_arrow()
-    cosine_N = _vectors(found) @ unit_D
+    unit_NxD = _vectors(found)
     told = (found[name].to_pylist() for name in ("_rowid", *_COLUMNS[:3]))
-    return list(zip(*told, cosine_N.tolist()))
+    return list(zip(*told, unit_NxD, (unit_NxD @ unit_D).tolist()))
 
   def recall(self, pieces: Iterable[Rows]) -> float:
     """Of the nearest rows of other paths, the share that is found.
@@ -98,7 +98,7 @@ class Index:
         neighbours.nearest(
           unit_QxD,
           group_Q,
-          self._scaling.unit(rows.y_NxD),
+          self.scaling.unit(rows.y_NxD),
           np.array(group_N, np.int32),
           _TOP,
         ),

@@ -91,6 +91,25 @@ def scaling_of(tables: Tables, kind: str) -> Scaling:
   return fit(pieces, tables.size, kind)
 
 
+def unit(y_NxD: np.ndarray) -> jax.Array:
+  """Vectors of length 1, or 0 if they have none."""
+  return fit([], y_NxD.shape[1], "none").unit(y_NxD)
+
+
+def blend(like_NxD, unlike_NxD=()) -> np.ndarray:
+  """One vector [1, D] in the middle of some, and away from others.
+
+  The mean of the first less the mean of the others, of vectors that
+  `Scaling.unit` has made. Raises ValueError if nothing is left.
+  """
+  y_D = np.mean(like_NxD, axis=0)
+  if len(unlike_NxD):
+    y_D = y_D - np.mean(unlike_NxD, axis=0)
+    if np.abs(y_D).max() < 1e-6:
+      raise ValueError("--not: what is asked for is what is not to be found")
+  return y_D[None]
+
+
 def of_all(
   y_NxD: np.ndarray, group_N: np.ndarray, scaling: Scaling, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -167,10 +186,11 @@ class Hit(NamedTuple):
   end: float
   similarity: float  # the cosine
   query: int  # the vector that it is nearest to
+  unit_D: np.ndarray  # its own, as it was compared
 
 
 def search(
-  y_QxD: np.ndarray,
+  scaled_QxD: np.ndarray,
   pieces: Iterable[Rows],
   scaling: Scaling,
   leave_out: Callable[[str], bool],
@@ -179,14 +199,14 @@ def search(
   """The rows that are nearest to any of some vectors, the nearest first.
 
   Args:
-    y_QxD: the vectors.
+    scaled_QxD: the vectors, scaled; their lengths do not count.
     pieces: of what is searched.
-    scaling: of all these vectors.
+    scaling: of the pieces.
     leave_out: whether rows of a path do not count.
     count: at most so many rows.
   """
-  unit_QxD, query_Q = scaling.unit(y_QxD), np.zeros(len(y_QxD), np.int32)
-  best, told, before = nothing(len(y_QxD), count), {}, 0
+  unit_QxD, query_Q = unit(scaled_QxD), np.zeros(len(scaled_QxD), np.int32)
+  best, told, before = nothing(len(scaled_QxD), count), {}, 0
   for rows in pieces:
     unit_NxD = scaling.unit(rows.y_NxD)
     group_N = np.array([not leave_out(path) for path in rows.paths], np.int32)
@@ -198,7 +218,9 @@ def search(
     kept = set(best[1].ravel().tolist()) - {-1}
     for number in kept - told.keys():
       i = number - before
-      told[number] = rows.paths[i], float(rows.start_N[i]), float(rows.end_N[i])
+      times = float(rows.start_N[i]), float(rows.end_N[i])
+      # A copy: of a view, all rows would stay in memory.
+      told[number] = rows.paths[i], *times, np.asarray(unit_NxD)[i].copy()
     told = {number: told[number] for number in kept}
     before += len(rows.paths)
   hits = {}
@@ -207,5 +229,6 @@ def search(
       if number in told and not (
         number in hits and hits[number].similarity >= cosine
       ):
-        hits[number] = Hit(*told[number], cosine, query)
+        *row, unit_D = told[number]
+        hits[number] = Hit(*row, cosine, query, unit_D)
   return sorted(hits.values(), key=lambda hit: -hit.similarity)[:count]

@@ -10,7 +10,6 @@ import hashlib
 import importlib.resources
 import json
 import os
-import re
 import urllib.parse
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from vicreg_jax import plots
 from vicreg_jax.library import layout as points_lib
+from vicreg_jax.library.audio_paths import on_disk
 from vicreg_jax.library.layout import Points
 
 # On white and on black, after Okabe and Ito: apart to the colour-blind.
@@ -67,22 +67,11 @@ def audio_of(paths: list[str], root: str = "") -> Audio:
   common = points_lib.common_folder(paths)
   names = points_lib.below(common, paths)
   folder = os.path.join(root, common)
-  if root and not os.path.exists(_file(folder, names[0])):
+  if root and not os.path.exists(on_disk(os.path.join(folder, names[0]))):
     folder = root
-  return Audio(names, folder, [_file(folder, name) for name in names])
-
-
-def _file(folder, name) -> str:
-  """A path of the disk's, whose bytes a table has as \\xNN if no UTF-8."""
-  path = os.path.join(folder, name)
-  if "\\x" not in name or os.path.exists(path):
-    return path
-  meant = re.sub(
-    rb"\\x([0-9a-f]{2})",
-    lambda match: bytes.fromhex(match[1].decode()),
-    os.fsencode(path),
+  return Audio(
+    names, folder, [on_disk(os.path.join(folder, name)) for name in names]
   )
-  return os.fsdecode(meant) if os.path.exists(meant) else path
 
 
 def page(made: Points, audio: Audio, where: str, colouring: str) -> str:

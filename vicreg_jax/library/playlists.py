@@ -7,6 +7,8 @@ import urllib.parse
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from vicreg_jax import files
+
 _SUFFIXES = (".m3u", ".m3u8", ".pls")
 _PLS_FILE = re.compile(r"file([0-9]{1,9})\s*=(.*)", re.IGNORECASE | re.DOTALL)
 # RFC 8089; what stands before the path is a host.
@@ -64,8 +66,8 @@ def read(path) -> Entries:
   suffix = os.path.splitext(path)[1].lower()
   is_m3u = head.startswith("#extm3u")
   if not is_m3u and (head == "[playlist]" or suffix == ".pls"):
-    files = filter(None, (_PLS_FILE.fullmatch(line.strip()) for line in lines))
-    entries = [m[2] for m in sorted(files, key=lambda m: int(m[1]))]
+    found = filter(None, (_PLS_FILE.fullmatch(line.strip()) for line in lines))
+    entries = [m[2] for m in sorted(found, key=lambda m: int(m[1]))]
   elif is_m3u or suffix in _SUFFIXES:
     entries = [line for line in lines if not line.lstrip().startswith("#")]
   else:
@@ -129,7 +131,7 @@ def m3u8(path, entries: Iterable[Entry], *, relative: bool = True) -> Playlist:
   """
   # By their real folders, for a link has other folders above it.
   folder = os.path.realpath(os.path.dirname(os.fspath(path)))
-  lines, left_out = ["#EXTM3U"], []
+  lines, left_out = ["#EXTM3U", f"# {files.MARK}"], []
   for entry in entries:
     if re.search(r"[\r\n]", entry.path):
       left_out.append(entry.path)

@@ -4,8 +4,10 @@ A track is one file, whatever the spelling of its path and wherever its rows
 lie. It is called by the first spelling.
 """
 
+import collections
 import contextlib
 import functools
+import io
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -43,6 +45,16 @@ class Rows(NamedTuple):
     return Rows(paths, *(array[index] for array in arrays))
 
 
+class Tags(NamedTuple):
+  """What a table tells of a track besides; "" and None where it does not."""
+
+  artist: str = ""
+  album: str = ""
+  title: str = ""
+  duration: float | None = None  # seconds
+  tempo: float | None = None  # beats a minute
+
+
 class Tables:
   """One table of embeddings, in one Parquet file or several.
 
@@ -58,7 +70,7 @@ class Tables:
     first = {}
     for path in paths:
       first.setdefault(path if files.is_bucket(path) else same(path), path)
-    self.paths = list(first.values())
+    self.paths, self._told = list(first.values()), {}
     found = {path: self._look_at(path) for path in self.paths}
     first, *others = self.paths
     self.size, self.about, rows = found[first]
@@ -94,6 +106,7 @@ class Tables:
           " fixed size, as `embed` writes them"
         )
       about = _about(path, (schema.metadata or {}).get(KEY, b"{}"))
+      self._told[path] = [name for name in Tags._fields if name in schema.names]
       return kind.list_size, about, table.metadata.num_rows
 
   def state(self) -> list:
@@ -204,23 +217,93 @@ class Tables:
 
   def of(self, path: str) -> Rows | None:
     """The rows of a track, by any spelling of its path, or None."""
-    found, here, key = [], os.getcwd(), same(path)
+    return self.of_each([path]).get(path)
+
+  def of_each(self, paths: Collection[str]) -> dict[str, Rows]:
+    """{path: its rows} of some tracks, as `of`, in one reading."""
+    if not paths:
+      return {}
+    here = os.getcwd()
+    keys = {path: same(path, here) for path in paths}
+    wanted, found = set(keys.values()), collections.defaultdict(list)
     for name, group, names in self._groups:
-      # Only they can be its names: of others Python would take long.
-      names = names.filter(pc.ends_with(names, os.path.basename(key)))
-      own = {n for n in names.to_pylist() if same(n, here) == key}
+      own = {}
+      for n in _ending(names, {os.path.basename(key) for key in wanted}):
+        if (key := same(n, here)) in wanted:
+          own[n] = key
       if own:
-        with _reading(name) as table:
-          rows = table.read_row_group(group, columns=list(_COLUMNS))
-          has = pc.is_in(rows["path"].cast(pa.string()), pa.array(list(own)))
-          rows = rows.filter(has).combine_chunks()
-          found += [self._rows(name, batch) for batch in rows.to_batches()]
-    if not found:
-      return None
-    rows = joined(*found)
-    first = rows.paths[0]
-    rows = rows._replace(paths=[first] * len(rows.paths))
-    return _unseen(rows, {first}, set())
+        rows = self._picked(name, group, _COLUMNS, own)
+        for batch in rows.to_batches():
+          rows = self._rows(name, batch)
+          at = collections.defaultdict(list)
+          for i, n in enumerate(rows.paths):
+            at[own[n]].append(i)
+          for key, index in at.items():
+            found[key].append(rows.take(index))
+    for key, pieces in found.items():
+      rows = joined(*pieces)
+      first = rows.paths[0]
+      rows = rows._replace(paths=[first] * len(rows.paths))
+      found[key] = _unseen(rows, {first}, set())
+    return {path: found[key] for path, key in keys.items() if key in found}
+
+  def _picked(self, path, group, columns, names) -> pa.Table:
+    """The rows of a row group whose paths are some."""
+    with _reading(path) as table:
+      rows = table.read_row_group(group, columns=list(columns))
+      has = pc.is_in(rows["path"].cast(pa.string()), pa.array(list(names)))
+      return rows.filter(has).combine_chunks()
+
+  def have(self, column: str) -> bool:
+    """Whether a field of `Tags` is a column of any of the files."""
+    return any(column in told for told in self._told.values())
+
+  def tags(self, paths: Collection[str]) -> dict[str, Tags]:
+    """Of tracks by the paths that they are called by; of others nothing."""
+    wanted, found = pa.array(list(paths), pa.large_string()), {}
+    for path, group, names in self._groups:
+      told = self._told[path]
+      if not told or not pc.any(pc.is_in(names, wanted)).as_py():
+        continue
+      rows = self._picked(path, group, ["path", *told], wanted.to_pylist())
+      with _reading(path):  # whose error it would be
+        columns = [
+          rows[name].cast(
+            pa.float64() if name in ("duration", "tempo") else pa.string()
+          )
+          for name in told
+        ]
+      values = zip(*(column.to_pylist() for column in columns))
+      for name, row in zip(rows["path"].to_pylist(), values):
+        known = {k: v for k, v in zip(told, row) if v is not None and v == v}
+        found.setdefault(name, Tags(**known))
+    return found
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Tables and other files: tables are the first, and whatever is Parquet."""
+  first, *rest = arguments
+  tables = [path for path in rest if _is_parquet(path)]
+  return [first, *tables], [path for path in rest if path not in tables]
+
+
+def _is_parquet(path) -> bool:
+  """By its name, or by how it begins."""
+  if path.lower().endswith(".parquet") or files.is_bucket(path):
+    return True
+  try:
+    with open(path, "rb") if os.path.isfile(path) else io.BytesIO() as file:
+      return file.read(4) == b"PAR1"
+  except OSError:
+    return False
+
+
+def _ending(names: pa.Array, ends: Collection[str]) -> list[str]:
+  """Names that end so: of few ends Arrow is faster, of many Python."""
+  if len(ends) < 8:
+    masks = (pc.ends_with(names, end) for end in ends)
+    return names.filter(functools.reduce(pc.or_, masks)).to_pylist()
+  return [n for n in names.to_pylist() if os.path.basename(n) in ends]
 
 
 same = audio_paths.same

@@ -34,6 +34,16 @@ def _count(text):
   return int(text)
 
 
+def _percent(text):
+  try:
+    value = float(text.removesuffix("%"))
+  except ValueError:
+    value = -1.0
+  if not 0 <= value < 100:
+    raise argparse.ArgumentTypeError(f"{text!r}: give percent, from 0 to 99")
+  return value
+
+
 def parser(description: str) -> argparse.ArgumentParser:
   """Of all verbs."""
   top = argparse.ArgumentParser(
@@ -50,6 +60,7 @@ def parser(description: str) -> argparse.ArgumentParser:
   _embed(verbs)
   _tag(verbs)
   _similar(verbs)
+  _playlist(verbs)
   _map(verbs)
   _export(verbs)
   return top
@@ -119,11 +130,19 @@ def _tag(verbs):
 
 def _similar(verbs):
   similar = verbs.add_parser("similar", help="the nearest tracks of a table")
-  similar.add_argument("embeddings", nargs="+", help="tables of `embed`")
-  similar.add_argument("path", help="of a row, or of another audio file")
+  _songs(
+    similar,
+    "songs, of rows or of other audio files; a folder, @LIST or playlist is its"
+    " files. Of several songs the mean of their unit vectors is asked for",
+  )
   similar.add_argument(
-    "--model",
-    help="that the tables are of, to embed another file; else starter",
+    "--not",
+    dest="unlike",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="away from this song, whose unit vector is subtracted; of several,"
+    " their mean",
   )
   similar.add_argument("--top", type=_count, default=10, help="so many")
   similar.add_argument(
@@ -148,9 +167,61 @@ def _similar(verbs):
     help="asked instead of the tables, and built from them where there is none:"
     " for many questions, or millions of vectors",
   )
+  similar.add_argument(
+    "--per-artist", type=_count, metavar="N", help="at most N songs of each"
+  )
+  similar.add_argument(
+    "--per-album", type=_count, metavar="N", help="at most N songs of each"
+  )
+  similar.add_argument(
+    "--tempo",
+    type=_percent,
+    metavar="PERCENT",
+    help="at most so much faster or slower than one of the songs",
+  )
   _scale(similar)
   similar.add_argument("--json", action="store_true", help="for programs")
+  similar.add_argument("--m3u", metavar="FILE", help="a playlist to write, too")
+  _m3u(similar)
   similar.set_defaults(run="similar")
+
+
+def _playlist(verbs):
+  playlist = verbs.add_parser(
+    "playlist", help="a way from song to song, or a smooth order"
+  )
+  _songs(
+    playlist,
+    "two songs: a way from one to the other; else songs, folders, @LISTs or"
+    " playlists: all their files, each close to the one before",
+  )
+  playlist.add_argument(
+    "--m3u", metavar="FILE", required=True, help="the playlist to write"
+  )
+  playlist.add_argument(
+    "--length", type=_count, metavar="N", help="songs of a way; else 20"
+  )
+  _scale(playlist)
+  _m3u(playlist)
+  playlist.set_defaults(run="playlist")
+
+
+def _songs(verb, text):
+  verb.add_argument("embeddings", help="a table of `embed`, or more: *.parquet")
+  verb.add_argument("paths", nargs="+", metavar="path", help=text)
+  verb.add_argument(
+    "--model",
+    help="that the tables are of, to embed another file; else starter",
+  )
+
+
+def _m3u(verb):
+  verb.add_argument(
+    "--absolute",
+    action="store_true",
+    help="the playlist's paths; else relative to its folder",
+  )
+  _overwrite(verb, "also a playlist that this program has not written")
 
 
 def _map(verbs):

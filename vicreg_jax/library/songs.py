@@ -1,0 +1,430 @@
+"""Songs of tables that are like others, and playlists of songs.
+
+    tables = Tables(["music.parquet"])
+    found = songs.similar(tables, ["a.mp3", "b.mp3"], unlike=["c.mp3"])
+    paths = songs.way(tables, "a.mp3", "b.mp3", count=20)
+    songs.save("way.m3u8", tables, paths)
+
+A song is a track of the tables, or another file, which is embedded.
+"""
+
+import collections
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vicreg_jax import files, messages
+from vicreg_jax.data.audio import AudioError
+from vicreg_jax.data.tracks import tracks_of
+from vicreg_jax.library import audio_paths, neighbours, playlists, route
+from vicreg_jax.library import index as indexes
+from vicreg_jax.library.made_by import check_passages, encoder_of
+from vicreg_jax.library.neighbours import Hit
+from vicreg_jax.library.tables import Rows, Tables, Tags, joined, means, same
+
+# Of copies, in another format or with another rate: what is above is one song.
+_COPY, _COPY_SECONDS = 0.9999, 1.0
+
+
+class Found(NamedTuple):
+  """What is like some songs."""
+
+  hits: list[Hit]  # the most similar first
+  query: Rows  # what they are like; `Hit.query` is the number of a row
+  tags: dict[str, Tags]  # of the hits, by their paths
+  copies: int  # songs that are left out, as copies of hits
+
+
+class Limits(NamedTuple):
+  """What else decides about hits. None: nothing."""
+
+  per_artist: int | None = None  # at most so many songs; unknown ones all count
+  per_album: int | None = None  # so called in one folder
+  tempo: float | None = None  # percent faster or slower than a seed, at most
+
+
+_NONE = Limits()
+
+
+def read(
+  tables: Tables, arguments: Sequence[str], model: str | None = None
+) -> list[Rows]:
+  """The rows of each song that is named, under one path.
+
+  Args:
+    tables: whose rows are taken; what is not there is embedded.
+    arguments: paths of the tables, other files, folders, globs, @LISTs and
+      playlists.
+    model: that embeds; see `made_by.encoder_of`.
+
+  What folders and lists name and gives no audio is left out, and reported.
+
+  Raises:
+    ValueError: an argument is neither in the tables nor a file that gives
+      audio, or nothing is left.
+  """
+  known = tables.of_each(arguments)
+  names = {}
+  for argument in arguments:
+    named = [argument] if argument in known else _files(argument, tables)
+    names |= dict.fromkeys(named)
+  known |= tables.of_each([name for name in names if name not in known])
+  found, left_out, encoder = {}, collections.Counter(), None
+  for name in names:
+    rows = known.get(name)
+    if rows is None:
+      encoder = encoder or encoder_of(tables, model)
+      try:
+        rows = _embedded(name, tables, encoder)
+      except AudioError as e:
+        if name in arguments:
+          raise
+        left_out[e.reason] += 1
+        example = messages.line(name)
+        continue
+    found.setdefault(same(rows.paths[0]), rows)
+  for reason, count in left_out.items():
+    print(f"left out: {count} {reason}", file=sys.stderr)
+  if not found:
+    raise ValueError(
+      f"{', '.join(arguments)}: gives no audio ({example}: {reason}): name"
+      " other files"
+    )
+  return list(found.values())
+
+
+def _files(argument, tables) -> list[str]:
+  """The files that something stands for that is no song of the tables."""
+  if playlists.is_called_one(argument):
+    paths, elsewhere = playlists.read(argument)
+    if elsewhere:
+      print(f"left out: {elsewhere} on the network", file=sys.stderr)
+    if not paths:
+      raise ValueError(f"{argument}: names no files: give another playlist")
+    return paths
+  if os.path.exists(argument) or any(c in argument for c in "@*?["):
+    return audio_paths.expand([argument])
+  raise ValueError(
+    f"{argument}: neither a path in {', '.join(tables.paths)} nor a file;"
+    " paths are as they were given to `embed`"
+  )
+
+
+def is_one(path: str) -> bool:
+  """Whether a file is one song, and no list of songs."""
+  return os.path.isfile(path) and not playlists.is_called_one(path)
+
+
+def _embedded(path, tables, encoder) -> Rows:
+  hop = tables.about.get("hop")
+  y_SxD, starts_S, ends_S, _ = encoder.embed_segments(
+    path, hop_seconds=hop and hop / encoder.sample_rate
+  )
+  name = audio_paths.utf8(path)
+  return Rows([name] * len(y_SxD), starts_S, ends_S, y_SxD)
+
+
+def similar(
+  tables: Tables,
+  like: Sequence[str],
+  *,
+  unlike: Sequence[str] = (),
+  model: str | None = None,
+  by: str = "tracks",
+  at: float | None = None,
+  top: int = 10,
+  scale: str = "none",
+  index: str = "",
+  other_tracks: bool = False,
+  limits: Limits = _NONE,
+) -> Found:
+  """The songs, or passages, of tables that are most like some songs.
+
+  Args:
+    tables: what is searched.
+    like: see `read`. Of several songs the mean of their unit vectors is asked
+      for. None of them is found, but a copy of one is.
+    unlike: also; the mean of their unit vectors is subtracted.
+    model: of what is not in the tables.
+    by: "tracks"; or "segments": passages, like any passage of one song.
+    at: of passages: like the one at this second.
+    top: at most so many.
+    scale: of `neighbours.SCALES`, before vectors are unit vectors.
+    index: a directory of `index.of_tables`, to be asked instead.
+    other_tracks: leaves out pieces of the same track, as in a data set.
+    limits: on tracks; their copies are left out besides: equal vectors, or a
+      cosine above 0.9999 and durations that differ by a second at most.
+
+  Raises:
+    ValueError: a song cannot be read, or what is asked for cannot be.
+  """
+  _check(tables, by, at, limits)
+  passages = by == "segments"
+  seeds = read(tables, like, model)
+  others = read(tables, unlike, model) if unlike else []
+  if passages and (others or len(seeds) > 1):
+    raise ValueError(
+      "--by=segments is for one song, without --not: passages have no mean"
+    )
+  query = seeds[0] if passages else _tracks(seeds)
+  if at is not None:
+    query = _passage(query, at)
+  names = {rows.paths[0] for rows in (*seeds, *others)}
+  is_own = (_pieces(names, tables) if other_tracks else names).__contains__
+  scaling, search = _search(tables, by, scale, index)
+  unit_QxD = np.asarray(scaling.unit(query.y_NxD))
+  if passages:
+    hits = search(unit_QxD, is_own, top)
+    return Found(hits, query, tables.tags({hit.path for hit in hits}), 0)
+  far = scaling.unit(_tracks(others).y_NxD) if others else ()
+  blend_1xD = neighbours.blend(unit_QxD, far)
+  choice, wanted = _Choice(tables, limits, query.paths, top), top
+  while True:
+    hits = search(blend_1xD, is_own, wanted)
+    kept, tags, copies = choice.of(hits)
+    if len(kept) >= top or len(hits) < wanted:
+      return Found(kept, query, tags, copies)
+    wanted *= 4  # most of them were left out
+
+
+def _search(tables, by, scale, index) -> tuple[neighbours.Scaling, Callable]:
+  """The scaling, and what finds hits as `Index.search` does."""
+  if index:
+    made = indexes.of_tables(index, tables, by, scale)
+    return made.scaling, made.search
+  scaling = neighbours.scaling_of(tables, scale)
+
+  def search(scaled_QxD, leave_out, count):
+    pieces = tables.segments() if by == "segments" else tables.tracks()
+    return neighbours.search(scaled_QxD, pieces, scaling, leave_out, count)
+
+  return scaling, search
+
+
+def _tracks(songs: Iterable[Rows]) -> Rows:
+  """A row a song, the mean of its own."""
+  return joined(*(next(means([rows])) for rows in songs))
+
+
+def _passage(rows: Rows, second: float) -> Rows:
+  """The row whose middle is nearest to a second. Raises if it has none."""
+  if not rows.start_N.min() <= second <= rows.end_N.max():
+    raise ValueError(
+      f"--at={second:g}: {rows.paths[0]} is embedded from"
+      f" {rows.start_N.min():g} to {rows.end_N.max():g} seconds"
+    )
+  i = int(np.abs((rows.start_N + rows.end_N) / 2 - second).argmin())
+  return rows.take([i])
+
+
+def _pieces(names: set[str], tables: Tables) -> set[str]:
+  """The paths that are named as pieces of the same tracks, as in a data set."""
+  here = os.getcwd()
+  key_of = {path: same(path, here) for path in (*names, *tables.names())}
+  track_of = tracks_of(key_of.values())
+  own = {track_of[key_of[name]] for name in names}
+  return {path for path, key in key_of.items() if track_of[key] in own}
+
+
+class _Choice:
+  """Leaves copies out of hits, and what limits do not let in."""
+
+  def __init__(self, tables, limits, seeds, top):
+    """`seeds`: paths of the songs that are asked for."""
+    self._tables, self._limits, self._top = tables, limits, top
+    told = tables.tags(set(seeds)).values() if limits.tempo is not None else ()
+    self._tempi = [tags.tempo for tags in told if tags.tempo]
+    if limits.tempo is not None and not self._tempi:
+      raise ValueError(
+        f"--tempo={limits.tempo:g}: the tempo of {seeds[0]} is unknown: name a"
+        " song of the tables that has one"
+      )
+
+  def of(self, hits: list[Hit]) -> tuple[list[Hit], dict[str, Tags], int]:
+    """The hits that count, the tags of all, and how many are copies."""
+    told = self._tables.tags({hit.path for hit in hits})
+    kept, copies = [], 0
+    counts, seen = collections.Counter(), _Seen(len(hits), self._tables.size)
+    for hit in hits:
+      tags = told.get(hit.path, Tags())
+      if len(kept) == self._top:
+        break
+      groups = self._groups(hit, tags)
+      if not self._in_tempo(tags) or any(
+        counts[group] >= most for group, most in groups.items()
+      ):
+        continue
+      if seen.has(hit.unit_D, tags.duration or hit.end):
+        copies += 1
+        continue
+      kept.append(hit)
+      counts.update(groups.keys())
+    return kept, told, copies
+
+  def _in_tempo(self, tags) -> bool:
+    most = self._limits.tempo
+    return most is None or any(
+      tags.tempo and abs(tags.tempo / tempo - 1) <= most / 100 + 1e-9
+      for tempo in self._tempi
+    )
+
+  def _groups(self, hit, tags) -> dict[tuple, int]:
+    """{group of songs: how many of it are let in}"""
+    groups = {}
+    if self._limits.per_artist is not None and tags.artist:
+      groups["artist", tags.artist.casefold()] = self._limits.per_artist
+    if self._limits.per_album is not None and tags.album:
+      album = "album", tags.album.casefold(), os.path.dirname(hit.path)
+      groups[album] = self._limits.per_album
+    return groups
+
+
+class _Seen:
+  """Songs, of which others are copies or not."""
+
+  def __init__(self, most: int, size: int):
+    """`most`: so many songs will be asked about, of vectors [size]."""
+    self._unit_NxD = np.empty((most, size), np.float32)
+    self._seconds_N, self._count = np.empty(most), 0
+
+  def has(self, unit_D: np.ndarray, seconds: float) -> bool:
+    """Whether one like this was seen; else it is from now on."""
+    n = self._count
+    unit_NxD = self._unit_NxD[:n]
+    # Vectors without a length have no cosine.
+    near_N = (
+      unit_NxD @ unit_D > _COPY if unit_D.any() else ~unit_NxD.any(axis=1)
+    )
+    near = np.flatnonzero(near_N)
+    close_M = np.abs(self._seconds_N[near] - seconds) <= _COPY_SECONDS
+    equal_M = np.abs(unit_NxD[near] - unit_D).max(axis=1, initial=0) <= 1e-6
+    if (close_M | equal_M).any():
+      return True
+    self._unit_NxD[n], self._seconds_N[n], self._count = unit_D, seconds, n + 1
+    return False
+
+
+def _check(tables, by, at, limits):
+  """Raises ValueError if the question does not fit together, or the tables."""
+  if at is not None and by != "segments":
+    raise ValueError(f"--at={at:g} is a passage: add --by=segments")
+  check_passages(tables, by)
+  columns = {"per_artist": "artist", "per_album": "album", "tempo": "tempo"}
+  for name, column in columns.items():
+    flag = f"--{name.replace('_', '-')}"
+    if getattr(limits, name) is None:
+      continue
+    if by == "segments":
+      raise ValueError(f"{flag} is of tracks: leave --by=segments out")
+    if not tables.have(column):
+      raise ValueError(
+        f"{flag}: {tables.paths[0]} has no column {column}: embed its files"
+        f" again, or leave {flag} out"
+      )
+
+
+def way(
+  tables: Tables,
+  first: str,
+  last: str,
+  *,
+  count: int | None = None,
+  model: str | None = None,
+  scale: str = "none",
+) -> list[str]:
+  """Paths that lead from one song to another, both among them.
+
+  See `route.between`. Of copies, as `similar` has them, one is there.
+
+  Args:
+    tables: from which songs are taken.
+    first: a path of the tables, or of an audio file.
+    last: also.
+    count: of songs; None: 20, or all if there are fewer.
+    model: of what is not in the tables.
+    scale: of `neighbours.SCALES`.
+
+  Raises:
+    ValueError: the two are one, or there are not so many songs.
+  """
+  ends = read(tables, [first, last], model)
+  if len(ends) != 2:
+    raise ValueError(
+      f"{first} and {last}: a way leads from one song to another: name two"
+    )
+  songs = joined(*tables.tracks())
+  new = [rows for rows in ends if rows.paths[0] not in set(songs.paths)]
+  if new:
+    songs = joined(songs, _tracks(new))
+  unit_NxD = np.asarray(neighbours.scaling_of(tables, scale).unit(songs.y_NxD))
+  left = np.arange(len(songs.paths))
+  at = [songs.paths.index(rows.paths[0]) for rows in ends]
+  while True:
+    start, end = (int(np.searchsorted(left, i)) for i in at)
+    num = min(20, len(left)) if count is None else count
+    chosen = left[route.between(unit_NxD[left], start, end, num)]
+    told = tables.tags([songs.paths[i] for i in chosen])
+    copies, seen = [], _Seen(len(chosen), tables.size)
+    for i in (*at, *(i for i in chosen if i not in at)):
+      tags = told.get(songs.paths[i], Tags())
+      if seen.has(unit_NxD[i], tags.duration or songs.end_N[i]):
+        copies.append(i)
+    copies = np.setdiff1d(copies, at)
+    if not copies.size:
+      return [songs.paths[i] for i in chosen]
+    left = np.setdiff1d(left, copies)
+
+
+def order(
+  tables: Tables,
+  arguments: Sequence[str],
+  *,
+  model: str | None = None,
+  scale: str = "none",
+) -> list[str]:
+  """The songs that are named (see `read`), in an order of small steps.
+
+  See `route.smooth`; `scale` is of `neighbours.SCALES`, by all of the tables.
+  """
+  songs = _tracks(read(tables, arguments, model))
+  unit_NxD = neighbours.scaling_of(tables, scale).unit(songs.y_NxD)
+  return [songs.paths[i] for i in route.smooth(np.asarray(unit_NxD))]
+
+
+def save(
+  path, tables: Tables, paths: Iterable[str], *, relative: bool = True
+) -> int:
+  """Writes songs as an M3U8 playlist; see `playlists.m3u8`.
+
+  Args:
+    path: may be written, by `files.output`.
+    tables: that tell artist, title and duration, if they do.
+    paths: of songs, each of which is written once.
+    relative: to the playlist's folder; else absolute.
+
+  Returns how many songs are in it. Those that are not there, or whose names
+  cannot be written, are reported. Raises OSError if it cannot be written.
+  """
+  paths = list(dict.fromkeys(paths))
+  told, there = tables.tags(paths), [audio_paths.on_disk(p) for p in paths]
+  entries = []
+  for name, file in zip(paths, there):
+    tags = told.get(name, Tags())
+    entry = playlists.Entry(file, tags.duration, tags.artist, tags.title)
+    entries.append(entry)
+  made = playlists.m3u8(path, entries, relative=relative)
+  files.write(path, made.content)
+  missing = [file for file in there if not os.path.isfile(file)]
+  for what, names in (
+    ("left out, as their names have line breaks", made.left_out),
+    ("not there, though in the playlist", missing),
+  ):
+    if names:
+      print(
+        f"{what}: {len(names)} files, such as {messages.line(names[0])}",
+        file=sys.stderr,
+      )
+  return len(paths) - len(made.left_out)
