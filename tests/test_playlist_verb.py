@@ -101,7 +101,7 @@ def test_what_of_a_folder_gives_no_audio_is_counted(capsys, small_run):
     (["0.ogg", "--tempo=5"], "no column tempo"),
     (["0.ogg", "--m3u=t"], "--m3u=t is what this command reads"),
     (["0.ogg", "--m3u=mine.txt"], "--overwrite"),
-    (["mine.m3u"], "names no files"),
+    (["mine.m3u"], "no audio files"),
   ],
 )
 def test_bad_questions_are_one_line(flags, said):

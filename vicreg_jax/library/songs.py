@@ -98,15 +98,11 @@ def read(
 
 def _files(argument, tables) -> list[str]:
   """The files that something stands for that is no song of the tables."""
-  if playlists.is_called_one(argument):
-    paths, elsewhere = playlists.read(argument)
-    if elsewhere:
-      print(f"left out: {elsewhere} on the network", file=sys.stderr)
-    if not paths:
-      raise ValueError(f"{argument}: names no files: give another playlist")
-    return paths
   if os.path.exists(argument) or any(c in argument for c in "@*?["):
-    return audio_paths.expand([argument])
+    named = audio_paths.look([argument])
+    if named.left_out:
+      print(f"left out: {named.left_out} on the network", file=sys.stderr)
+    return named.paths
   raise ValueError(
     f"{argument}: neither a path in {', '.join(tables.paths)} nor a file;"
     " paths are as they were given to `embed`"
