@@ -141,6 +141,35 @@ def test_pitch_of_silence_is_silent_and_of_full_scale_bounded():
       assert power(y_T) < 4 * power(x_T)
 
 
+def test_other_parameters_compile_nothing_anew():
+  traced = []
+
+  @jax.jit
+  def augmented(x_BxT, draws):
+    traced.append(len(x_BxT))
+    return D.augment(x_BxT, draws, default_augment(), SR)
+
+  x_BxT = np.stack([white(i, length=700) for i in range(4)])
+  for hertz in (300.0, 1_000.0):
+    draws = {
+      "filter": {
+        "on": np.arange(4) < hertz / 300,
+        "highpass": np.arange(4) < 2,
+        "highpass_hz": np.full(4, hertz, np.float32),
+        "lowpass_hz": np.full(4, 9 * hertz, np.float32),
+      }
+    }
+    y_BxT = augmented(x_BxT, draws)
+    for i in range(4):
+      expected_T = x_BxT[i]
+      if draws["filter"]["on"][i]:
+        op = augment.highpass if i < 2 else augment.lowpass
+        cutoff = hertz if i < 2 else 9 * hertz
+        expected_T = op(x_BxT[i], cutoff, SR)
+      np.testing.assert_allclose(y_BxT[i], expected_T, atol=1e-5)
+  assert traced == [4]
+
+
 @pytest.mark.parametrize("length, rate", [(1, SR), (5_000, 44_100)])
 def test_ops_take_any_length_and_rate(length, rate):
   x_BxT = white(13, length=length)[None]
