@@ -390,7 +390,9 @@ def test_outputs_replace_nobody_elses_files(encoder, music, tmp_path, kind):
   assert out.read_bytes() == made
 
 
-def test_what_lies_beside_a_table_is_nobody_elses(encoder, music, tmp_path):
+def test_what_lies_beside_a_table_is_nobody_elses(
+  encoder, music, tmp_path, monkeypatch
+):
   out = tmp_path / "out"
   listed_ = tmp_path / "out.files.csv"
   listed_.write_text("of,somebody\n")
@@ -405,6 +407,11 @@ def test_what_lies_beside_a_table_is_nobody_elses(encoder, music, tmp_path):
     with pytest.raises(ValueError, match=r"other files, .*notes\.csv: move"):
       run(encoder, music, out, overwrite=overwrite)
   assert {p.name for p in parts.iterdir()} == {"notes.csv", "x.parquet"}
+  shutil.rmtree(parts)
+  parts.touch()
+  monkeypatch.setattr(embedding.audio, "blocks", lambda *_: 1 / 0)
+  with pytest.raises(ValueError, match="Move the file away"):
+    run(encoder, music, out)  # before any is decoded
   assert not out.exists()
 
 
@@ -761,6 +768,8 @@ def test_what_is_gone_stays_until_it_is_pruned(
   assert "nowhere: there is no" in call(
     *flags[:1], "nowhere", *flags[1:], "--prune=all"
   )
+  os.rmdir("other")
+  assert "other: there is no" in call(*flags, "--prune=all", "--overwrite")
   assert rows("out") == whole
   assert call(*flags, "--prune=all") == 0
   del whole["other/8.wav"]
@@ -769,7 +778,7 @@ def test_what_is_gone_stays_until_it_is_pruned(
   assert "nowhere: there is no" in call(
     small_run, "nowhere", "--output=new", "--prune=all"
   )
-  assert set(os.listdir()) == {"music", "other", "list", "out", "out.files.csv"}
+  assert set(os.listdir()) == {"music", "list", "out", "out.files.csv"}
 
 
 def test_a_folder_that_cannot_be_seen_is_not_gone(music, monkeypatch):

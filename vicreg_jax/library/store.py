@@ -44,6 +44,7 @@ TAGS = (
   ("duration", pa.float64()),  # seconds, of the whole file
 )
 DESCRIBED = (("tempo", pa.float64()), ("key", pa.string()))  # beats a minute
+_LATER = tuple(pa.schema([*TAGS, *DESCRIBED]))
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
 # A part is written when it has so many rows, or after so many seconds.
 _PART_ROWS, _PART_SECONDS = 20_000, 60.0
@@ -54,9 +55,6 @@ _MERGED = "merged.tmp"
 _PART = re.compile(
   rf"{_MERGED}|\d{{20}}-[0-9a-f]{{8}}\.(parquet|csv)(\..*\.tmp)?"
 )
-
-
-_LATER = tuple(pa.schema([*TAGS, *DESCRIBED]))
 
 
 class File(NamedTuple):
@@ -208,6 +206,7 @@ class Store:
 
   def wanted(self, paths) -> tuple[list[str], int]:
     """The files to embed, and how many are known."""
+    os.makedirs(self._parts, exist_ok=True)  # now, if that cannot be
     todo = [path for path in paths if not self._is_known(path)]
     return todo, len(paths) - len(todo)
 

@@ -23,7 +23,7 @@ def run(args) -> int:
 
 def _embed(args, shard) -> tuple[dict[str, int], int]:
   """One table; returns how many files were left out, by reason, or damaged."""
-  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
+  named = _named(args)
   paths, output = _share(args, shard, named.paths)
   summary = embedding.embed_files(
     encoders.load(args.model),
@@ -51,10 +51,16 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
   return left_out, summary.damaged
 
 
+def _named(args) -> audio_paths.Named:
+  # Of a table that is begun anew nothing can be gone.
+  gone_too = bool(args.prune) and not args.overwrite
+  return audio_paths.look(args.paths, gone_too=gone_too)
+
+
 def _with_network(left_out, named) -> dict[str, int]:
   """Also the entries of lists that are on the network."""
   if named.left_out:
-    left_out = left_out | {"on the network": named.left_out}
+    return {**left_out, "on the network": named.left_out}
   return left_out
 
 
@@ -88,7 +94,7 @@ def _on_beam(args) -> tuple[dict[str, int], int]:
       )
   except Exception as e:  # a worker's, with its traceback in the text
     raise ValueError(f"--beam={args.beam}: {messages.line(e)}") from e
-  named = audio_paths.look(args.paths, gone_too=bool(args.prune))
+  named = _named(args)
   left_out, damaged = collections.Counter(), 0
   for shard in shards:
     paths, output = _share(args, shard, named.paths)
