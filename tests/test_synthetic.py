@@ -351,6 +351,7 @@ def options(directory, **changes):
     **{"name": "synthetic", "dir": str(directory), "seed": 5, "crop": 20_000},
     **{"sizes": (3, 1, 2), "clip_seconds": 1.0, "sample_rate": RATE},
     "beam": "",
+    "path": "",
   }
   return types.SimpleNamespace(**{**values, **changes})
 
