@@ -31,21 +31,29 @@ class Scaling(NamedTuple):
 
   def unit(self, y_NxD) -> jax.Array:
     """Scaled vectors of length 1, or 0 if they have none."""
-    return _unit(y_NxD, *self)
+    unit_NxD, length_N = _unit(y_NxD, *self)
+    length_N = np.asarray(length_N)
+    # Squares of others may be no float32 any more.
+    odd = np.flatnonzero(~((length_N > 1e-12) & (length_N < 1e18)))
+    if not len(odd):
+      return unit_NxD
+    y_MxD = np.asarray(y_NxD)[odd].astype(np.float64) - self.mean_D
+    one = self.matrix.ndim == 1
+    y_MxD = y_MxD * self.matrix if one else y_MxD @ self.matrix
+    length_Mx1 = np.linalg.norm(y_MxD, axis=1, keepdims=True)
+    y_MxD /= np.where(length_Mx1 > 0, length_Mx1, 1)
+    return unit_NxD.at[odd].set(y_MxD)
 
 
 @jax.jit
 def _unit(y_NxD, mean_D, matrix):
-  y_NxD = y_NxD / 2 - mean_D / 2  # a difference may be twice the largest
+  y_NxD = y_NxD - mean_D
   if matrix.ndim == 1:
     y_NxD *= matrix
   else:
     y_NxD = jnp.matmul(y_NxD, matrix, precision=_EXACT)
-  # By the largest number first: its square may be no float32 any more.
-  for order in (jnp.inf, 2):
-    length_Nx1 = jnp.linalg.norm(y_NxD, order, axis=1, keepdims=True)
-    y_NxD /= jnp.where(length_Nx1 > 0, length_Nx1, 1)
-  return y_NxD
+  length_Nx1 = jnp.linalg.norm(y_NxD, axis=1, keepdims=True)
+  return y_NxD / jnp.where(length_Nx1 > 0, length_Nx1, 1), length_Nx1[:, 0]
 
 
 def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
