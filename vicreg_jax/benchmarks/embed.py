@@ -41,7 +41,7 @@ except SystemExit as end:
   assert not end.code
 """
 _PEAK = """
-from vicreg_jax.benchmarks import timing
+from vicreg_jax.benchmarks.support import timing
 print(timing.peak_mib())
 """
 
