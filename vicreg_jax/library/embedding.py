@@ -116,22 +116,8 @@ def embed_files(
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"], describe)
     rows = _Rows(pooling == "mean")
-    with (
-      contextlib.closing(reader),
-      tqdm(
-        total=len(paths),
-        initial=known,
-        desc="embed",
-        unit="file",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-      ) as progress,
-    ):
-      batches = encoders.batched(reader.segments(), encoders.BATCH)
-      for y_BxD in encoder(batches, encoders.BATCH):
-        for file, made in rows.of(y_BxD, reader.notes):
-          store.add(file, made)
-          progress.update()
-      for file, made in rows.of((), reader.notes):
+    with contextlib.closing(reader), _progress(len(paths), known) as progress:
+      for file, made in _made(encoder, reader, rows):
         store.add(file, made)
         progress.update()
     store.finish()
@@ -142,6 +128,24 @@ def embed_files(
   embedded = len(todo) - sum(lost.values())
   known = len(paths) - embedded - sum(left_out.values())
   return Summary(embedded, known, left_out, damaged, *followed)
+
+
+def _progress(total, known):
+  return tqdm(
+    total=total,
+    initial=known,
+    desc="embed",
+    unit="file",
+    mininterval=0.5 if sys.stderr.isatty() else 30,
+  )
+
+
+def _made(encoder, reader, rows) -> Iterator[tuple[File, tuple]]:
+  """Files that are read to their end, and their rows; see `_Rows.of`."""
+  batches = encoders.batched(reader.segments(), encoders.BATCH)
+  for y_BxD in encoder(batches, encoders.BATCH):
+    yield from rows.of(y_BxD, reader.notes)
+  yield from rows.of((), reader.notes)
 
 
 def faults(
