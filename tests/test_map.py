@@ -565,12 +565,12 @@ def test_a_browser_shows_and_plays_the_map(
   hostile, browser, tmp_path, capsys, way
 ):
   table, names = hostile
-  page = tmp_path / "out" / "map.html"
-  flags = ["--by=segments", "--projection=pca", f"--output={page}"]
+  output = tmp_path / "out" / "map.html"
+  flags = ["--by=segments", "--projection=pca", f"--output={output}"]
   assert call("map", table, *flags) is None
   server = None
   if way == "serve":
-    html = page.read_text()
+    html = output.read_text()
     paths = Tables([table]).segments()
     audio = page.audio_of([p for rows in paths for p in rows.paths])
     html = page.served(html)
@@ -578,7 +578,7 @@ def test_a_browser_shows_and_plays_the_map(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser.open(f"http://localhost:{server.server_port}/")
   else:
-    browser.open(page.as_uri())
+    browser.open(output.as_uri())
   try:
     for i in (0, 3, 4, 7, 11):
       _check_point(browser, table, names, i, capsys)
