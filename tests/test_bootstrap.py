@@ -221,5 +221,6 @@ def test_verdicts_of_few_tracks_are_seldom_wrong(tracks):
 @pytest.mark.slow
 @pytest.mark.parametrize("tracks", [bootstrap.LEAST, 12, 20, 43])
 def test_verdicts_are_wrong_in_5_percent(tracks):
+  """4 to 6, and the deviation of so many repetitions on either side."""
   for metric, percent in false_verdicts(tracks, 2000, areas=True).items():
-    assert 4 <= percent <= 6, metric
+    assert 3.5 <= percent <= 6.5, metric
