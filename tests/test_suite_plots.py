@@ -309,10 +309,13 @@ def test_score_dots_show_rows_and_spread(saved):
 def test_score_dots_of_another_metric(saved):
   rows = [
     row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
+    row({}, method="has not run"),
     row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
   ]
   figures.score_dots(results(rows, ("accuracy",)), "unused")
   (ax,) = saved[0].axes
+  names = [label.get_text() for label in ax.get_yticklabels()]
+  assert names == ["CLMR", "VICReg"]
   assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
   assert ax.get_xlabel() == "accuracy (%)"
   assert legend(saved[0]) == ["linear", "two-layer"]

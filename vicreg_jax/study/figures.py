@@ -180,9 +180,12 @@ def score_dots(results, out_stem, *, stamp=""):
   open. Colours are those of the methods.
 
   Args:
-    results: see the module; the first row on top, a panel for each metric.
+    results: see the module; the first row on top, a panel for each metric. Rows
+      without a score are left out.
   """
-  rows, metrics = results.rows, results.metrics
+  metrics = results.metrics
+  rows = [row for row in results.rows if row.get("scores") or row.get("thesis")]
+  rows = rows or results.rows
   _check_drawable(rows, ("scores", "thesis"), metrics, results.heads)
   styles = _styles([_method(row) for row in rows])
   kinds = [("scores", {})]
