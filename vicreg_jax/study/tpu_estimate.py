@@ -345,7 +345,7 @@ def _augmentation_rows(found, step):
     memory,
     ("augmentation a step", f"{found['optimal_seconds']:.4f} s, then the step"),
     (
-      "on the host, beside the step",
+      "on the host, beside it",
       f"{found['host_seconds']:.4f} s, if {threads} threads take"
       f" {HOST_MS_A_VIEW} ms a view each",
     ),
