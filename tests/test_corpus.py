@@ -51,8 +51,12 @@ def music(tmp_path):
   return tmp_path / "music"
 
 
+def named(arguments):
+  return audio_paths.look(arguments).paths
+
+
 def run(encoder, music, output, **options):
-  paths = audio_paths.expand([str(music)])
+  paths = named([str(music)])
   return embedding.embed_files(encoder, paths, str(output), **options)
 
 
@@ -621,26 +625,26 @@ def test_shares_are_apart_and_whole():
 def test_what_arguments_stand_for(music, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "list.txt").write_text("music/a/0.wav\n\nmusic/b/1.wav\n")
-  assert len(audio_paths.expand(["music"])) == 10
-  assert audio_paths.expand(["music/*/1.wav"]) == ["music/b/1.wav"]
-  assert audio_paths.expand(["@list.txt", "./music/a/0.wav"]) == [
+  assert len(named(["music"])) == 10
+  assert named(["music/*/1.wav"]) == ["music/b/1.wav"]
+  assert named(["@list.txt", "./music/a/0.wav"]) == [
     "music/a/0.wav",
     "music/b/1.wav",
   ]
-  assert audio_paths.expand(["music/cover.jpg"]) == ["music/cover.jpg"]
+  assert named(["music/cover.jpg"]) == ["music/cover.jpg"]
   for text in ("\ufeffa\x0bb.mp3\r\n\r\nc.mp3", "a\x0bb.mp3\nc.mp3\n"):
     (tmp_path / "list.txt").write_bytes(text.encode())
-    assert audio_paths.expand(["@list.txt"]) == ["a\x0bb.mp3", "c.mp3"]
+    assert named(["@list.txt"]) == ["a\x0bb.mp3", "c.mp3"]
   for content in ("a.mp3\n".encode("utf-16"), b"a.mp3\0b.mp3\0"):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(ValueError, match=r"^list.txt: .* save it as UTF-8"):
-      audio_paths.expand(["@list.txt"])
+      named(["@list.txt"])
   for wrong in ("nowhere", "*.xyz", "@nowhere"):
     with pytest.raises(ValueError, match=wrong.strip("@*")):
-      audio_paths.expand([wrong])
+      named([wrong])
   (tmp_path / "none").mkdir()
   with pytest.raises(ValueError, match="no audio files"):
-    audio_paths.expand(["none"])
+    named(["none"])
 
 
 def test_lists_may_be_playlists_with_folders_and_globs(
@@ -653,12 +657,12 @@ def test_lists_may_be_playlists_with_folders_and_globs(
   want = ["music/b/1.wav", "music/b/3.wav", "music/gone.mp3"]
   want = [f"music/a/{i}.wav" for i in (0, 2, 4, 6)] + want
   for argument in ("@music/mix.m3u8", "music/mix.m3u8", "music/*.m3u8"):
-    assert audio_paths.expand([argument]) == want
+    assert named([argument]) == want
   (tmp_path / "plain").write_text("music/b\nmusic/a/*.wav\n")
-  assert len(audio_paths.expand(["@plain"])) == 7
+  assert len(named(["@plain"])) == 7
   pls = tmp_path / "LIST.PLS"
   pls.write_text("[playlist]\nFile1=music/a/0.wav\n")
-  assert audio_paths.expand([str(pls)]) == [f"{tmp_path}/music/a/0.wav"]
+  assert named([str(pls)]) == [f"{tmp_path}/music/a/0.wav"]
   flags = ("music/mix.m3u8", "--output=out")
   assert call(small_run, *flags) == 3
   said = capsys.readouterr().out
@@ -669,13 +673,13 @@ def test_lists_may_be_playlists_with_folders_and_globs(
   )
   pls.write_text("[playlist]\nFile1=http://radio/1\n")
   with pytest.raises(ValueError, match=r"no audio files \(1 .* network"):
-    audio_paths.expand([str(pls)])
+    named([str(pls)])
 
 
 def test_spellings_of_a_path_are_one(music, monkeypatch):
   monkeypatch.chdir(music.parent)
   arguments = ["music/a/../a", f"{music}/a/0.wav", "./music"]
-  assert len(audio_paths.expand(arguments)) == 10
+  assert len(named(arguments)) == 10
 
 
 def test_what_moved_keeps_its_rows_and_is_not_decoded(

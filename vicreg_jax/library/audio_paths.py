@@ -29,11 +29,6 @@ class Named(NamedTuple):
   left_out: int
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
-  """The `paths` of `look`."""
-  return look(arguments).paths
-
-
 def look(arguments: Sequence[str], *, gone_too: bool = False) -> Named:
   """Finds the files that files, folders, globs and lists name.
 
