@@ -8,7 +8,6 @@ that are wanted are read, after their shapes were looked at.
 
 import io
 import os
-import pickle
 import re
 import stat
 import zipfile
@@ -50,7 +49,6 @@ _SEVERAL = (None, "magnatagatune", "msd")  # labels a clip; the others have one
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
 SUFFIXES = (*_WEIGHTS, ".zip")
-_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.save before 1.6
 _CONV = re.compile(r"^conv(\d{1,2})\.")  # layers of release 1, from 1 on
 
 
@@ -102,9 +100,9 @@ def read(path: str) -> Weights:
 
 def _read(f, path, nested=False):
   """Weights in an open file, which may itself come from a ZIP file."""
-  start = f.read(len(_LEGACY))
+  start = f.read(len(pytorch_file.LEGACY))
   f.seek(0)
-  if start == _LEGACY:
+  if start == pytorch_file.LEGACY:
     raise ValueError(
       "expected PyTorch's format since version 1.6, found the one before it;"
       " load and save it once with PyTorch"

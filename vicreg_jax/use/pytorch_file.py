@@ -15,6 +15,7 @@ import numpy as np
 
 from vicreg_jax.use import pytorch_names
 
+LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.save before 1.6
 # Bytes. CLMR's encoder has 9.5 MB, its files a few times as much.
 LARGEST = {"file": 1 << 29, "pickle": 1 << 22, "storage": 1 << 26}
 
