@@ -17,7 +17,7 @@ import vicreg_jax
 from vicreg_jax import __main__ as command
 from vicreg_jax.model import samplecnn
 from vicreg_jax.training import workdir as workdirs
-from vicreg_jax.use import clmr
+from vicreg_jax.use import clmr, pytorch_file, pytorch_names
 from vicreg_jax.use.import_weights import import_weights
 
 torch = pytest.importorskip("torch")
@@ -247,8 +247,8 @@ def test_state_dict_is_what_pytorch_loads(encoder, expected):
     for i in range(2)
   }
   for module, like, state in (
-    (Encoder(), model.encoder, clmr.state_dict(expected)),
-    (SimCLR(Encoder()), model, clmr.state_dict(expected, projector)),
+    (Encoder(), model.encoder, pytorch_names.state_dict(expected)),
+    (SimCLR(Encoder()), model, pytorch_names.state_dict(expected, projector)),
   ):
     arrays = {name: torch.from_numpy(array) for name, array in state.items()}
     module.load_state_dict(arrays, strict=True)
@@ -509,7 +509,7 @@ def test_other_onnx(tmp_path, encoder, monkeypatch):
   path.write_bytes(model.SerializeToString())
   rejected(path, "initializers", "w0")
 
-  monkeypatch.setitem(clmr._LARGEST, "file", 1000)
+  monkeypatch.setitem(pytorch_file.LARGEST, "file", 1000)
   rejected(path, "at most 1,000 bytes")
   monkeypatch.setitem(sys.modules, "onnx", None)
   rejected(path, "pip install 'vicreg_jax[onnx]'")

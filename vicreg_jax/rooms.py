@@ -75,7 +75,8 @@ ROOMS = {
     "a workdir, an export, foreign weights",
     "a frozen encoder: vectors and tags of audio; exports",
     "encoder",
-    "clmr heads export waveform encoder warm_start import_weights hear",
+    "pytorch_names pytorch_file clmr_onnx clmr heads export waveform encoder"
+    " warm_start import_weights hear",
   ),
   "library": Room(
     "a collection of audio files",

@@ -24,7 +24,7 @@ import safetensors.numpy
 from vicreg_jax import config as configs
 from vicreg_jax import files
 from vicreg_jax.model import samplecnn
-from vicreg_jax.use import clmr
+from vicreg_jax.use import clmr_onnx, pytorch_names
 from vicreg_jax.use import heads as heads_lib
 
 CARD = "model.json"
@@ -113,8 +113,8 @@ def write(
   path = pathlib.Path(files.absolute(directory))
   _check_replaceable(path)
   encoder = _encoder(_config(card))
-  state = clmr.state_dict(variables)
-  clmr.variables(state, encoder)  # raises if it is another encoder
+  state = pytorch_names.state_dict(variables)
+  pytorch_names.variables(state, encoder)  # raises if it is another encoder
   if format == "onnx":
     content = _to_onnx(state, encoder, card).SerializeToString()
   else:
@@ -165,11 +165,11 @@ def read(directory: str) -> tuple[dict, dict, dict]:
   try:
     config = _config(card)
     if weights.name == WEIGHTS["onnx"]:
-      onnx = clmr.import_onnx()
-      state = clmr.initializers(onnx.load_model_from_string(content))
+      onnx = clmr_onnx.import_onnx()
+      state = clmr_onnx.initializers(onnx.load_model_from_string(content))
     else:
       state = safetensors.numpy.load(content)
-    return config, clmr.variables(state, _encoder(config)), card
+    return config, pytorch_names.variables(state, _encoder(config)), card
   except Exception as e:  # the packages have errors of their own
     raise ValueError(f"{directory}: {' '.join(str(e).split())}") from e
 
@@ -276,7 +276,7 @@ def _swap(partial, path):
 
 def _to_onnx(state, encoder, card):
   """The model whose initializers are the arrays of a state_dict."""
-  onnx = clmr.import_onnx()
+  onnx = clmr_onnx.import_onnx()
   make, floats = onnx.helper, onnx.TensorProto.FLOAT
   arrays = {n: a for n, a in state.items() if not n.endswith("_tracked")}
   arrays |= {"channel": np.array([1]), "time": np.array([2])}  # axes
