@@ -308,11 +308,3 @@ def test_bad_embeddings_are_refused(loss_fn):
     loss_fn(np.ones((3, 4)), np.ones((3, 5)))
   with pytest.raises(ValueError, match="one shape"):
     loss_fn(np.ones((3, 4, 2)), np.ones((3, 4, 2)))
-
-
-def test_bad_settings_are_refused():
-  z_BxD = np.ones((3, 4), np.float32)
-  with pytest.raises(ValueError, match=r"'thesis'.*'release', 'paper'"):
-    losses.vicreg_loss(z_BxD, z_BxD, convention="thesis")
-  with pytest.raises(ValueError, match="temperature is 0"):
-    losses.nt_xent_loss(z_BxD, z_BxD, temperature=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax import plots
-from vicreg_jax.study import figures, tables
+from vicreg_jax.study import figures, tables, training_figures
 
 SMOKE = "smoke scale: says nothing about the thesis"
 
@@ -341,7 +341,7 @@ def test_loss_terms_over_epochs(saved, tmp_path):
     "128": None,
     "256": write(tmp_path / "b.jsonl", training((2, 4), 2, **terms)),
   }
-  figures.loss_terms(runs, "unused")
+  training_figures.loss_terms(runs, "unused")
   invariance, variance, covariance = saved[0].axes
   epochs = [0.5, 1, 1.5, 2]
   assert drawn(invariance) == {
@@ -378,16 +378,16 @@ def test_smooth_is_the_mean_of_a_centred_window():
     ]
     expected.append(math.nan if math.isnan(value) else np.mean(near))
   np.testing.assert_allclose(
-    figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
+    training_figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
   )
   # Every 20 epochs, as the thesis validates: over three values each.
   np.testing.assert_allclose(
-    figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
+    training_figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
   )
   # Neighbours exactly half a window away count, whatever the rounding.
   tenths = [step * 0.1 for step in range(5)]
   np.testing.assert_allclose(
-    figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
+    training_figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
   )
 
 
@@ -398,7 +398,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
     for s, v in ((40, 3), (80, 9), (120, 6), (160, 0))
   ]
   runs = {"CLMR": write(tmp_path / "a.jsonl", lines), "VICReg": None}
-  figures.losses(runs, "unused")
+  training_figures.losses(runs, "unused")
   clmr, vicreg = saved[0].axes
   epochs = [10, 20, 30, 40, 50, 60, 70, 80]
   assert drawn(clmr) == {
@@ -409,7 +409,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
   assert vicreg.get_title() == "VICReg (no data)"
   assert clmr.get_xlabel() == "epoch"
   assert legend(saved[0]) == ["training", "validation"]
-  figures.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
+  training_figures.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
   (ax,) = saved[1].axes
   assert drawn(ax)["validation"] == [[20, 40, 60, 80], [3, 9, 6, 0]]
 
@@ -441,7 +441,7 @@ def collapse_runs(tmp_path):
 
 
 def test_collapse_shows_metrics_scores_and_spectra(saved, tmp_path):
-  figures.collapse(collapse_runs(tmp_path), "unused")
+  training_figures.collapse(collapse_runs(tmp_path), "unused")
   rank, std, correlation, probes, y_spectra, z_spectra = saved[0].axes
 
   def solid_and_dashed(ax):
@@ -513,7 +513,7 @@ def test_nothing_is_clipped_or_covered(saved, tmp_path):
     stamp=SMOKE,
   )
   figures.score_dots(results(curves()), "unused", stamp=SMOKE)
-  figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
+  training_figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
   for figure in saved:
     (found,) = figure.legends
     boxes = [ax.get_tightbbox() for ax in figure.axes]
@@ -539,12 +539,12 @@ def test_nothing_to_draw_is_refused(tmp_path):
     figures.heat_maps(results(failed), out, x="epochs", y="method")
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
     figures.score_dots(results([], ("accuracy",)), out)
-  for draw in (figures.loss_terms, figures.losses):
+  for draw in (training_figures.loss_terms, curves.losses):
     with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
   with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
-    figures.collapse(runs, out)
+    training_figures.collapse(runs, out)
   assert not list(tmp_path.iterdir())
 
 
@@ -561,9 +561,9 @@ def test_bad_input_is_named(tmp_path):
     )
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
-    figures.losses({"CLMR": untimed}, out)
+    training_figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
-    figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
+    training_figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
   with pytest.raises(ValueError, match=r"cannot write .*m\.jsonl.a\.png"):
     figures.score_dots(results(curves()), untimed / "a")
 

@@ -1,5 +1,6 @@
 """Training with labels: the step, the stream, resuming, and what is scored."""
 
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 import sklearn.metrics
 import warm
 from conftest import shrink
-from test_pretrain import assert_same, lines_of
+from runs import assert_same, at_step, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
@@ -546,24 +547,15 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
   [pytest.param(8, "crash", marks=pytest.mark.slow), (6, "signal")],
 )
 def test_a_resumed_run_equals_an_unbroken_one(
-  labelled, unbroken, tmp_path, monkeypatch, step, how
+  labelled, unbroken, tmp_path, step, how
 ):
-  record = loop._Loop._record
-
-  class Crash(Exception):
-    pass
-
-  def accident(self, at, scalars):
-    record(self, at, scalars)
-    if at == step:
-      if how == "crash":
-        raise Crash
-      os.kill(os.getpid(), signal.SIGTERM)
-
   workdir = str(tmp_path)
-  with monkeypatch.context() as patch:
-    patch.setattr(loop._Loop, "_record", accident)
-    with pytest.raises(Crash if how == "crash" else KeyboardInterrupt):
+  if how == "crash":
+    with stopped_at(step):
+      supervised.run(labelled, workdir)
+  else:
+    kill = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    with at_step(step, kill), pytest.raises(KeyboardInterrupt):
       supervised.run(labelled, workdir)
   # A signal is obeyed a step later.
   newest = {"crash": ["3", "6"], "signal": ["3", "7"]}[how]

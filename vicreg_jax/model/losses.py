@@ -50,23 +50,19 @@ def vicreg_loss(
     The loss, and the unweighted terms "invariance", "variance", "covariance".
 
   Raises:
-    ValueError: on an unknown convention, shapes that differ, or B < 2.
+    ValueError: on shapes that differ, or B < 2.
   """
-  if convention not in CONVENTIONS:
-    raise ValueError(
-      f"loss.convention is {convention!r}: choose one of {CONVENTIONS}."
-    )
   _check_pair("vicreg_loss", z1_BxD, z2_BxD)
   diff_BxD = z1_BxD.astype(jnp.float32) - z2_BxD.astype(jnp.float32)
   squared_B = jnp.sum(diff_BxD**2, axis=1)
   std1, cov1 = _variance_and_covariance(z1_BxD, gamma, eps)
   std2, cov2 = _variance_and_covariance(z2_BxD, gamma, eps)
-  invariance, variance = jnp.mean(squared_B), std1 + std2
-  if convention == "release":
-    invariance, variance = invariance / z1_BxD.shape[1], variance / 2
+  dimensions, views = {"release": (z1_BxD.shape[1], 2), "paper": (1, 1)}[
+    convention
+  ]
   terms = {
-    "invariance": invariance,
-    "variance": variance,
+    "invariance": jnp.mean(squared_B) / dimensions,
+    "variance": (std1 + std2) / views,
     "covariance": cov1 + cov2,
   }
   loss = (
@@ -93,9 +89,8 @@ def nt_xent_loss(z1_BxD, z2_BxD, *, temperature=0.5):
     tie, as in a collapse, is not a win).
 
   Raises:
-    ValueError: on a temperature <= 0, shapes that differ, or B < 2.
+    ValueError: on shapes that differ, or B < 2.
   """
-  _check_temperature("loss.temperature", temperature, "CLMR uses 0.5")
   _check_pair("nt_xent_loss", z1_BxD, z2_BxD)
   cosine_AxA, paired_AxA, negative_AxA = _cosines(z1_BxD, z2_BxD)
   # The denominator of eq. 2.10 holds the positive and every negative.
@@ -120,9 +115,8 @@ def dcl_loss(z1_BxD, z2_BxD, *, temperature=0.1):
     The loss, which may be below 0, and the terms of `nt_xent_loss`.
 
   Raises:
-    ValueError: on a temperature <= 0, shapes that differ, or B < 2.
+    ValueError: on shapes that differ, or B < 2.
   """
-  _check_temperature("loss.dcl.temperature", temperature, "0.1 is usual")
   _check_pair("dcl_loss", z1_BxD, z2_BxD)
   cosine_AxA, paired_AxA, negative_AxA = _cosines(z1_BxD, z2_BxD)
   logits_AxA = cosine_AxA / temperature
@@ -283,11 +277,6 @@ def _check_pair(name, z1_BxD, z2_BxD):
       f"{name} needs a batch of at least 2 clips, not {z1_BxD.shape[0]}: it "
       "compares the clips of a batch. Raise batch_size."
     )
-
-
-def _check_temperature(key, temperature, usual):
-  if temperature <= 0:
-    raise ValueError(f"{key} is {temperature}: it must be above 0 ({usual}).")
 
 
 def _matmul(a, b):
