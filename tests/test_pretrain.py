@@ -211,17 +211,8 @@ def on_eight_devices(data_dir, other, workdir):
 @pytest.mark.slow
 def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
   """The loss and BatchNorm are over the global batch, whoever holds it."""
-  process = warm.Process(
-    on_eight_devices,
-    data_dir,
-    str(unbroken[1]),
-    str(tmp_path),
-    out=tmp_path / "o",
-    err=tmp_path / "e",
-    env=warm.devices(8),
-  )
-  code, _, errors = process.wait()
-  assert code == 0, errors
+  run = on_eight_devices, data_dir, str(unbroken[1]), str(tmp_path)
+  warm.on_eight_devices(tmp_path, *run)
   one, eight = lines_of(unbroken[1]), lines_of(tmp_path)
   assert len(one) == len(eight)
   for a, b in zip(one, eight):

@@ -417,16 +417,7 @@ def test_one_core_and_eight_devices_make_no_difference(
 ):
   """The stream to the bit, and steps but for the order of sums."""
   out = tmp_path / "other.npz"
-  process = warm.Process(
-    elsewhere,
-    data_dir,
-    out,
-    out=tmp_path / "o",
-    err=tmp_path / "e",
-    env=warm.devices(8),
-  )
-  code, _, errors = process.wait()
-  assert code == 0, errors
+  warm.on_eight_devices(tmp_path, elsewhere, data_dir, out)
   other = np.load(out)
   ((x, labels),) = epochs_of(labelled, datasets.prepare(labelled.data), 1)
   assert x.tobytes() == other["x"].tobytes()
@@ -677,21 +668,11 @@ def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
 @pytest.mark.parametrize(
   "key, value, message",
   [
-    (
-      "model.dropout",
-      1.0,
-      r"model.dropout is 1.0; .* at least 0 and below 1",
-    ),
-    ("model.dropout", "0.5", r"model.dropout is '0.5'; it must be a number"),
-    ("stop_patience", -1, r"stop_patience is -1"),
-    ("stop_patience", 2.5, r"stop_patience is 2.5; .* whole number"),
+    ("model.dropout", 1.0, r"model.dropout is 1.0; .* at least 0 and below 1"),
     ("encode_batch_size", 0, r"encode_batch_size is 0"),
-    ("batch_size", 1, r"batch_size is 1"),
     ("batch_size", 25, r"batch_size is 25.* 24 clips"),
-    ("optim.name", "sgd", r"optim.name.*lars, adam"),
     ("model.blocks", 3, r"data.crop is 27, .*data.crop=81"),
     ("stop_patienc", 3, r"no such key \(did you mean stop_patience\?\)"),
-    ("checkpoint.keep", 0, r"checkpoint.keep is 0"),
   ],
 )
 def test_impossible_configs(labelled, tmp_path, key, value, message):
