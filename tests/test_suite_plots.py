@@ -56,6 +56,11 @@ def curves():
   ]
 
 
+def draw_curves(rows, x="epochs", group="method", out="unused", **options):
+  made = rows if isinstance(rows, tables.Results) else results(rows)
+  figures.score_curves(made, out, x=x, x_label="", group=group, **options)
+
+
 def drawn(ax):
   """{label: (x, y)} of the lines, nan as None."""
   return {
@@ -107,9 +112,7 @@ def test_curves_differ_by_more_than_colour(saved):
   rows = curves()
   for each in rows:
     each["thesis"] = scores((70, 20), (71, 21))
-  figures.score_curves(
-    results(rows), "unused", x="epochs", x_label="", group="method"
-  )
+  draw_curves(rows)
   lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
   assert lines["CLMR, linear"].get_color() == plots.RED
   assert lines["VICReg, two-layer"].get_color() == plots.BLUE
@@ -136,14 +139,7 @@ def test_ticks_do_not_touch(saved):
   far = rows_of((300, 1000, 3000, 5000, 8000))
   near = rows_of(32 * 2**k for k in range(5))
   for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
-    figures.score_curves(
-      results(case),
-      "unused",
-      x="batch_size",
-      x_label="",
-      group="method",
-      log_x=log_x,
-    )
+    draw_curves(case, x="batch_size", log_x=log_x)
     for ax in saved[-1].axes:
       texts = ax.get_xticklabels()
       assert len(texts) == len(case)
@@ -165,9 +161,7 @@ def test_lines_of_any_label(saved):
     for d in (1, 2)
     for loss in ("paper", "release", "VICReg")
   ]
-  figures.score_curves(
-    results(rows), "unused", x="size", x_label="", group="loss"
-  )
+  draw_curves(rows, x="size", group="loss")
   lines = saved[0].axes[0].get_lines()
   assert [line.get_label() for line in lines] == [
     "paper, linear",
@@ -504,14 +498,7 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 
 def test_nothing_is_clipped_or_covered(saved, tmp_path):
   """The stamp is below, the legend above all panels, all within the page."""
-  figures.score_curves(
-    results(curves()),
-    "unused",
-    x="epochs",
-    x_label="e",
-    group="method",
-    stamp=SMOKE,
-  )
+  draw_curves(curves(), stamp=SMOKE)
   figures.score_dots(results(curves()), "unused", stamp=SMOKE)
   training_figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
   for figure in saved:
@@ -532,14 +519,12 @@ def test_nothing_to_draw_is_refused(tmp_path):
   out = tmp_path / "a"
   failed = [row(None, method="CLMR", epochs=1)]
   with pytest.raises(ValueError, match="None of the 1 rows has a score"):
-    figures.score_curves(
-      results(failed), out, x="epochs", x_label="", group="method"
-    )
+    draw_curves(failed, out=out)
   with pytest.raises(ValueError, match=r"has a score in \['pr_auc'\]"):
     figures.heat_maps(results(failed), out, x="epochs", y="method")
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
     figures.score_dots(results([], ("accuracy",)), out)
-  for draw in (training_figures.loss_terms, curves.losses):
+  for draw in (training_figures.loss_terms, training_figures.losses):
     with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
@@ -551,14 +536,10 @@ def test_nothing_to_draw_is_refused(tmp_path):
 def test_bad_input_is_named(tmp_path):
   out = tmp_path / "a"
   with pytest.raises(ValueError, match=r"'CLMR'.* has no label 'size'"):
-    figures.score_curves(
-      results(curves()), out, x="size", x_label="", group="method"
-    )
+    draw_curves(curves(), x="size", out=out)
   twice = [*curves(), row(scores((1, 2)), method="CLMR", epochs=300, seed=1)]
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
-    figures.score_curves(
-      results(twice), out, x="epochs", x_label="", group="method"
-    )
+    draw_curves(twice, out=out)
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
     training_figures.losses({"CLMR": untimed}, out)
@@ -575,9 +556,7 @@ def test_score_curves_are_of_the_suite_s_heads(saved):
   ]
   rows += [row({"knn": {"roc_auc": 40, "pr_auc": 30}}, e="b", p=10)]
   made = tables.Results(rows, [], ("roc_auc",), "", heads=("logistic", "knn"))
-  figures.score_curves(
-    made, "unused", x="p", x_label="%", group="e", log_x=True
-  )
+  draw_curves(made, x="p", group="e", log_x=True)
   assert drawn(saved[0].axes[0]) == {
     "a, logistic": [[1, 10], [61, 70]],
     "a, neighbours": [[1, 10], [50, 50]],

@@ -63,10 +63,10 @@ class Job:
     config: the config file, `configs/<config>.py`.
     workdir: below that of the suite.
     overrides: config keys, with dots, and values.
-    work: how much it is, its epochs for example: of CLMR's runs the one that
-      has most includes the others.
-    longer: a job that is this one but for its `epochs`, which are more, has
-      done this one too (the schedule is constant).
+    work: the job's size, its epochs for example: of CLMR's runs the largest
+      includes the others.
+    longer: a job with more `epochs`, and else the same, has done this one too
+      (the schedule is constant).
   """
 
   config: str

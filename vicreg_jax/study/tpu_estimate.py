@@ -151,7 +151,7 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
   """What the compiler says of a program that takes `batch` clips a call."""
   kind = devices.devices.flat[0].device_kind
   if kind not in CHIPS:
-    raise ValueError(f"--topology: no figures for {kind} in compiler.CHIPS")
+    raise ValueError(f"--topology: no figures for {kind} in tpu_estimate.CHIPS")
   chip = CHIPS[kind]
   about = {
     "devices": devices.size,

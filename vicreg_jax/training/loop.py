@@ -27,8 +27,8 @@ from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib
 
-# Keys, or how they start, that may change between a run and its continuation.
-# Where data come from is free: "prepared" says which they are.
+# A continued run may change these keys, and all keys that begin with one of
+# them. The data may lie elsewhere: "prepared" says which data they are.
 HARMLESS = (
   "checkpoint.every_epochs",
   "checkpoint.keep",
@@ -60,16 +60,16 @@ class Training:
     durations: in steps.
     schedule: learning rate by step, for the log.
     init: the state before the first step; is traced.
-    warm_start: `state -> state`, what is put in its place; None: nothing.
+    warm_start: `state -> state`, called on that state; None: nothing is.
     train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
       "loss", "grad_norm" and "param_norm" must be finite.
     batches: this host's part of the batches from a step on, without end.
     evaluate: `(state, step) -> {name: number}` for the log, where durations say
       that it is due. None: there is nothing to evaluate.
-    best_by: "": the last state is what counts. Else it is the best by one of
-      `best.MEASURES`, which `evaluate` gives, and stays saved.
-    from_start: the state before the first step is evaluated, and may be it.
-    patience: so many steps without a better one end the training; 0: never.
+    best_by: "": the last state counts. Else the best state counts, by one of
+      `best_checkpoint.MEASURES`, which `evaluate` gives, and stays saved.
+    from_start: the state before the first step is evaluated, and may be best.
+    patience: so many steps without a better state end the training; 0: never.
   """
 
   header: dict
@@ -133,8 +133,8 @@ def run(
 ) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
 
-  Returns the state that counts, the last or the best (`Training.best_by`). Of
-  a run that is complete it is read; neither batches nor steps are made.
+  Returns the state that counts, the last or the best (`Training.best_by`). A
+  complete run's state is read; neither batches nor steps are made.
 
   Args:
     config: of the job: `checkpoint`, `log_every_steps`, `batch_size`.

@@ -72,7 +72,7 @@ def take_turns(
 ) -> dict[str, list[Time]]:
   """Times every function `repeats` times, one after another in each round.
 
-  What slows the machine for a while so slows all of them. Warm up first.
+  A slow spell of the machine so slows all of them. Warm up first.
   """
   times = {name: [] for name in runs}
   for _ in range(repeats):
