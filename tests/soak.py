@@ -15,7 +15,6 @@ from a process that has imported all that the command does.
 
 import argparse
 import collections
-import json
 import pathlib
 import random
 import re
@@ -23,9 +22,9 @@ import tempfile
 import time
 
 import conftest  # noqa: F401  the environment
+import runs
 import warm
 
-TIMING = ("train/clips_per_second",)
 START, STEP, SAVE, PROBE = PHASES = ("start", "step", "save", "probe")
 SAVE_EVERY = 2  # within an epoch of 3 steps
 
@@ -210,17 +209,10 @@ class Soak:
         for key, value in one.items():
           assert value.dtype == other[key].dtype
           assert value.tobytes() == other[key].tobytes(), (name, key)
-    assert lines(self.workdir) == lines(self.reference)
+    assert runs.lines_of(self.workdir) == runs.lines_of(self.reference)
     for name in ("probe.json", "probe_tags.csv"):
       one, other = (d / name for d in (self.workdir, self.reference))
       assert one.read_bytes() == other.read_bytes(), name
-
-
-def lines(workdir):
-  """metrics.jsonl without its timing."""
-  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in r.items() if k not in TIMING} for r in rows]
 
 
 def arrays(path) -> dict:

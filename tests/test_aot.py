@@ -77,7 +77,8 @@ def compiled(config, topology="v3-8"):
 
 def collectives(program):
   """(kind, shapes) of every collective, an array of results at a time."""
-  kinds = "|".join(tpu_estimate.COLLECTIVES)
+  # Of an asynchronous pair, "-start" has operands and result: take "-done".
+  kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
   found = re.findall(
     rf"= (.*?) ({kinds})(?:-done)?\(", program.as_text(), re.MULTILINE
   )
@@ -149,10 +150,6 @@ def test_the_report_is_consistent(result, program):
   assert result["peak_bytes"] > memory.argument_size_in_bytes
   # The views of a device are among the arguments.
   assert memory.argument_size_in_bytes > 64 / 8 * 2 * 243 * 4
-  assert result["collectives"]["all-gather"] == {
-    "count": 2,
-    "bytes": 2 * 64 * 512 * 2,
-  }
   # It stayed a compiler: this process computes on the CPU.
   assert jax.devices()[0].platform == "cpu"
 
@@ -177,25 +174,8 @@ def test_a_chip_without_an_estimate_has_none():
   assert result["fits"] and result["flops"] > 0
   assert result.get("optimal_seconds", 1) > 0
   assert ("hours" in result) == ("optimal_seconds" in result)
-  told = tpu_estimate.table(result) + tpu_estimate.line(16, result)
-  assert (told.count(tpu_estimate.NO_ESTIMATE) == 2) == ("hours" not in result)
-
-
-def test_hlo_is_read():
-  text = """
-  %a.1 = (f32[2,3]{1,0:T(8,128)}, bf16[4]{0}) all-reduce(%x, %y), channel_id=1
-  %b.1 = (f32[8]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
-  %b.2 = f32[16]{0} all-gather-done(%b.1)
-  %c = pred[] fusion(%all-reduce.3), calls=%all-reduce.4
-  """
-  assert tpu_estimate.collectives(text) == {
-    "all-gather": {"count": 1, "bytes": 64},
-    "all-reduce": {"count": 1, "bytes": 24 + 8},
-  }
-  assert tpu_estimate.shape_bytes("s32[5]{0}") == 20
-  assert (
-    tpu_estimate.shape_bytes("(s8[5]{0}, pred[2,2]{1,0}, f32[])") == 5 + 4 + 4
-  )
+  told = tpu_estimate.table(result)
+  assert (tpu_estimate.NO_ESTIMATE in told) == ("hours" not in result)
 
 
 def test_every_topology_is_known():
@@ -240,17 +220,6 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, result):
   assert embed["fits"] and 0 < embed["flops"] < written["flops"]
 
 
-def test_a_sweep_prints_a_line_each(tmp_path):
-  done = aot_command(
-    "--sweep=batch_size:16,32", "--topology=v2:2x2", tmp_path=tmp_path
-  )
-  assert done.returncode == 0, done.stderr
-  rows = [r.split() for r in done.stdout.splitlines() if "clips/s" in r]
-  assert [row[0] for row in rows] == ["16", "32"]
-  hours = 1000 * (25_000 // 16) * float(rows[0][4]) / 3600
-  assert float(rows[0][-2]) == pytest.approx(hours, abs=0.03)
-
-
 def test_an_error_is_one_line(tmp_path):
   done = aot_command("--json=nowhere/out.json", tmp_path=tmp_path)
   assert done.returncode == 1
@@ -264,8 +233,6 @@ def test_errors_name_flag_and_remedy():
     tpu_estimate.devices_of("v9-8")
   with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
     tpu_estimate.estimate(vicreg(512, 12), "v3-8", 1000)
-  with pytest.raises(ValueError, match=r"--sweep=batch_size: write"):
-    aot._sweep(vicreg(512), "v3-8", "batch_size")
   config = vicreg(512)
   flags.FLAGS.mark_as_parsed()
   config.data.name = "fma"
@@ -311,8 +278,8 @@ def test_augmentation_on_the_device_is_added_to_the_step(least_effort):
   both = step_s + found["optimal_seconds"]
   assert found["device_seconds"] == pytest.approx(both)
   # 128 views of 2.7 ms by 96 threads.
-  assert found["host_seconds"] == pytest.approx(128 * 2.7e-3 / 96)
-  host = max(step_s, found["host_seconds"])
+  assert result["host_seconds"] == pytest.approx(128 * 2.7e-3 / 96)
+  host = max(step_s, result["host_seconds"])
   assert found["faster"] == ("host" if host < both else "device")
   assert result["hours"] == pytest.approx(both * result["steps"] / 3600)
   assert found["peak_bytes"] > result["peak_bytes"] and found["fits"]

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -16,15 +15,7 @@ import soundfile
 import vicreg_jax
 from vicreg_jax import bench
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import (
-  augment,
-  embed,
-  gpu,
-  pipeline,
-  similar,
-  step,
-  tpu,
-)
+from vicreg_jax.benchmarks import augment, embed, gpu, pipeline, similar, step
 from vicreg_jax.benchmarks.support import timing
 from vicreg_jax.data import audio, augment_config, seeds
 from vicreg_jax.data import augment as augment_ops
@@ -64,6 +55,13 @@ def test_turns_spreads_and_ratios():
   assert all(t.wall >= 0.05 and t.cpu < 0.05 for t in times["peer"])
   ours, peer = [1.0, 2.0, 3.0], [4.0, 4.0, 9.0]
   assert timing.speedup(ours, peer) == {"median": 3.0, "q1": 2.5, "q3": 3.5}
+  times = {
+    name: [timing.Time(1.0, seconds) for seconds in taken]
+    for name, taken in (("ours", ours), ("peer", peer))
+  }
+  rows = timing.compared(times, "ours", lambda taken: {"n": len(taken)}, "cpu")
+  ratios = {"median": 3.0, "q1": 2.5, "q3": 3.5}
+  assert rows == {"ours": {"n": 3}, "peer": {"n": 3, "speedup_of_ours": ratios}}
 
 
 @pytest.mark.slow
@@ -81,7 +79,6 @@ def test_decode(music, capsys, monkeypatch, plain_librosa):
   assert set(results) - {"ffmpeg"} == {
     "audio.load",
     f"audio.load, {cores} threads",
-    f"audio.load, {cores} processes",
     "librosa.load",
   }
   ours = results["audio.load"]
@@ -96,18 +93,6 @@ def test_decode(music, capsys, monkeypatch, plain_librosa):
   if cores > 1:
     threads = results[f"audio.load, {cores} threads"]
     assert median(threads["speedup_of_ours"]) < 1 / 1.2
-
-
-@pytest.mark.slow
-def test_prepare(music, capsys):
-  result = results_of(capsys, "prepare", f"--path={music}", "--repeats=1")
-  result = result["prepare"]
-  assert result["clips"] == 3
-  # 3 s at 22,050 Hz and two bytes a sample; MP3 pads, and a label is small.
-  assert result["bytes_per_clip"] == pytest.approx(132_300, rel=0.1)
-  assert result["clips_per_s"] == pytest.approx(3 / result["seconds"])
-  assert 0 < median(result["read_ms_per_clip"]) < 1000
-  assert result["peak_mib"] > 100
 
 
 def tiny(base):
@@ -295,12 +280,6 @@ def test_pipeline(tmp_path):
   assert 1e3 / median(result["views_per_s"]) > 0.8 * median(
     result["cpu_ms_per_view"]
   )
-  whole, ops = (
-    median(result[f"{part}cpu_ms_per_view"]) for part in ("", "ops_")
-  )
-  assert ops > 0
-  # Round by round, and so not quite that of the medians.
-  assert median(result["overhead"]) == pytest.approx(whole / ops - 1, abs=0.5)
 
 
 def test_many_tiny_clips_are_a_data_set(tmp_path, monkeypatch):
@@ -332,22 +311,6 @@ def test_peak_memory_is_that_of_the_process_alone():
   assert more == pytest.approx(100, abs=5)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_each_thread_has_its_own_seconds():
-  def work(seconds, done):
-    while time.thread_time() < seconds:
-      pass
-    done.append((str(threading.get_native_id()), timing.thread_seconds()))
-
-  for seconds in (0.1, 0.3):
-    done = []
-    thread = threading.Thread(target=work, args=(seconds, done))
-    thread.start()
-    thread.join()
-    ((name, found),) = done
-    assert found[name] == pytest.approx(seconds, abs=0.05)
-
-
 @pytest.mark.slow
 def test_similar_asks_for_what_is_nearest(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(similar, "_command", lambda *args: None)
@@ -363,46 +326,6 @@ def test_similar_asks_for_what_is_nearest(tmp_path, monkeypatch, capsys):
   first, second = np.argsort(unit_NxD[1:] @ unit_NxD[0])[:-3:-1] + 1
   hits = similar._exact(path, rows.y_NxD[:1], "0.ogg".__eq__, 2)
   assert [hit.path for hit in hits] == [f"{first}.ogg", f"{second}.ogg"]
-
-
-@pytest.mark.slow
-def test_pipeline_views_are_those_of_its_ops(tmp_path):
-  """`ops` augments the crops that the pipeline does, by the same seeds."""
-  from vicreg_jax.data import input_pipeline
-
-  config = pipeline._config(str(tmp_path), 4, 4, 4)
-  config.data.clip_seconds = 0.2
-  prepared = pipeline.datasets.prepare(config.data)
-  views = input_pipeline.train_views(prepared, config)
-  seen = []
-  for count, run in itertools.islice(pipeline._ops(prepared, config, 2), 3):
-    run(seen.append)
-    assert count == len(seen) == 2 * 4  # two epochs of one batch
-    expected = np.concatenate([next(views), next(views)])
-    np.testing.assert_array_equal(np.stack(seen), expected)
-    seen.clear()
-
-
-def test_tpu_says_which_side_holds_up():
-  estimate = {
-    "optimal_seconds": 0.2,
-    "clips_per_second": 5_000.0,
-    "global_batch": 1_000,
-    "fits": True,
-  }
-  result = tpu.combine(estimate, cpu_ms_per_view=3.6)
-  assert result["device_hours"] == pytest.approx(25e6 / 5_000 / 3600)
-  assert result["host_hours"] == pytest.approx(25e6 * 2 * 3.6e-3 / 96 / 3600)
-  assert result["host_clips_per_s"] == pytest.approx(96 / 7.2e-3)
-  assert result["bottleneck"] == "device"
-  assert result["hours"] == result["device_hours"]
-  assert tpu.combine(estimate, 36.0)["bottleneck"] == "host"
-  too_large = {"global_batch": 9_000, "fits": False}
-  assert tpu.combine(too_large, 3.6) == {"fits": False}
-  cost = tpu.diagnostics((4, 6), 1.0, repeats=3)
-  # 100 of 1,000 epochs, which take an hour, and a tenth of 96 cores.
-  seconds = cost["diagnostics_cpu_s"]["median"]
-  assert cost["diagnostics_share"] == pytest.approx(seconds / 9.6 / 360)
 
 
 def test_errors(tmp_path, capsys):

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
+from runs import at_step, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import files, main, messages, plots
 from vicreg_jax.jobs import embed, pretrain
-from vicreg_jax.training import checkpoint, loop
+from vicreg_jax.training import checkpoint
 from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training.writer import Writer
 
@@ -103,33 +104,15 @@ def bucket(tmp_path, monkeypatch):
   assert not any(here.iterdir())  # no directory that is called "gs:"
 
 
-def lines_of(workdir):
-  lines = files.read(f"{workdir}/metrics.jsonl").decode().splitlines()
-  rows = [json.loads(line) for line in lines]
-  timing = "train/clips_per_second"
-  return [{k: v for k, v in r.items() if k != timing} for r in rows]
-
-
 @pytest.mark.slow
-def test_a_workdir_may_be_copied_there_and_back(
-  bucket, small, tmp_path, monkeypatch
-):
+def test_a_workdir_may_be_copied_there_and_back(bucket, small, tmp_path):
   """Also of an Orbax that writes no commit_success.txt on disks."""
   small.checkpoint.every_epochs = 1.0
   small.data.crop, small.model.blocks = 27, 2
   here, back = str(tmp_path / "run"), str(tmp_path / "back")
   copied = str(tmp_path / "buckets/bucket/run")
-  record = loop._Loop._record
-
-  def crash(self, step, scalars):
-    record(self, step, scalars)
-    if step == 4:
-      raise RuntimeError
-
-  with monkeypatch.context() as patch:
-    patch.setattr(loop._Loop, "_record", crash)
-    with pytest.raises(RuntimeError):
-      pretrain.run(small, here)
+  with stopped_at(4):
+    pretrain.run(small, here)
   manifest = pathlib.Path(here, "checkpoints/3/manifest.json")
   measured = json.loads(manifest.read_text())
   for path in manifest.parent.rglob("commit_success.txt"):
@@ -143,32 +126,23 @@ def test_a_workdir_may_be_copied_there_and_back(
   shutil.copytree(copied, back)
   pretrain.run(small, here)
   assert lines_of("gs://bucket/run") == lines_of(here)
-  monkeypatch.setattr(loop._Loop, "_record", crash)  # there are no steps to do
-  pretrain.run(small, back)
+  with at_step(5, lambda: 1 / 0):  # there are no steps to do
+    pretrain.run(small, back)
   assert lines_of(back) == lines_of(here)
 
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_equals_one_on_a_disk(
-  bucket, small, data_dir, tmp_path, monkeypatch, capsys
+  bucket, small, data_dir, tmp_path, capsys
 ):
   small.checkpoint.every_epochs = 1.0
   small.probe_after = True
   small.probe.update(max_epochs=1, heads=("linear",))
   small.data.crop, small.model.blocks = 27, 2
   there, here = "gs://bucket/a/run", str(tmp_path / "run")
-  record = loop._Loop._record
-
-  def crash(self, step, scalars):
-    record(self, step, scalars)
-    if step == 4:
-      raise RuntimeError
-
   # A crash between checkpoints; what the bucket then has is what is copied.
-  monkeypatch.setattr(loop._Loop, "_record", crash)
-  with pytest.raises(RuntimeError):
+  with stopped_at(4):
     pretrain.run(small, there)
-  monkeypatch.setattr(loop._Loop, "_record", record)
   main.run(small, there)
   main.run(small, here)
   assert lines_of(there) == lines_of(here)

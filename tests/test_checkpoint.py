@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import pickle
-import resource
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
+from runs import FULL, assert_same, small_disk
 
 from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import checkpoint, failed_save, steps
@@ -28,10 +28,6 @@ from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training import writer as writer_lib
 
 PACKAGE = pathlib.Path(checkpoint.__file__).parents[1]
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def state_of(step):
@@ -229,41 +225,6 @@ def test_a_second_process_is_refused_and_named(tmp_path):
     assert f"--workdir={tmp_path} is in use by {me}" in str(caught.value)
   with workdir_lib.alone(str(tmp_path)):
     pass
-
-
-@contextlib.contextmanager
-def small_disk(path):
-  """Yields a function that leaves no room below `path`, and one that frees it.
-
-  A disk of its own where that may be mounted; else no file may grow.
-  """
-  path.mkdir(exist_ok=True)
-  command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
-  if os.geteuid() == 0 and not subprocess.run(command).returncode:
-    filler = path / "filler"
-
-    def fill():
-      with contextlib.suppress(OSError), filler.open("wb", buffering=0) as f:
-        while f.write(bytes(1 << 12)):
-          pass
-
-    try:
-      yield fill, filler.unlink
-    finally:
-      subprocess.run(["umount", "-l", str(path)], check=True)
-  else:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-      resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    try:
-      yield lambda: limit(1), lambda: limit(soft)
-    finally:
-      limit(soft)
-
-
-FULL = r"(No space left on device|File too large)"
 
 
 def test_a_save_without_room_fails_and_the_one_before_is_kept(tmp_path, capfd):

@@ -15,7 +15,7 @@ import pytest
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
-from vicreg_jax.model import samplecnn
+from vicreg_jax.model import samplecnn, view_norm
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr, pytorch_file, pytorch_names
 from vicreg_jax.use.import_weights import import_weights
@@ -328,7 +328,7 @@ def test_onnx_with_batch_norm_folded_into_convolutions(tmp_path, encoder):
   agrees(encoder, variables)
   for name, stats in variables["batch_stats"].items():
     norm = variables["params"][name]
-    factor = norm["scale"] / jnp.sqrt(stats["var"] + samplecnn.Block.epsilon)
+    factor = norm["scale"] / jnp.sqrt(stats["var"] + view_norm.Block.epsilon)
     assert np.all(factor == 1)
     assert not np.any(norm["bias"]) and not np.any(stats["mean"])
 

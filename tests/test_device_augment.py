@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import warm
 from jax.sharding import Mesh
+from runs import assert_same, lines_of, stopped_at
 from test_augment import ROOMS, SR, db, music, power, white
-from test_pretrain import assert_same, at_step, lines_of
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
@@ -295,22 +295,11 @@ def on_device(config):
   return config
 
 
-def test_continuing_on_the_device_equals_an_unbroken_run(
-  small, tmp_path, monkeypatch
-):
+def test_continuing_on_the_device_equals_an_unbroken_run(small, tmp_path):
   on_device(small)
   expected = pretrain.run(small, str(tmp_path / "unbroken"))
-
-  class Stop(Exception):
-    pass
-
-  def stop():
-    raise Stop
-
-  with monkeypatch.context() as patch:
-    at_step(patch, 4, stop)
-    with pytest.raises(Stop):
-      pretrain.run(small, str(tmp_path / "broken"))
+  with stopped_at(4):
+    pretrain.run(small, str(tmp_path / "broken"))
   assert_same(pretrain.run(small, str(tmp_path / "broken")), expected)
   rows = lines_of(tmp_path / "broken")
   assert rows == lines_of(tmp_path / "unbroken")
@@ -371,12 +360,5 @@ def split_over_devices():
 
 @pytest.mark.slow
 def test_eight_devices_augment_as_one(tmp_path):
-  process = warm.Process(
-    split_over_devices,
-    out=tmp_path / "o",
-    err=tmp_path / "e",
-    env=warm.devices(8),
-  )
-  code, printed, errors = process.wait()
-  assert code == 0, errors
-  assert float(printed.splitlines()[-1]) < 1e-8
+  printed = warm.on_eight_devices(tmp_path, split_over_devices)
+  assert float(printed) < 1e-8

@@ -9,7 +9,7 @@ import pytest
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.model import losses, samplecnn
+from vicreg_jax.model import losses, view_norm
 from vicreg_jax.training import steps
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -173,7 +173,7 @@ def test_statistics_of_a_batch_are_summed_in_float32():
   """BatchNorm on bfloat16: a mean of 4096 x 3 values far from zero."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(3, 1, size=(4096, 3, 5)), jnp.bfloat16)
-  norm = samplecnn.NormRelu()
+  norm = view_norm.NormRelu()
   variables = norm.init(jax.random.key(0), x, train=True)
   y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
   assert y.dtype == BFLOAT16

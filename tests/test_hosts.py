@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import warm
 from conftest import shrink
+from runs import lines_of
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
@@ -20,11 +21,12 @@ STEPS = 9
 
 # A config file is Python: this one also notes what its process does, and lets
 # it have accidents.
-CONFIG = f"""
+CONFIG = """
 import os, pathlib, signal, time
+import jax
 import numpy as np
-from conftest import shrink
-from vicreg_jax import config, files
+from test_hosts import tiny
+from vicreg_jax import files
 from vicreg_jax.data import input_pipeline
 from vicreg_jax.data.datasets import base
 from vicreg_jax.jobs import pretrain
@@ -39,7 +41,7 @@ def note(text):
 
 def noted(function, name):
   def call(first, *args):
-    note(f"{{name}} {{first if name == 'write' else ''}}")
+    note(f"{name} {first if name == 'write' else ''}")
     return function(first, *args)
   return call
 
@@ -49,7 +51,8 @@ base.ClipBuilder._decode_all = noted(base.ClipBuilder._decode_all, "decode")
 def train_views(*args, start_step, **kwargs):
   views = original_views(*args, start_step=start_step, **kwargs)
   for step, batch in enumerate(views, start_step + 1):
-    np.save(notes / f"views{{step}}.npy", batch)
+    arrays = jax.tree.leaves(batch)
+    np.savez(notes / f"views{step}.npz", *arrays)
     yield batch
 
 original_views = input_pipeline.train_views
@@ -57,9 +60,9 @@ input_pipeline.train_views = train_views
 
 def record(self, step, scalars):
   original_record(self, step, scalars)
-  if f"{{step}}" == os.environ.get("SIGTERM_AT"):
+  if f"{step}" == os.environ.get("SIGTERM_AT"):
     os.kill(os.getpid(), signal.SIGTERM)
-  if f"{{step}}" == os.environ.get("SIGKILL_AT"):
+  if f"{step}" == os.environ.get("SIGKILL_AT"):
     while not (workdir / "checkpoints" / "6").exists():
       time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -68,18 +71,25 @@ original_record = loop._Loop._record
 loop._Loop._record = record
 
 def get_config():
-  c = shrink(config.base_pretrain(), os.environ["DATA"])
-  c.data.crop, c.model.blocks = 27, 2
-  c.model.projector = (12, 10)
-  for op in c.augment.values():
-    op.p = 0.0
-  c.steps = {STEPS}
+  c = tiny(os.environ["DATA"], os.environ["SIDE"])
   c.checkpoint.every_epochs = 1.0
   c.checkpoint.keep = 9
   c.probe_after = True
   c.probe.max_epochs, c.probe.heads = 2, ("linear",)
   return c
 """
+
+
+def tiny(data_dir, side):
+  """The runs' config, augmented on the host or on the device."""
+  config = shrink(configs.base_pretrain(), data_dir)
+  config.data.crop, config.model.blocks = 27, 2
+  config.data.augment_on = side
+  config.model.projector = (12, 10)
+  for name, op in config.augment.items():
+    op.p = 0.5 * (side == "device" and name in ("noise", "gain", "polarity"))
+  config.steps = STEPS
+  return config
 
 
 def start(tmp_path, workdir, name, devices, *flags, **env):
@@ -93,6 +103,7 @@ def start(tmp_path, workdir, name, devices, *flags, **env):
     "NOTES": str(notes),
     "WORKDIR": str(workdir),
     "DATA": str(tmp_path / "data"),
+    "SIDE": tmp_path.name,
   }
   return warm.command(
     f"--workdir={workdir}",
@@ -131,10 +142,11 @@ def run_hosts(tmp_path, workdir, first=None, second=None, flags=()):
       host.kill()
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture(scope="module", params=["host", "device"])
+def runs(tmp_path_factory, request):
   """The two hosts' run, stopped and killed on the way, and one host's."""
-  tmp_path = tmp_path_factory.mktemp("hosts")
+  tmp_path = tmp_path_factory.mktemp("hosts") / request.param
+  tmp_path.mkdir()
   workdir, alone = tmp_path / "two", tmp_path / "one"
   sigterm = run_hosts(tmp_path, workdir, second={"SIGTERM_AT": "1"})
   saved = sorted(os.listdir(workdir / "checkpoints"))
@@ -157,14 +169,8 @@ def runs(tmp_path_factory):
 
 
 def config_of(runs):
-  """The config of the runs, as far as the state and the views depend on it."""
-  config = shrink(configs.base_pretrain(), str(runs["tmp_path"] / "data"))
-  config.data.crop, config.model.blocks = 27, 2
-  config.model.projector = (12, 10)
-  for op in config.augment.values():
-    op.p = 0.0
-  config.steps = STEPS
-  return config
+  tmp_path = runs["tmp_path"]
+  return tiny(str(tmp_path / "data"), tmp_path.name)
 
 
 def state_of(runs, name):
@@ -177,13 +183,6 @@ def state_of(runs, name):
     state = saved.restore(STEPS, like)
   arrays = jax.tree.leaves(state.replace(step=0))
   return int(state.step), np.concatenate([np.ravel(x) for x in arrays])
-
-
-def lines_of(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
-  timing = "train/clips_per_second"
-  return [{k: v for k, v in r.items() if k != timing} for r in rows]
 
 
 @pytest.mark.slow
@@ -228,11 +227,14 @@ def test_the_hosts_rows_are_the_batch_without_overlap_or_gap(runs):
   whole = input_pipeline.train_views(datasets.prepare(config.data), config)
   for step in range(1, STEPS + 1):
     shares = [
-      np.load(runs["tmp_path"] / f"host{i}" / f"views{step}.npy")
+      np.load(runs["tmp_path"] / f"host{i}" / f"views{step}.npz")
       for i in range(2)
     ]
-    assert [len(share) for share in shares] == [4, 4]
-    np.testing.assert_array_equal(np.concatenate(shares), next(whole))
+    batch = jax.tree.leaves(next(whole))
+    for name, expected in zip(shares[0], batch, strict=True):
+      rows = [share[name] for share in shares]
+      assert [len(share) for share in rows] == [4, 4]
+      np.testing.assert_array_equal(np.concatenate(rows), expected)
 
 
 @pytest.mark.slow
@@ -264,6 +266,8 @@ def test_what_is_written_once_is_written_by_the_first_host(runs):
 
 
 def test_hosts_that_differ_are_refused(tmp_path):
+  tmp_path = tmp_path / "host"
+  tmp_path.mkdir()
   ended = run_hosts(tmp_path, tmp_path / "w", flags=["--config.seed=1"])
   for code, _, errors in ended:
     assert code == 1

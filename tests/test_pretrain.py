@@ -8,12 +8,13 @@ import time
 import jax
 import numpy as np
 import pytest
+import runs
 import sklearn.metrics
 import sklearn.neighbors
 import sklearn.preprocessing
 import warm
 from conftest import shrink
-from test_checkpoint import FULL, small_disk
+from runs import assert_same, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
@@ -24,23 +25,11 @@ from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
 
 HERE = pathlib.Path(__file__).parent
-TIMING = ("train/clips_per_second",)
-
-
-def lines_of(workdir):
-  """metrics.jsonl without its timing."""
-  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in r.items() if k not in TIMING} for r in rows]
 
 
 def header_of(config, prepared):
   clips = input_pipeline.num_train_clips(prepared, config)
   return loop.header(config, prepared, configs.durations(config, clips))
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +84,9 @@ def test_training_lowers_the_loss(small, tmp_path):
 def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):
   expected, workdir = unbroken
   small.checkpoint.every_epochs = 1.0
-
-  class Stop(Exception):
-    pass
-
   # A crash after step 4, of which the checkpoint of step 3 survives.
-  record = loop._Loop._record
-
-  def crash(self, step, scalars):
-    record(self, step, scalars)
-    if step == 4:
-      raise Stop
-
-  loop._Loop._record = crash
-  try:
-    with pytest.raises(Stop):
-      pretrain.run(small, str(tmp_path))
-  finally:
-    loop._Loop._record = record
+  with stopped_at(4):
+    pretrain.run(small, str(tmp_path))
   assert lines_of(tmp_path)[-1]["step"] == 4
   state = pretrain.run(small, str(tmp_path))
   assert_same(state, expected)
@@ -237,17 +211,8 @@ def on_eight_devices(data_dir, other, workdir):
 @pytest.mark.slow
 def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
   """The loss and BatchNorm are over the global batch, whoever holds it."""
-  process = warm.Process(
-    on_eight_devices,
-    data_dir,
-    str(unbroken[1]),
-    str(tmp_path),
-    out=tmp_path / "o",
-    err=tmp_path / "e",
-    env=warm.devices(8),
-  )
-  code, _, errors = process.wait()
-  assert code == 0, errors
+  run = on_eight_devices, data_dir, str(unbroken[1]), str(tmp_path)
+  warm.on_eight_devices(tmp_path, *run)
   one, eight = lines_of(unbroken[1]), lines_of(tmp_path)
   assert len(one) == len(eight)
   for a, b in zip(one, eight):
@@ -269,27 +234,13 @@ def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
       np.testing.assert_array_equal(leaf, array)
 
 
-def at_step(monkeypatch, number, what):
-  """Does something in a run once a step is recorded."""
-  record = loop._Loop._record
-
-  def also(self, step, scalars):
-    if step == number:
-      what()
-    record(self, step, scalars)
-
-  monkeypatch.setattr(loop._Loop, "_record", also)
-
-
 def test_a_disk_that_fills_stops_the_run_which_then_continues(
-  small, unbroken, tmp_path, monkeypatch
+  small, unbroken, tmp_path
 ):
   small.checkpoint.every_epochs = 1.0
-  with small_disk(tmp_path / "disk") as (fill, free):
-    with monkeypatch.context() as patch:
-      at_step(patch, 4, fill)
-      with pytest.raises(ValueError, match=FULL):
-        pretrain.run(small, str(tmp_path / "disk"))
+  with runs.small_disk(tmp_path / "disk") as (fill, free):
+    with runs.at_step(4, fill), pytest.raises(ValueError, match=runs.FULL):
+      pretrain.run(small, str(tmp_path / "disk"))
     free()
     state = pretrain.run(small, str(tmp_path / "disk"))
     assert_same(state, unbroken[0])
@@ -327,12 +278,8 @@ def test_a_clock_that_runs_backwards_changes_nothing(
   small.checkpoint.every_epochs = 1 / 3
   small.checkpoint.keep = 2
   small.steps = 5
-  at = []
-  with monkeypatch.context() as patch:
-    at_step(patch, 4, lambda: at.append(1) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-      pretrain.run(small, str(tmp_path))
-  assert at
+  with stopped_at(4):
+    pretrain.run(small, str(tmp_path))
   assert_same(pretrain.run(small, str(tmp_path)), unbroken[0])
   assert lines_of(tmp_path) == lines_of(unbroken[1])
   assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
@@ -522,17 +469,8 @@ def test_a_shorter_run_leaves_what_a_longer_one_keeps(small, tmp_path):
   small.optim.schedule = "constant"
   small.checkpoint.update(every_epochs=0.3, keep=1, keep_at_epochs=(1, 2, 3, 5))
   small.steps, small.epochs = 0, 5
-  record = loop._Loop._record
-
-  def stop(self, step, scalars):
-    record(self, step, scalars)
-    if step == 11:
-      raise RuntimeError
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop._Loop, "_record", stop)
-    with pytest.raises(RuntimeError):
-      pretrain.run(small, str(tmp_path))
+  with stopped_at(11):
+    pretrain.run(small, str(tmp_path))
   kept = sorted(os.listdir(tmp_path / "checkpoints"), key=int)
   assert kept[:3] == ["3", "6", "9"]
   small.epochs, small.checkpoint.keep_at_epochs = 1, (1,)
@@ -656,10 +594,8 @@ def test_the_best_by_knn_counts(by_knn, tmp_path, monkeypatch):
   assert_same(loaded.variables["params"], state.params["encoder"])
   assert encoders.load(whole, step=9).step == 9
   for crash in (1, 7):  # step 0 alone is saved; the best is not the newest
-    with monkeypatch.context() as patch:
-      at_step(patch, crash, lambda: 1 / 0)
-      with pytest.raises(ZeroDivisionError):
-        pretrain.run(by_knn, broken)
+    with stopped_at(crash):
+      pretrain.run(by_knn, broken)
     assert encoders.load(broken).step == {1: 0, 7: 3}[crash]
   assert_same(pretrain.run(by_knn, broken), state)
   assert lines_of(broken) == lines_of(whole)

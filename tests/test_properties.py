@@ -2,6 +2,7 @@
 
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from vicreg_jax.data import audio, crops, seeds, tracks
 from vicreg_jax.data.prepared import SPLITS
 from vicreg_jax.data.tracks import track_of
 from vicreg_jax.evaluation import metrics
-from vicreg_jax.model import losses, optim
+from vicreg_jax.model import losses
+from vicreg_jax.training import steps
 
 settings.register_profile(
   "ours", derandomize=True, deadline=None, database=None, max_examples=60
@@ -463,10 +465,11 @@ def test_schedule_rises_then_falls_without_a_jump(
   total, warmup, final, rate, batch, scale
 ):
   warmup = min(warmup, total - 1)
-  schedule = optim.warmup_cosine(
-    rate, batch_size=batch, warmup_steps=warmup, total_steps=total,
-    final_fraction=final, scale_with_batch=scale,
-  )  # fmt: skip
+  config = configs.base_pretrain()
+  config.batch_size = batch
+  config.optim.update(learning_rate=rate, final_fraction=final, per_256=scale)
+  durations = types.SimpleNamespace(warmup=warmup, total=total)
+  schedule = steps.make_schedule(config, durations)
   # Always of one length, so that it is compiled once.
   rates = np.asarray(schedule(jnp.arange(401)), np.float64)[: total + 1]
   peak = rate * (batch / 256 if scale else 1)

@@ -211,13 +211,8 @@ PARAMS = [*CASES[:3], pytest.param(CASES[3], marks=pytest.mark.slow)]
 
 @pytest.fixture(scope="module", params=PARAMS, ids=" ".join)
 def differences(request, tmp_path_factory):
-  out, err = (tmp_path_factory.mktemp("case") / n for n in ("out", "err"))
-  process = warm.Process(
-    compare, *request.param, out=out, err=err, env=warm.devices(8)
-  )
-  code, printed, errors = process.wait()
-  assert code == 0, errors
-  return json.loads(printed.splitlines()[-1])
+  directory = tmp_path_factory.mktemp("case")
+  return json.loads(warm.on_eight_devices(directory, compare, *request.param))
 
 
 def test_eight_devices_equal_one(differences):

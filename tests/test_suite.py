@@ -511,7 +511,7 @@ def test_every_score_has_a_column_and_a_panel(tmp_path):
       plan.Suite("T", points, figures.score_dots, metrics=wrong)
 
 
-def test_a_suite_may_have_other_heads(tmp_path):
+def test_a_suite_may_have_other_heads(tmp_path, monkeypatch):
   (tmp_path / "run").mkdir()
   found = {"linear": {"roc_auc": 50.0}, "mfcc_knn": {"roc_auc": 60.0}}
   (tmp_path / "run/probe.json").write_text(json.dumps(found))
@@ -527,11 +527,9 @@ def test_a_suite_may_have_other_heads(tmp_path):
   *_, x, of_mfcc = tables.markdown(made, results, "").splitlines()
   assert (x, of_mfcc) == ("| x | 50.00 | - |", "| MFCCs | - | 60.00 |")
   drawn = []
-  with mock.patch.object(
-    figures, "_save", lambda figure, *args: drawn.append(figure)
-  ):
-    made.draw(results, "unused", stamp="")
-  (figure,) = drawn
+  monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
+  made.draw(results, "unused", stamp="")
+  figure, _ = drawn
   values = {
     float(x)
     for line in figure.axes[0].get_lines()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax import plots
-from vicreg_jax.study import figures, tables
+from vicreg_jax.study import figures, tables, training_figures
 
 SMOKE = "smoke scale: says nothing about the thesis"
 
@@ -54,6 +54,11 @@ def curves():
     row(scores((61, 21)), method="VICReg", epochs=300),
     row(scores((62, 22), (64, 24)), method="VICReg", epochs=3000),
   ]
+
+
+def draw_curves(rows, x="epochs", group="method", out="unused", **options):
+  made = rows if isinstance(rows, tables.Results) else results(rows)
+  figures.score_curves(made, out, x=x, x_label="", group=group, **options)
 
 
 def drawn(ax):
@@ -107,9 +112,7 @@ def test_curves_differ_by_more_than_colour(saved):
   rows = curves()
   for each in rows:
     each["thesis"] = scores((70, 20), (71, 21))
-  figures.score_curves(
-    results(rows), "unused", x="epochs", x_label="", group="method"
-  )
+  draw_curves(rows)
   lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
   assert lines["CLMR, linear"].get_color() == plots.RED
   assert lines["VICReg, two-layer"].get_color() == plots.BLUE
@@ -136,14 +139,7 @@ def test_ticks_do_not_touch(saved):
   far = rows_of((300, 1000, 3000, 5000, 8000))
   near = rows_of(32 * 2**k for k in range(5))
   for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
-    figures.score_curves(
-      results(case),
-      "unused",
-      x="batch_size",
-      x_label="",
-      group="method",
-      log_x=log_x,
-    )
+    draw_curves(case, x="batch_size", log_x=log_x)
     for ax in saved[-1].axes:
       texts = ax.get_xticklabels()
       assert len(texts) == len(case)
@@ -165,9 +161,7 @@ def test_lines_of_any_label(saved):
     for d in (1, 2)
     for loss in ("paper", "release", "VICReg")
   ]
-  figures.score_curves(
-    results(rows), "unused", x="size", x_label="", group="loss"
-  )
+  draw_curves(rows, x="size", group="loss")
   lines = saved[0].axes[0].get_lines()
   assert [line.get_label() for line in lines] == [
     "paper, linear",
@@ -341,7 +335,7 @@ def test_loss_terms_over_epochs(saved, tmp_path):
     "128": None,
     "256": write(tmp_path / "b.jsonl", training((2, 4), 2, **terms)),
   }
-  figures.loss_terms(runs, "unused")
+  training_figures.loss_terms(runs, "unused")
   invariance, variance, covariance = saved[0].axes
   epochs = [0.5, 1, 1.5, 2]
   assert drawn(invariance) == {
@@ -378,16 +372,16 @@ def test_smooth_is_the_mean_of_a_centred_window():
     ]
     expected.append(math.nan if math.isnan(value) else np.mean(near))
   np.testing.assert_allclose(
-    figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
+    training_figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
   )
   # Every 20 epochs, as the thesis validates: over three values each.
   np.testing.assert_allclose(
-    figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
+    training_figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
   )
   # Neighbours exactly half a window away count, whatever the rounding.
   tenths = [step * 0.1 for step in range(5)]
   np.testing.assert_allclose(
-    figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
+    training_figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
   )
 
 
@@ -398,7 +392,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
     for s, v in ((40, 3), (80, 9), (120, 6), (160, 0))
   ]
   runs = {"CLMR": write(tmp_path / "a.jsonl", lines), "VICReg": None}
-  figures.losses(runs, "unused")
+  training_figures.losses(runs, "unused")
   clmr, vicreg = saved[0].axes
   epochs = [10, 20, 30, 40, 50, 60, 70, 80]
   assert drawn(clmr) == {
@@ -409,7 +403,7 @@ def test_losses_are_smoothed_over_epochs(saved, tmp_path):
   assert vicreg.get_title() == "VICReg (no data)"
   assert clmr.get_xlabel() == "epoch"
   assert legend(saved[0]) == ["training", "validation"]
-  figures.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
+  training_figures.losses({"CLMR": runs["CLMR"]}, "unused", smooth_epochs=1)
   (ax,) = saved[1].axes
   assert drawn(ax)["validation"] == [[20, 40, 60, 80], [3, 9, 6, 0]]
 
@@ -441,7 +435,7 @@ def collapse_runs(tmp_path):
 
 
 def test_collapse_shows_metrics_scores_and_spectra(saved, tmp_path):
-  figures.collapse(collapse_runs(tmp_path), "unused")
+  training_figures.collapse(collapse_runs(tmp_path), "unused")
   rank, std, correlation, probes, y_spectra, z_spectra = saved[0].axes
 
   def solid_and_dashed(ax):
@@ -504,16 +498,9 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 
 def test_nothing_is_clipped_or_covered(saved, tmp_path):
   """The stamp is below, the legend above all panels, all within the page."""
-  figures.score_curves(
-    results(curves()),
-    "unused",
-    x="epochs",
-    x_label="e",
-    group="method",
-    stamp=SMOKE,
-  )
+  draw_curves(curves(), stamp=SMOKE)
   figures.score_dots(results(curves()), "unused", stamp=SMOKE)
-  figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
+  training_figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
   for figure in saved:
     (found,) = figure.legends
     boxes = [ax.get_tightbbox() for ax in figure.axes]
@@ -532,38 +519,32 @@ def test_nothing_to_draw_is_refused(tmp_path):
   out = tmp_path / "a"
   failed = [row(None, method="CLMR", epochs=1)]
   with pytest.raises(ValueError, match="None of the 1 rows has a score"):
-    figures.score_curves(
-      results(failed), out, x="epochs", x_label="", group="method"
-    )
+    draw_curves(failed, out=out)
   with pytest.raises(ValueError, match=r"has a score in \['pr_auc'\]"):
     figures.heat_maps(results(failed), out, x="epochs", y="method")
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
     figures.score_dots(results([], ("accuracy",)), out)
-  for draw in (figures.loss_terms, figures.losses):
+  for draw in (training_figures.loss_terms, training_figures.losses):
     with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
   with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
-    figures.collapse(runs, out)
+    training_figures.collapse(runs, out)
   assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_is_named(tmp_path):
   out = tmp_path / "a"
   with pytest.raises(ValueError, match=r"'CLMR'.* has no label 'size'"):
-    figures.score_curves(
-      results(curves()), out, x="size", x_label="", group="method"
-    )
+    draw_curves(curves(), x="size", out=out)
   twice = [*curves(), row(scores((1, 2)), method="CLMR", epochs=300, seed=1)]
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
-    figures.score_curves(
-      results(twice), out, x="epochs", x_label="", group="method"
-    )
+    draw_curves(twice, out=out)
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
   with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
-    figures.losses({"CLMR": untimed}, out)
+    training_figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
-    figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
+    training_figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)
   with pytest.raises(ValueError, match=r"cannot write .*m\.jsonl.a\.png"):
     figures.score_dots(results(curves()), untimed / "a")
 
@@ -575,9 +556,7 @@ def test_score_curves_are_of_the_suite_s_heads(saved):
   ]
   rows += [row({"knn": {"roc_auc": 40, "pr_auc": 30}}, e="b", p=10)]
   made = tables.Results(rows, [], ("roc_auc",), "", heads=("logistic", "knn"))
-  figures.score_curves(
-    made, "unused", x="p", x_label="%", group="e", log_x=True
-  )
+  draw_curves(made, x="p", group="e", log_x=True)
   assert drawn(saved[0].axes[0]) == {
     "a, logistic": [[1, 10], [61, 70]],
     "a, neighbours": [[1, 10], [50, 50]],

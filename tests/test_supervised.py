@@ -1,5 +1,6 @@
 """Training with labels: the step, the stream, resuming, and what is scored."""
 
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 import sklearn.metrics
 import warm
 from conftest import shrink
-from test_pretrain import assert_same, lines_of
+from runs import assert_same, at_step, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
@@ -416,16 +417,7 @@ def test_one_core_and_eight_devices_make_no_difference(
 ):
   """The stream to the bit, and steps but for the order of sums."""
   out = tmp_path / "other.npz"
-  process = warm.Process(
-    elsewhere,
-    data_dir,
-    out,
-    out=tmp_path / "o",
-    err=tmp_path / "e",
-    env=warm.devices(8),
-  )
-  code, _, errors = process.wait()
-  assert code == 0, errors
+  warm.on_eight_devices(tmp_path, elsewhere, data_dir, out)
   other = np.load(out)
   ((x, labels),) = epochs_of(labelled, datasets.prepare(labelled.data), 1)
   assert x.tobytes() == other["x"].tobytes()
@@ -546,24 +538,15 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
   [pytest.param(8, "crash", marks=pytest.mark.slow), (6, "signal")],
 )
 def test_a_resumed_run_equals_an_unbroken_one(
-  labelled, unbroken, tmp_path, monkeypatch, step, how
+  labelled, unbroken, tmp_path, step, how
 ):
-  record = loop._Loop._record
-
-  class Crash(Exception):
-    pass
-
-  def accident(self, at, scalars):
-    record(self, at, scalars)
-    if at == step:
-      if how == "crash":
-        raise Crash
-      os.kill(os.getpid(), signal.SIGTERM)
-
   workdir = str(tmp_path)
-  with monkeypatch.context() as patch:
-    patch.setattr(loop._Loop, "_record", accident)
-    with pytest.raises(Crash if how == "crash" else KeyboardInterrupt):
+  if how == "crash":
+    with stopped_at(step):
+      supervised.run(labelled, workdir)
+  else:
+    kill = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    with at_step(step, kill), pytest.raises(KeyboardInterrupt):
       supervised.run(labelled, workdir)
   # A signal is obeyed a step later.
   newest = {"crash": ["3", "6"], "signal": ["3", "7"]}[how]
@@ -685,21 +668,11 @@ def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
 @pytest.mark.parametrize(
   "key, value, message",
   [
-    (
-      "model.dropout",
-      1.0,
-      r"model.dropout is 1.0; .* at least 0 and below 1",
-    ),
-    ("model.dropout", "0.5", r"model.dropout is '0.5'; it must be a number"),
-    ("stop_patience", -1, r"stop_patience is -1"),
-    ("stop_patience", 2.5, r"stop_patience is 2.5; .* whole number"),
+    ("model.dropout", 1.0, r"model.dropout is 1.0; .* at least 0 and below 1"),
     ("encode_batch_size", 0, r"encode_batch_size is 0"),
-    ("batch_size", 1, r"batch_size is 1"),
     ("batch_size", 25, r"batch_size is 25.* 24 clips"),
-    ("optim.name", "sgd", r"optim.name.*lars, adam"),
     ("model.blocks", 3, r"data.crop is 27, .*data.crop=81"),
     ("stop_patienc", 3, r"no such key \(did you mean stop_patience\?\)"),
-    ("checkpoint.keep", 0, r"checkpoint.keep is 0"),
   ],
 )
 def test_impossible_configs(labelled, tmp_path, key, value, message):

@@ -64,6 +64,15 @@ def run_command(directory, *flags, env=None):
   return subprocess.CompletedProcess(flags, code, *texts)
 
 
+def on_eight_devices(directory, function, *args):
+  """What `function(*args)` prints last on eight simulated devices."""
+  out, err = directory / "eight_out", directory / "eight_err"
+  process = Process(function, *args, out=out, err=err, env=devices(8))
+  code, printed, errors = process.wait()
+  assert code == 0, errors
+  return (printed.splitlines() or [""])[-1]
+
+
 def devices(number):
   """The environment of a process with so many simulated devices."""
   flags = os.environ.get("XLA_FLAGS", "")

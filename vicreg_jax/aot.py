@@ -10,12 +10,12 @@ the memory or of the matrix unit, whichever is slower, so a real step takes
 longer. `scheduled_cycles` are the scheduler's own, larger estimate; it covers
 fused operations alone.
 
-With --config.data.augment_on=device the augmentation's program is compiled as
-well, and compared with the host's threads, if each is as fast as one of ours
-(`tpu_estimate.HOST_MS_A_VIEW`).
+The host augments beside the step; its time is that of its threads, if each is
+as fast as one of ours (`tpu_estimate.HOST_MS_A_VIEW`). With
+--config.data.augment_on=device the augmentation's program is compiled as well,
+and compared with it.
 """
 
-import ast
 import json
 import os
 import pathlib
@@ -32,9 +32,6 @@ TOPOLOGY = flags.DEFINE_string(
   "topology", "v3-8", "v2-8, v3-8, v3-32, ... or the compiler's name: v3:2x2."
 )
 JSON = flags.DEFINE_string("json", None, "Also write one JSON object there.")
-SWEEP = flags.DEFINE_string(
-  "sweep", None, "Compile for several values: batch_size:256,768,1792"
-)
 CLIPS = flags.DEFINE_integer(
   "clips", None, "Training clips; those of the data set if it is published."
 )
@@ -64,25 +61,6 @@ def _check_writable(path):
     )
 
 
-def _sweep(config, topology, sweep) -> list[dict]:
-  key, _, values = sweep.partition(":")
-  results = []
-  for text in values.split(","):
-    try:
-      value = ast.literal_eval(text)
-      config.update_from_flattened_dict({key: value})
-    except (ValueError, SyntaxError, KeyError, TypeError) as e:
-      raise ValueError(
-        f"--sweep={sweep}: write a key of the config and its values, as"
-        " batch_size:256,768"
-      ) from e
-    configs.validate(config)
-    result = tpu_estimate.estimate(config, topology, _clips(config))
-    results.append({key: value} | result)
-    print(tpu_estimate.line(value, result), flush=True)
-  return results
-
-
 def run(config) -> dict:
   """Compiles, prints, and returns what `--json` writes."""
   configs.validate(config)
@@ -90,8 +68,6 @@ def run(config) -> dict:
     raise ValueError(f"job is {config.job!r}: aot compiles job=pretrain")
   topology = TOPOLOGY.value
   print("The compiler's estimate for", topology, "- not a measurement.")
-  if SWEEP.value:
-    return {"sweep": _sweep(config, topology, SWEEP.value)}
   result = tpu_estimate.estimate(config, topology, _clips(config))
   print("training\n" + tpu_estimate.table(result), flush=True)
   result["embed"] = tpu_estimate.estimate_embedding(config, topology)

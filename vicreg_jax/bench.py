@@ -3,14 +3,12 @@
     python -m vicreg_jax.bench [NAME] [--repeats=N] [--json] ...
 
 decode    decoding audio files, against librosa and ffmpeg
-prepare   a folder data set, end to end
 augment   CPU time of each augmentation, against sox and others
-pipeline  the tf.data pipeline: cores, overhead, waiting, memory
+pipeline  the tf.data pipeline: cores, crops alone, memory
 step      the train step, against PyTorch
 embed     the verb `embed`, against onnxruntime; its start and memory
 similar   the nearest of many vectors, against an index of LanceDB
 startup   from the command to the first step; memory of training
-tpu       hours on a TPU v3-8, by the compiler's estimate
 gpu       a card in ten minutes: steps, whole trainings, embedding, memory
 
 Without NAME all run, one after another. `NAME --help` says what is measured,
@@ -28,14 +26,12 @@ from vicreg_jax.benchmarks.support import timing
 
 NAMES = (
   "decode",
-  "prepare",
   "augment",
   "pipeline",
   "step",
   "embed",
   "similar",
   "startup",
-  "tpu",
   "gpu",
 )
 

@@ -56,7 +56,7 @@ ROOMS = {
     "crops; embeddings; gradients",
     "representations; losses; updates",
     "samplecnn",
-    "losses optim samplecnn",
+    "losses optim view_norm samplecnn",
   ),
   "config": Room(
     "a file of configs/",
@@ -108,7 +108,7 @@ ROOMS = {
     "a suite of configs/suites/",
     "its runs, tables and figures; what a TPU would take",
     "plan",
-    "thesis figures plan tables runner tpu_estimate",
+    "thesis drawing figures training_figures plan tables runner tpu_estimate",
   ),
   "benchmarks.support": Room(
     "functions of ours and of peers",
@@ -120,7 +120,7 @@ ROOMS = {
     "flags",
     "what `bench NAME` measures: one a file, by its name",
     "pipeline",
-    "decode prepare augment pipeline step embed similar startup tpu gpu",
+    "decode augment pipeline step embed similar startup gpu",
   ),
   "doors": Room(
     "a command line",

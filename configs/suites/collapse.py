@@ -9,7 +9,7 @@ representations and embeddings of MagnaTagATune's validation clips, their
 spectrum, spread and correlations, beside what the probes make of them.
 """
 
-from vicreg_jax.study import figures, plan
+from vicreg_jax.study import plan, training_figures
 
 DIAGNOSTICS = {
   f"{short} {figure.replace('_', ' ')}": f"{name}/{figure}"
@@ -35,7 +35,7 @@ def get_suite(scale):
       point.labels["method"]: results.metrics_path(point)
       for point in results.points
     }
-    figures.losses(
+    training_figures.losses(
       {"CLMR": paths["CLMR"]},
       f"{out_stem}_losses",
       smooth_epochs=5 if scale.smoke else 50,
@@ -53,7 +53,7 @@ def get_suite(scale):
       }
       for method, path in paths.items()
     }
-    figures.collapse(runs, out_stem, stamp=stamp)
+    training_figures.collapse(runs, out_stem, stamp=stamp)
 
   title = "Collapse: figure A.1 and section 5.1"
   return plan.Suite(title, points, draw, measure=diagnostics)

@@ -6,7 +6,7 @@
 The runs are those of `batch_size`; nothing is probed.
 """
 
-from vicreg_jax.study import figures, plan
+from vicreg_jax.study import plan, training_figures
 
 TERMS = ("invariance", "variance", "covariance")
 
@@ -21,7 +21,7 @@ def draw(results, out_stem, stamp):
     point.labels["batch size"]: results.metrics_path(point)
     for point in results.points
   }
-  figures.loss_terms(runs, out_stem, stamp=stamp)
+  training_figures.loss_terms(runs, out_stem, stamp=stamp)
 
 
 def get_suite(scale):

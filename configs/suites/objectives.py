@@ -13,7 +13,7 @@ Beside the probes' scores stand the effective ranks (RankMe) of representations
 over the epochs, and the spectra at the end. Not measured yet.
 """
 
-from vicreg_jax.study import figures, plan
+from vicreg_jax.study import figures, plan, training_figures
 
 METHODS = {
   "VICReg": "VICReg",
@@ -43,7 +43,7 @@ def draw(results, out_stem, stamp):
       "spectra": {e: spectra[e] for e in sorted(spectra)[-1:]},
       "scores": [(point.epoch, row["scores"])],
     }
-  figures.collapse(runs, f"{out_stem}_spectra", stamp=stamp)
+  training_figures.collapse(runs, f"{out_stem}_spectra", stamp=stamp)
   figures.score_dots(results, out_stem, stamp=stamp)
 
 

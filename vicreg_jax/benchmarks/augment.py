@@ -118,19 +118,21 @@ def compare(name: str, views_NxT, repeats: int) -> timing.Report:
     for run_views in runs.values():  # compiles, fills caches
       run_views()
     times = timing.take_turns(runs, repeats)
-  seconds = {peer: [t.cpu for t in taken] for peer, taken in times.items()}
-  if "sox" in seconds:
-    empty = seconds.pop("sox, empty chains")
-    seconds["sox"] = [
-      max(full - none, 0.0) for full, none in zip(seconds["sox"], empty)
+  if "sox" in times:
+    empty = times.pop("sox, empty chains")
+    times["sox"] = [
+      timing.Time(full.wall - none.wall, max(full.cpu - none.cpu, 0.0))
+      for full, none in zip(times["sox"], empty)
     ]
-  results = {}
-  for peer, taken in seconds.items():
-    milliseconds = [1e3 * s / len(views_NxT) for s in taken]
-    results[peer] = {"cpu_ms_per_view": timing.spread(milliseconds)}
-    if peer != OURS:
-      results[peer]["speedup_of_ours"] = timing.speedup(seconds[OURS], taken)
-  return timing.Report(results, notes)
+
+  def figures(taken):
+    return {"cpu_ms_per_view": _per_view(taken, "cpu", len(views_NxT))}
+
+  return timing.Report(timing.compared(times, OURS, figures, "cpu"), notes)
+
+
+def _per_view(times, by, count):
+  return timing.spread([1e3 * getattr(t, by) / count for t in times])
 
 
 def _ours(views_NxT, config):
@@ -289,18 +291,12 @@ def compare_on_device(name: str, views_NxT, repeats: int) -> timing.Report:
     notes.append(f"torch-audiomentations is left out: {error}")
   for run_views in runs.values():
     run_views()
-  times, results = timing.take_turns(runs, repeats), {}
-  for peer, taken in times.items():
-    milliseconds = [1e3 * t.wall / count for t in taken]
-    results[peer] = {"ms_per_view": timing.spread(milliseconds)}
-    if peer != OURS:
-      results[peer]["speedup_of_ours"] = timing.speedup(
-        [t.wall for t in times[OURS]], [t.wall for t in taken]
-      )
+  times = timing.take_turns(runs, repeats)
+  results = timing.compared(
+    times, OURS, lambda taken: {"ms_per_view": _per_view(taken, "wall", count)}
+  )
   results[OURS] |= {
-    "cpu_ms_per_view": timing.spread(
-      [1e3 * t.cpu / count for t in times[OURS]]
-    ),
+    "cpu_ms_per_view": _per_view(times[OURS], "cpu", count),
     "working_mib_per_view": memory.temp_size_in_bytes / 2**20 / count,
     "bytes_per_view_to_device": sum(
       a.nbytes // count for a in jax.tree.leaves(crops)

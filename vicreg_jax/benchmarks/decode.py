@@ -1,13 +1,11 @@
 """Decoding: clips a second of this package and of its peers.
 
-`audio.load` on one core and on all, by threads and by processes;
-`librosa.load` in a loop; ffmpeg writing WAV files, as CLMR's preprocessing
-does it. Of processes that still live the CPU time cannot be seen.
+`audio.load` on one core, and by threads on all; `librosa.load` in a loop;
+ffmpeg writing WAV files, as CLMR's preprocessing does it.
 """
 
 import concurrent.futures
 import functools
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -35,19 +33,14 @@ def compare(paths, repeats) -> timing.Report:
   import librosa
 
   cores = os.cpu_count()
-  spawn = multiprocessing.get_context("spawn")
   with (
     tempfile.TemporaryDirectory() as out,
     concurrent.futures.ThreadPoolExecutor(cores) as threads,
-    concurrent.futures.ProcessPoolExecutor(cores, spawn) as processes,
   ):
     runs = {
       OURS: functools.partial(_each, _pcm, map, paths),
       f"{OURS}, {cores} threads": functools.partial(
         _each, _pcm, threads.map, paths
-      ),
-      f"{OURS}, {cores} processes": functools.partial(
-        _each, _pcm, processes.map, paths
       ),
       "librosa.load": functools.partial(
         _each, functools.partial(librosa.load, sr=music.RATE), map, paths
@@ -59,18 +52,11 @@ def compare(paths, repeats) -> timing.Report:
       runs["ffmpeg"] = functools.partial(_each, convert, map, paths)
     else:
       notes.append("ffmpeg is left out: it is not installed")
-    for run_files in runs.values():  # imports, processes, caches
+    for run_files in runs.values():  # imports, caches
       run_files()
     times = timing.take_turns(runs, repeats)
-  results = {}
-  for peer, taken in times.items():
-    cpu = "processes" not in peer
-    results[peer] = timing.per_second(taken, len(paths), "clips", cpu=cpu)
-    if peer != OURS:
-      results[peer]["speedup_of_ours"] = timing.speedup(
-        [t.wall for t in times[OURS]], [t.wall for t in taken]
-      )
-  return timing.Report(results, notes)
+  figures = functools.partial(timing.per_second, units=len(paths), unit="clips")
+  return timing.Report(timing.compared(times, OURS, figures), notes)
 
 
 def _each(function, map_, paths):

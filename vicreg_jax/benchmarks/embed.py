@@ -96,14 +96,9 @@ def compare(paths, repeats, directory) -> timing.Report:
     notes.append(f"onnxruntime is left out: {e}")
   for run_files in runs.values():  # compiles
     run_files()
-  times, results = timing.take_turns(runs, repeats), {}
-  for name, taken in times.items():
-    results[name] = timing.per_second(taken, len(paths), "clips")
-    if name != OURS:
-      results[name]["speedup_of_ours"] = timing.speedup(
-        [t.wall for t in times[OURS]], [t.wall for t in taken]
-      )
-  return timing.Report(results, notes)
+  times = timing.take_turns(runs, repeats)
+  figures = functools.partial(timing.per_second, units=len(paths), unit="clips")
+  return timing.Report(timing.compared(times, OURS, figures), notes)
 
 
 def onnxruntime_embed(encoder, directory):
@@ -143,8 +138,11 @@ def _short_files(path, count, directory):
   x_T = audio.load(path, music.RATE)[: int(_SHORT_SECONDS * music.RATE)]
   short = pathlib.Path(directory, "short.wav")
   soundfile.write(short, x_T, music.RATE)
-  music.link([short], f"{directory}/short", count)
-  return f"{directory}/short"
+  links = pathlib.Path(directory, "short")
+  links.mkdir()
+  for i in range(count):
+    (links / f"{i:05d}.wav").symlink_to(short)
+  return str(links)
 
 
 def _command(directory, code, *arguments) -> tuple[float, float]:

@@ -32,7 +32,6 @@ from vicreg_jax.training import workdir as workdirs
 _LOGGED, _STEADY = 5, 3  # rates of a training, and of its end
 _CLIP_SECONDS = 10.0
 _SIDES = ("host", "device")
-_DTYPES = ("bfloat16", "float32")
 
 
 def add_arguments(parser):

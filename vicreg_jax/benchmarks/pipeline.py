@@ -1,14 +1,8 @@
 """The tf.data pipeline from a prepared data set to batches in memory.
 
 `1 core`, `2 cores`: processes that may use so many and take turns. Views a
-second; CPU time a view, of which `ops` is the augmentations alone, of the same
-crops by the same seeds out of memory, and `overhead` the rest over it: reading,
-cropping, shuffling, decoding, batching. `busiest_thread`: CPU time a view of
-the busiest thread other than the workers, one a core, that clips are shared out
-to; what it does no further cores make faster. `crops_...`: of crops alone, as
-where a device augments them (`data.augment_on`).
-`training`: a train step of the quickstart's encoder on all cores, and the share
-of its time that waits for data.
+second, and CPU time a view. `crops_...`: of crops alone, as where a device
+augments them (`data.augment_on`); what the host takes besides is augmentation.
 `memory`: peak of a process that reads an epoch, or its first 1,000 batches, of
 a small and of a large data set of tiny clips, a thousand to a file: only the
 shuffle's window and the index may tell them apart. And how long the index takes
@@ -34,7 +28,6 @@ from vicreg_jax.data import datasets
 from vicreg_jax.data.augment_config import VIEWS
 
 _MAX_CORES = 2  # what the comparison of cores goes up to
-_EPOCHS = 1  # to a round
 _A_FILE = 1000  # tiny clips
 _NAME = b"a clip's"  # of eight characters, as numbers have
 _MOST_BATCHES = 1000  # of tiny clips
@@ -61,8 +54,6 @@ def run(args) -> timing.Report:
     usable = sorted(os.sched_getaffinity(0))[:_MAX_CORES]
     results = _by_cores(usable, config, args.repeats)
     notes = [] if len(usable) > 1 else ["only one core may be used: no scaling"]
-    with _worker("train", usable, config, repeats=args.repeats) as ask:
-      results["training"] = ask()
     sizes = (args.memory_clips // 10, args.memory_clips)
     for clips in sizes:
       with _worker("memory", usable, _tiny(directory, clips)) as ask:
@@ -74,36 +65,25 @@ def run(args) -> timing.Report:
   return timing.Report(results, notes)
 
 
-def one_core(directory, clips, batch, repeats) -> dict:
-  """The figures of `1 core` alone, at the thesis's crop."""
-  config = _config(directory, clips, batch, 9)
-  datasets.prepare(config.data)
-  core = sorted(os.sched_getaffinity(0))[:1]
-  return _by_cores(core, config, repeats)["1 core"]
-
-
 def _by_cores(usable, config, repeats) -> dict[str, dict]:
-  """The pipeline and its ops alone, on one core and on more, in turns."""
+  """The pipeline and its crops alone, on one core and on more, in turns."""
   names = {"1 core": 1} | {f"{n} cores": n for n in range(2, len(usable) + 1)}
   with contextlib.ExitStack() as stack:
-    asks = {
-      (name, job): stack.enter_context(_worker(job, usable[:n], config))
-      for name, n in names.items()
-      for job in ("stream", "ops", "crops")
-    }
+    asks = {}
+    for name, n in names.items():
+      for config.data.augment_on in ("host", "device"):
+        worker = _worker("stream", usable[:n], config)
+        asks[name, config.data.augment_on] = stack.enter_context(worker)
     turns = [
       {key: ask() for key, ask in asks.items()} for _ in range(repeats + 1)
     ][1:]  # the first warms up
   rounds = {name: [] for name in names}
   for turn in turns:
     for name in names:
-      figures = turn[name, "stream"] | turn[name, "ops"]
-      whole, ops = (figures[f"{o}cpu_ms_per_view"] for o in ("", "ops_"))
-      figures["overhead"] = whole / ops - 1
-      alone = turn[name, "crops"]
+      figures, alone = turn[name, "host"], turn[name, "device"]
       figures |= {f"crops_{key}": alone[key] for key in _OF_CROPS}
       if name != "1 core":
-        rate = turn["1 core", "stream"]["views_per_s"]
+        rate = turn["1 core", "host"]["views_per_s"]
         figures["times_1_core"] = figures["views_per_s"] / rate
       rounds[name].append(figures)
   return {
@@ -113,7 +93,7 @@ def _by_cores(usable, config, repeats) -> dict[str, dict]:
 
 
 def _config(directory, clips, batch, blocks):
-  """The thesis's recipe on synthetic clips of 30 s, with a small encoder."""
+  """The thesis's recipe on synthetic clips of 30 s."""
   config = configs.base_pretrain()
   config.data.update(
     name="synthetic", dir=f"{directory}/data", crop=3 ** (blocks + 1)
@@ -123,10 +103,6 @@ def _config(directory, clips, batch, blocks):
   config.data.update(sizes=(clips - 2 * third, third, third), clip_seconds=30.0)
   config.train_splits = ("train", "valid", "test")
   config.batch_size = batch
-  config.dtype = "float32"
-  config.model.update(
-    blocks=blocks, width=0.25, representation_size=128, projector=(512, 512)
-  )
   return config
 
 
@@ -168,14 +144,14 @@ def _tiny(directory, clips):
 
 
 @contextlib.contextmanager
-def _worker(job, cores, config, **options):
+def _worker(job, cores, config):
   """A process of this module that may use the given cores.
 
   Gives a function: have it do the next part of its job, and say what it found.
   Between the parts it is stopped, lest it reads ahead for the next. Left to end
   by itself, it might wait a minute for TensorFlow's tuning of its datasets.
   """
-  task = {"job": job, "config": config.to_dict(), "options": options}
+  task = {"job": job, "config": config.to_dict()}
   command = [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline"]
   before = os.sched_getaffinity(0)
   os.sched_setaffinity(0, cores)  # of this thread, for its child to inherit
@@ -211,7 +187,7 @@ def _worker(job, cores, config, **options):
 
 
 def _stream(config):
-  """Without end: some epochs of the pipeline."""
+  """Without end: an epoch of the pipeline."""
   import tensorflow as tf
 
   from vicreg_jax.data import input_pipeline
@@ -223,146 +199,22 @@ def _stream(config):
   # One graph and one iterator for all epochs, as in training: what a round
   # takes is a steady stream, without the seconds that it takes to begin.
   stream = input_pipeline.train_views(prepared, config)
-  views = _EPOCHS * batches * config.batch_size * VIEWS
+  views = batches * config.batch_size * VIEWS
   sizes = []
 
   def take():
-    for batch in itertools.islice(stream, _EPOCHS * batches):
+    for batch in itertools.islice(stream, batches):
       arrays = tf.nest.flatten(batch)
       sizes.append(sum(rows.nbytes for rows in arrays) // config.batch_size)
 
   while True:
-    before = timing.thread_seconds()
     taken = timing.clock(take)
-    threads = [
-      seconds - before.get(thread, 0.0)
-      for thread, seconds in timing.thread_seconds().items()
-    ]
-    beside_pool = sorted(threads)[: -len(os.sched_getaffinity(0))]
     yield {
       "views_per_s": views / taken.wall,
       "cpu_ms_per_view": 1e3 * taken.cpu / views,
-      "busiest_thread_ms_per_view": 1e3 * max(beside_pool) / views,
       "bytes_per_clip_to_device": sizes[0],
       "peak_mib": timing.peak_mib(),
     }
-
-
-def _crops(config):
-  """`_stream`, of what a device would augment."""
-  config.data.augment_on = "device"
-  return _stream(config)
-
-
-def _augment(config):
-  """Without end: the augmentations alone, of what `_stream` does meanwhile."""
-  prepared = datasets.prepare(config.data)
-  for clips, run in _ops(prepared, config, _EPOCHS):
-    taken = timing.clock(run)
-    yield {"ops_cpu_ms_per_view": 1e3 * taken.cpu / clips / VIEWS}
-
-
-def _ops(prepared, config, epochs):
-  """Yields functions that augment the views of some epochs, held in memory.
-
-  And how many clips these have; each time of the next epochs.
-  """
-  import tensorflow as tf
-
-  from vicreg_jax.data import audio, augment, input_pipeline
-
-  clips = input_pipeline.num_train_clips(prepared, config)
-  count = epochs * (clips - clips % config.batch_size)
-  raw = _raw_views(prepared, config)
-  # Two rooms: what works ahead of one round finds the next one's crops there.
-  shape = [2 * count, VIEWS]
-  rooms = [
-    np.zeros([*shape, config.data.crop], np.float32),
-    np.zeros([*shape, 2], np.int64),
-  ]
-  x_NxVxT, seed_NxVx2 = (tf.Variable(room) for room in rooms)
-  chain = config.augment.to_dict()
-
-  def fill(room):
-    rows = itertools.islice(raw, count * VIEWS)
-    pcm, seeds = map(np.array, zip(*rows, strict=True))
-    at = slice(room * count, (room + 1) * count)
-    rooms[0][at].flat = audio.from_int16(pcm)
-    rooms[1][at].flat = seeds
-    # As wholes: to assign a part has TensorFlow copy the rest at each read.
-    x_NxVxT.assign(rooms[0])
-    seed_NxVx2.assign(rooms[1])
-
-  @tf.autograph.experimental.do_not_convert
-  def views(i):
-    return tuple(
-      augment.augment(
-        x_NxVxT[i, v], seed_NxVx2[i, v], chain, config.data.sample_rate
-      )
-      for v in range(VIEWS)
-    )
-
-  # One iterator for all rounds: to begin another takes a third of a second.
-  stream = iter(
-    tf.data.Dataset.range(2 * count)
-    .repeat()
-    .map(views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  )
-
-  def run(see=lambda x_V: None):
-    for x_V in itertools.islice(stream, count):
-      see(x_V)
-
-  fill(0)
-  for room in itertools.cycle((1, 0)):
-    fill(room)
-    yield count, run
-
-
-def _raw_views(prepared, config):
-  """(PCM [T], seed [2]) of view after view, epoch after epoch."""
-  from vicreg_jax.data import input_pipeline
-
-  queue = input_pipeline.crops_of_train_views(prepared, config)
-  yield from queue.stream(queue.map(lambda pcm_T, seed: (pcm_T, seed)))
-
-
-def _train(config, repeats):
-  import jax
-
-  from vicreg_jax import mesh
-  from vicreg_jax.data import input_pipeline
-  from vicreg_jax.training import steps
-
-  prepared = datasets.prepare(config.data)
-  durations = configs.durations(
-    config, input_pipeline.num_train_clips(prepared, config)
-  )
-  tx = steps.make_optimizer(config, durations)
-  devices = mesh.make_mesh()
-  state = jax.jit(
-    lambda: steps.init_state(config, tx), out_shardings=mesh.replicated(devices)
-  )()
-  train_step = steps.jit_train_step(config, tx, devices)
-  views = input_pipeline.train_views(prepared, config)
-  state, _ = train_step(state, mesh.global_batch(devices, next(views)))
-  waits, rates = [], []
-  for _ in range(repeats):
-    waited, start = 0.0, time.perf_counter()
-    for _ in range(durations.per_epoch):
-      before = time.perf_counter()
-      batch = next(views)
-      waited += time.perf_counter() - before
-      state, _ = train_step(state, mesh.global_batch(devices, batch))
-      jax.block_until_ready(state)
-    elapsed = time.perf_counter() - start
-    waits.append(waited / elapsed)
-    rates.append(durations.per_epoch * config.batch_size / elapsed)
-  yield {
-    "clips_per_s": timing.spread(rates),
-    "waiting_for_data": timing.spread(waits),
-    "peak_mib": timing.peak_mib(),
-  }
 
 
 def _memory(config):
@@ -393,15 +245,8 @@ def _main():
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # what libraries print is no answer
   task = json.loads(sys.argv[1])
-  job = {
-    "stream": _stream,
-    "crops": _crops,
-    "ops": _augment,
-    "train": _train,
-    "memory": _memory,
-  }
   config = ml_collections.ConfigDict(task["config"])
-  parts = job[task["job"]](config, **task["options"])
+  parts = {"stream": _stream, "memory": _memory}[task["job"]](config)
   for _ in sys.stdin:
     print(json.dumps(next(parts)), file=answers, flush=True)
 

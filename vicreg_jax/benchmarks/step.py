@@ -77,15 +77,12 @@ def compare(config, repeats: int) -> timing.Report:
       notes.append(f"{name} is left out: {type(error).__name__}: {line}")
       del runs[name]
   times = timing.take_turns(runs, repeats)
-  results = {}
-  for peer, taken in times.items():
-    results[peer] = timing.per_second(taken, config.batch_size, "clips")
-    results[peer]["step_s"] = timing.spread([t.wall for t in taken])
-    if peer != OURS:
-      results[peer]["speedup_of_ours"] = timing.speedup(
-        [t.wall for t in times[OURS]], [t.wall for t in taken]
-      )
-  return timing.Report(results, notes)
+
+  def figures(taken):
+    rates = timing.per_second(taken, config.batch_size, "clips")
+    return rates | {"step_s": timing.spread([t.wall for t in taken])}
+
+  return timing.Report(timing.compared(times, OURS, figures), notes)
 
 
 def trainers(config) -> tuple[dict, list[str]]:

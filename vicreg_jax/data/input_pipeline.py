@@ -99,20 +99,11 @@ def train_views(
   Raises ValueError, at once or while it is read, if a file of the data cannot
   be read, or not be copied from a bucket.
   """
-  queue = crops_of_train_views(
-    prepared, config, start_step=start_step, share=share
-  )
-  batches = _batches(queue, config, config.batch_size // share.count)
-  return queue.stream(batches)
-
-
-def crops_of_train_views(
-  prepared: Prepared, config, *, start_step: int = 0, share: Share = _WHOLE
-) -> crops.Queue:
-  """What `train_views` augments: the views' crops and seeds."""
   clips = records.Clips(prepared, config.train_splits)
   order = _order_without_end(clips, config, VIEWS, start_step, share)
-  return crops.Queue(clips, order, config.data.crop)
+  queue = crops.Queue(clips, order, config.data.crop)
+  batches = _batches(queue, config, config.batch_size // share.count)
+  return queue.stream(batches)
 
 
 class ValidViews:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from vicreg_jax import mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.data.prepared import Prepared
-from vicreg_jax.model import samplecnn
+from vicreg_jax.model import view_norm
 from vicreg_jax.training import steps
 from vicreg_jax.use.encoder import Encoder, abstract_encoder
 
@@ -104,7 +104,7 @@ def untrained(
       train=True,
       mutable=["batch_stats"],
     )
-    share = 1 - samplecnn.PerViewNorm.momentum
+    share = 1 - view_norm.PerViewNorm.momentum
     return jax.tree.map(lambda s: s / share, updated["batch_stats"])
 
   drawn = input_pipeline.probe_crops(

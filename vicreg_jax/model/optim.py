@@ -1,4 +1,4 @@
-"""LARS and Adam as the two reference implementations run them; schedules.
+"""LARS and Adam as the two reference implementations run them; the plateau.
 
 Learning rates are floats or optax schedules (step -> rate, steps from 0). What
 a config asks for is chosen in `training/steps.py`.
@@ -32,20 +32,13 @@ def lars(
       VICReg authors' code (and PyTorch) does; "paper" before it, as the LARS
       paper and `optax.lars` do. The same at a constant rate; under a schedule
       "paper" remembers the rates of past steps.
-
-  Raises:
-    ValueError: on an unknown order.
   """
-  if order not in LARS_ORDERS:
-    raise ValueError(
-      f"optim.lars_order is {order!r}: choose one of {LARS_ORDERS}."
-    )
   rate = optax.scale_by_learning_rate(learning_rate)
   trace = optax.trace(decay=momentum)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=is_adapted),
     optax.masked(_scale_by_trust_ratio(trust_coefficient), is_adapted),
-    *((trace, rate) if order == "release" else (rate, trace)),
+    *{"release": (trace, rate), "paper": (rate, trace)}[order],
   )
 
 
@@ -83,46 +76,6 @@ def adam(learning_rate, *, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8):
 def is_adapted(params):
   """Tree of bools: which parameters LARS decays and adapts (not the 1-d)."""
   return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
-def warmup_cosine(
-  base_lr,
-  *,
-  batch_size,
-  warmup_steps,
-  total_steps,
-  final_fraction=0.001,
-  scale_with_batch=True,
-):
-  """Linear warm-up from 0, then a cosine to `final_fraction` of the peak.
-
-  `adjust_learning_rate` of the VICReg release.
-
-  Args:
-    base_lr: the peak at a batch of 256.
-    batch_size: global batch; the peak is base_lr * batch_size / 256.
-    warmup_steps, total_steps: in optimizer steps, 0 <= warm-up < total. The
-      first step has rate 0 if there is a warm-up.
-    final_fraction: rate at `total_steps` over the peak.
-    scale_with_batch: False makes base_lr the peak at any batch size.
-
-  Raises:
-    ValueError: if the warm-up does not end before the run.
-  """
-  if not 0 <= warmup_steps < total_steps:
-    raise ValueError(
-      f"The warm-up is {warmup_steps} steps and the run {total_steps}: the "
-      "warm-up must be at least 0 and end before the run. Train longer or "
-      "shorten the warm-up."
-    )
-  peak = base_lr * batch_size / 256 if scale_with_batch else base_lr
-  cosine = optax.cosine_decay_schedule(
-    peak, total_steps - warmup_steps, alpha=final_fraction
-  )
-  if warmup_steps == 0:
-    return cosine
-  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-  return optax.join_schedules([warmup, cosine], [warmup_steps])
 
 
 def reduce_on_plateau(*, factor=0.1, patience=5, threshold=1e-4):

@@ -23,13 +23,13 @@ import numpy as np
 from etils import epath
 
 from vicreg_jax import files, plots, python_file
-from vicreg_jax.study import figures
+from vicreg_jax.study import drawing, training_figures
 
 SCALES = ("thesis", "smoke")
 STAMP = (
   "smoke scale: shows that the machinery works, says nothing about the thesis"
 )
-HEADS = {head: head for head in figures.HEADS}
+HEADS = {head: head for head in drawing.HEADS}
 # The axes of the thesis: tables A.1, A.2 and B.1.
 EPOCHS = (300, 1000, 3000, 5000, 8000)
 SIZES = (32, 64, 128, 256, 512)
@@ -63,10 +63,10 @@ class Job:
     config: the config file, `configs/<config>.py`.
     workdir: below that of the suite.
     overrides: config keys, with dots, and values.
-    work: how much it is, its epochs for example: of CLMR's runs the one that
-      has most includes the others.
-    longer: a job that is this one but for its `epochs`, which are more, has
-      done this one too (the schedule is constant).
+    work: the job's size, its epochs for example: of CLMR's runs the largest
+      includes the others.
+    longer: a job with more `epochs`, and else the same, has done this one too
+      (the schedule is constant).
   """
 
   config: str
@@ -125,7 +125,7 @@ class Suite:
     draw: `(results, out_stem, stamp=...)` writes the figure; see
       `tables.Results`, and `figures`.
     metrics: columns of the table, of each head; keys of `plots.SCORES`.
-    heads: whose scores the table has; names of `figures.HEAD_NAMES`.
+    heads: whose scores the table has; names of `drawing.HEAD_NAMES`.
     measure: `(workdir, epoch) -> {column: number}` adds columns from what the
       first job of a point has left.
   """
@@ -213,15 +213,7 @@ def pretrain(
   if loss:
     overrides["loss.name"] = loss
   if data == "FMA":
-    # Held out, as nothing of FMA is (figure A.1).
-    overrides["valid_data.name"] = "magnatagatune"
-    overrides["eval_every_epochs"] = 1.0 if scale.smoke else 20.0
-    diagnosed = (5, 48) if scale.smoke else (DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS)
-    overrides["diagnostics.every_epochs"] = float(diagnosed[0])
-    overrides["diagnostics.clips"] = diagnosed[1]
-    # 1.2 GB each, at full width.
-    overrides["checkpoint.keep"] = 2
-    overrides["checkpoint.every_epochs"] = 20.0
+    overrides |= _watched(scale)
     if constant or epochs == EPOCHS[-1]:
       marks = (*(e for e in EPOCHS if e < epochs), epochs)
       overrides["checkpoint.keep_at_epochs"] = tuple(map(scale.epochs, marks))
@@ -237,6 +229,21 @@ def pretrain(
     work=scale.epochs(epochs),
     longer=constant,
   )
+
+
+def _watched(scale) -> dict:
+  """How a training on FMA is validated, searched for a collapse, and saved."""
+  diagnosed = (5, 48) if scale.smoke else (DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS)
+  return {
+    # Held out, as nothing of FMA is (figure A.1).
+    "valid_data.name": "magnatagatune",
+    "eval_every_epochs": 1.0 if scale.smoke else 20.0,
+    "diagnostics.every_epochs": float(diagnosed[0]),
+    "diagnostics.clips": diagnosed[1],
+    # 1.2 GB each, at full width.
+    "checkpoint.keep": 2,
+    "checkpoint.every_epochs": 20.0,
+  }
 
 
 def _projector(scale, method, size) -> tuple[int, ...]:
@@ -323,7 +330,7 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   if not files.exists(path):
     return {}
   lines, found = files.read_metrics(path), {}
-  last = round(epoch * figures.steps_per_epoch(lines))
+  last = round(epoch * training_figures.steps_per_epoch(lines))
   if max((line["step"] for line in lines), default=-1) < last:
     return {}
   for line in lines:
@@ -342,7 +349,7 @@ def spectra(metrics_path: str | None, most: int = 5) -> dict:
   directory = epath.Path(metrics_path).parent / "diagnostics"
   if not directory.exists():
     return {}
-  per_epoch = figures.steps_per_epoch(files.read_metrics(metrics_path))
+  per_epoch = training_figures.steps_per_epoch(files.read_metrics(metrics_path))
   paths = sorted(directory.glob("*.npz"), key=lambda path: int(path.stem))
   if not per_epoch:
     return {}

@@ -7,7 +7,6 @@ step takes. That is an estimate and no measurement: see `vicreg_jax/aot.py`.
 
 import dataclasses
 import functools
-import math
 import os
 import re
 
@@ -68,14 +67,6 @@ TOPOLOGIES = {
   "v5p-8": "v5p:2x2x1",
   "v6e-8": "v6e:2x4",
 }
-COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "all-to-all",
-  "collective-permute",
-  "reduce-scatter",
-)
-_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
 
 
 def devices_of(topology: str) -> Mesh:
@@ -160,7 +151,7 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
   """What the compiler says of a program that takes `batch` clips a call."""
   kind = devices.devices.flat[0].device_kind
   if kind not in CHIPS:
-    raise ValueError(f"--topology: no figures for {kind} in compiler.CHIPS")
+    raise ValueError(f"--topology: no figures for {kind} in tpu_estimate.CHIPS")
   chip = CHIPS[kind]
   about = {
     "devices": devices.size,
@@ -178,15 +169,13 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
     return about | {"fits": False, "peak_bytes": int(used)}
   cost, peak = program.cost_analysis(), peak_bytes(program)
   seconds = cost["optimal_seconds"]
-  text = program.as_text()
-  cycles = re.findall(r'"estimated_cycles":"(\d+)"', text)
+  cycles = re.findall(r'"estimated_cycles":"(\d+)"', program.as_text())
   about |= {
     "fits": peak <= about["hbm_bytes"],
     "peak_bytes": peak,
     "scheduled_cycles": sum(map(int, cycles)),
     "flops": cost["flops"],
     "bytes_accessed": cost["bytes accessed"],
-    "collectives": collectives(text),
   }
   if seconds <= 0:  # for some chips the compiler adds up marks of "unknown"
     return about
@@ -209,30 +198,6 @@ def peak_bytes(program) -> int:
   )
 
 
-def collectives(hlo: str) -> dict[str, dict[str, int]]:
-  """Count and bytes of results of each kind of collective in compiled HLO."""
-  found = {}
-  for kind in COLLECTIVES:
-    # Of an asynchronous pair, "-start" has operands and result: count "-done".
-    lines = re.findall(rf"= (.*?) {kind}(?:-done)?\(", hlo)
-    if lines:
-      bytes_ = sum(map(shape_bytes, lines))
-      found[kind] = {"count": len(lines), "bytes": bytes_}
-  return found
-
-
-def shape_bytes(shape: str) -> int:
-  """Bytes of a shape of HLO text: "f32[2,3]{1,0}", or a tuple of such."""
-  return sum(
-    math.prod(int(d) for d in dims.split(",") if d) * _size(type_)
-    for type_, dims in re.findall(r"(\w+)\[([\d,]*)\]", shape)
-  )
-
-
-def _size(type_):
-  return _BYTES.get(type_) or int(re.sub(r"\D", "", type_)) // 8
-
-
 def estimate(config, topology: str, clips: int) -> dict:
   """The reports of training and of embedding, as one object."""
   devices = devices_of(topology)
@@ -241,6 +206,9 @@ def estimate(config, topology: str, clips: int) -> dict:
   result = {"topology": topology, "clips": clips, "steps": durations.total}
   lowered = train_program(config, clips, devices)
   result |= report(lowered, devices, config.batch_size)
+  threads = HOST_THREADS_A_DEVICE * devices.size
+  cpu_seconds = config.batch_size * VIEWS * HOST_MS_A_VIEW / 1e3
+  result["host_seconds"] = cpu_seconds / threads
   if "optimal_seconds" in result:
     result["hours"] = result["optimal_seconds"] * durations.total / 3600
   if config.data.augment_on == "device":
@@ -254,12 +222,11 @@ def estimate(config, topology: str, clips: int) -> dict:
 def estimate_augmentation(config, devices: Mesh, step: dict) -> dict:
   """What augmentation adds to a step that was reported on.
 
-  Gives seconds from step to step with the augmentation on either side, where
-  the host's is done beside the step. The memory is that of both programs. If it
-  does not fit, or the compiler has no estimate for the chip, that is all.
+  Gives its seconds, those from step to step with it, and the faster side: the
+  host augments beside the step. The memory is that of both programs. If it does
+  not fit, or the compiler has no estimate for the chip, the memory is all.
   """
   whole = report(augment_program(config, devices), devices, config.batch_size)
-  # The compiler counts a loop's body once. Without the loops it tells the rest.
   peak = whole["peak_bytes"] + step["peak_bytes"]
   found = {"peak_bytes": peak, "fits": peak <= step["hbm_bytes"]}
   if not {"optimal_seconds"} <= whole.keys() & step.keys():
@@ -272,15 +239,12 @@ def estimate_augmentation(config, devices: Mesh, step: dict) -> dict:
   half = report(augment_program(fewer, devices), devices, config.batch_size)
   once = 2 * (whole["optimal_seconds"] - half["optimal_seconds"])
   seconds = whole["optimal_seconds"] + (device_augment.GOES - 1) * once
-  host = config.batch_size * VIEWS * HOST_MS_A_VIEW / 1e3
-  host /= HOST_THREADS_A_DEVICE * devices.size
   sides = {
     "device": step["optimal_seconds"] + seconds,
-    "host": max(step["optimal_seconds"], host),
+    "host": max(step["optimal_seconds"], step["host_seconds"]),
   }
   return found | {
     "optimal_seconds": seconds,
-    "host_seconds": host,
     "device_seconds": sides["device"],
     "faster": min(sides, key=sides.get),
   }
@@ -319,12 +283,13 @@ def table(result: dict) -> str:
       ("GB moved a device and step", f"{result['bytes_accessed'] / 1e9:.1f}"),
       ("scheduler's cycles", f"{result['scheduled_cycles'] / 1e6:.0f} million"),
     ]
-    rows += [
-      (kind, f"{c['count']} of together {c['bytes'] / 1e6:.1f} MB")
-      for kind, c in result["collectives"].items()
-    ]
+  if "host_seconds" in result:
+    threads = HOST_THREADS_A_DEVICE * result["devices"]
+    took = f"{result['host_seconds']:.4f} s, if {threads} threads take"
+    took += f" {HOST_MS_A_VIEW} ms a view each"
+    rows.append(("views on the host, beside it", took))
   if "augmentation" in result:
-    rows += _augmentation_rows(result["augmentation"], result)
+    rows += _augmentation_rows(result["augmentation"])
   if "hours" in result:
     rows.append(
       (f"{result['steps']:,} steps", f"{result['hours']:.2f} hours on the TPU")
@@ -332,8 +297,7 @@ def table(result: dict) -> str:
   return "\n".join(f"  {name:<28}{value}" for name, value in rows)
 
 
-def _augmentation_rows(found, step):
-  threads = HOST_THREADS_A_DEVICE * step["devices"]
+def _augmentation_rows(found):
   memory = (
     "memory with augmentation",
     f"{found['peak_bytes'] / GIB:.2f} GiB:"
@@ -344,22 +308,5 @@ def _augmentation_rows(found, step):
   return [
     memory,
     ("augmentation a step", f"{found['optimal_seconds']:.4f} s, then the step"),
-    (
-      "on the host, beside it",
-      f"{found['host_seconds']:.4f} s, if {threads} threads take"
-      f" {HOST_MS_A_VIEW} ms a view each",
-    ),
     ("faster", f"augment_on={found['faster']}"),
   ]
-
-
-def line(value, result: dict) -> str:
-  """A line of a sweep."""
-  text = f"{value!s:>8}  {result['peak_bytes'] / GIB:6.2f} GiB  "
-  text += f"{'fits' if result['fits'] else 'DOES NOT FIT':<13}"
-  if "optimal_seconds" not in result:
-    return text + (NO_ESTIMATE if "flops" in result else "")
-  return text + (
-    f"{result['optimal_seconds']:.4f} s  {result['clips_per_second']:9,.0f}"
-    f" clips/s  {result['hours']:6.2f} h"
-  )

@@ -12,9 +12,9 @@ MEASURES = {"loss": ("validation/loss", 1), "knn": ("validation/knn", -1)}
 
 
 class Best:
-  """The best of the evaluations that there are, up to a step.
+  """The best of a run's evaluations, up to a step.
 
-  They are read from metrics.jsonl, which is there up to every checkpoint.
+  Evaluations are read from metrics.jsonl, which has all up to a checkpoint.
 
   Attributes:
     key: the measure's name there.
@@ -23,7 +23,7 @@ class Best:
     workdir: of the run.
     by: the measure, of MEASURES.
     patience: so many steps without a better one end a run; 0: never.
-    last: what comes after this step does not count.
+    last: evaluations after this step do not count.
   """
 
   def __init__(self, workdir, by: str, patience: int = 0, last=math.inf):
@@ -39,7 +39,7 @@ class Best:
     }
 
   def add(self, step: int, value: float) -> bool:
-    """Whether this is the best."""
+    """Whether this step is the best."""
     self._cost_of[step] = self._sign * value
     return self.step() == step
 
@@ -59,7 +59,7 @@ class Best:
     return {s for (s, cost), low in costs if cost < low}
 
   def exhausted(self) -> bool:
-    """Whether the patience is: so long there was no better one."""
+    """Whether no better step came for as long as the patience."""
     if not (self._patience and self._cost_of):
       return False
     return max(self._cost_of) - self.step() >= self._patience

@@ -74,8 +74,8 @@ class _Steps(policy.PreservationPolicy):
 class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits.
 
-  What is damaged is named on stderr and renamed to `<step>.damaged`, so that
-  only whole checkpoints count for `keep`, and the step can be saved again.
+  A damaged checkpoint is named on stderr and renamed to `<step>.damaged`, so
+  that whole ones alone count for `keep`, and the step can be saved again.
 
   Attributes:
     resume_step: where a run goes on, the newest step whose checkpoint was whole
@@ -140,7 +140,7 @@ class Checkpoints:
       raise errors[0]
 
   def keep_at(self, steps: Collection[int]):
-    """From the next save on it is the checkpoints of these steps that stay."""
+    """From the next save on, the checkpoints of these steps stay."""
     self._keep_at.steps = set(steps)
 
   def save(self, state: TrainState, step: int):

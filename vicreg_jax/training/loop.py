@@ -27,8 +27,8 @@ from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib
 
-# Keys, or how they start, that may change between a run and its continuation.
-# Where data come from is free: "prepared" says which they are.
+# A continued run may change these keys, and all keys that begin with one of
+# them. The data may lie elsewhere: "prepared" says which data they are.
 HARMLESS = (
   "checkpoint.every_epochs",
   "checkpoint.keep",
@@ -60,16 +60,16 @@ class Training:
     durations: in steps.
     schedule: learning rate by step, for the log.
     init: the state before the first step; is traced.
-    warm_start: `state -> state`, what is put in its place; None: nothing.
+    warm_start: `state -> state`, called on that state; None: nothing is.
     train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
       "loss", "grad_norm" and "param_norm" must be finite.
     batches: this host's part of the batches from a step on, without end.
     evaluate: `(state, step) -> {name: number}` for the log, where durations say
       that it is due. None: there is nothing to evaluate.
-    best_by: "": the last state is what counts. Else it is the best by one of
-      `best.MEASURES`, which `evaluate` gives, and stays saved.
-    from_start: the state before the first step is evaluated, and may be it.
-    patience: so many steps without a better one end the training; 0: never.
+    best_by: "": the last state counts. Else the best state counts, by one of
+      `best_checkpoint.MEASURES`, which `evaluate` gives, and stays saved.
+    from_start: the state before the first step is evaluated, and may be best.
+    patience: so many steps without a better state end the training; 0: never.
   """
 
   header: dict
@@ -133,8 +133,8 @@ def run(
 ) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
 
-  Returns the state that counts, the last or the best (`Training.best_by`). Of
-  a run that is complete it is read; neither batches nor steps are made.
+  Returns the state that counts, the last or the best (`Training.best_by`). A
+  complete run's state is read; neither batches nor steps are made.
 
   Args:
     config: of the job: `checkpoint`, `log_every_steps`, `batch_size`.
@@ -148,13 +148,7 @@ def run(
   """
   _check_same(config, training.header, workdir)
   durations, by = training.durations, training.best_by
-  keep, keep_at = config.checkpoint.keep, set(durations.keep_at)
-  saved_steps = checkpoint.saved_steps(workdir)
-  if max(saved_steps, default=0) > durations.total:
-    # A longer run has come past this one's end: what it keeps is its own.
-    keep_at |= set(saved_steps)
-  if by:
-    keep_at |= best_lib.Best(workdir, by).record_steps()
+  keep, keep_at = config.checkpoint.keep, _steps_kept(training, workdir)
   with (
     _Signals(devices) as signals,
     workdirs.alone(workdir),
@@ -172,13 +166,8 @@ def run(
       best = best_lib.Best(workdir, by, training.patience, read_to)
       saved.keep_at({*durations.keep_at, best.step()})
     complete = start >= durations.total or (best and best.exhausted())
-    if complete and best and best.step() is None:
-      raise ValueError(
-        f"{workdir}/{workdirs.METRICS} has no {best.key} up to step"
-        f" {start}, which tells the best weights: put a copy of it in its"
-        " place, or start anew with another --workdir"
-      )
     if complete:
+      _check_judged(best, workdir, start)
       log.note(f"{workdir}: complete, {start} steps; nothing is left to train")
     elif start:
       log.note(f"continuing from step {start}")
@@ -187,9 +176,7 @@ def run(
       last = training.warm_start(last)
     if not complete:
       loop = _Loop(config, training, devices, saved, log, best)
-      if fresh and best and training.from_start:
-        loop.evaluate_start(last)
-      last = loop.run(last, start, signals)
+      last = loop.run(last, start, signals, fresh)
     state = last
     if best and best.step() != int(last.step) and not signals.stopped():
       state = state_at(training.init, devices, saved, best.step())
@@ -201,6 +188,27 @@ def run(
     )
     raise KeyboardInterrupt
   return state
+
+
+def _steps_kept(training, workdir) -> set[int]:
+  """Steps whose checkpoints stay, whatever the newest are."""
+  kept, saved = set(training.durations.keep_at), checkpoint.saved_steps(workdir)
+  if max(saved, default=0) > training.durations.total:
+    # A longer run has come past this one's end: what it keeps is its own.
+    kept |= set(saved)
+  if training.best_by:
+    kept |= best_lib.Best(workdir, training.best_by).record_steps()
+  return kept
+
+
+def _check_judged(best, workdir, step):
+  """Refuses a complete run whose best step is wanted and not known."""
+  if best and best.step() is None:
+    raise ValueError(
+      f"{workdir}/{workdirs.METRICS} has no {best.key} up to step {step}, which"
+      " tells the best weights: put a copy of it in its place, or start anew"
+      " with another --workdir"
+    )
 
 
 def header(config, prepared, durations) -> dict:
@@ -261,13 +269,11 @@ class _Loop:
     self._log = log
     self._best = best
 
-  def evaluate_start(self, state):
-    """Evaluates and saves the state before the first step."""
-    self._evaluate(state, 0)
-    self._log.flush()
-    self._saved.save(state, 0)
-
-  def run(self, state, start, signals) -> steps.TrainState:
+  def run(self, state, start, signals, fresh) -> steps.TrainState:
+    if fresh and self._best and self._training.from_start:
+      self._evaluate(state, 0)
+      self._log.flush()
+      self._saved.save(state, 0)
     total = self._durations.total
     batches = self._training.batches(start)
     pending, self._clock = None, (start, time.perf_counter())

@@ -77,16 +77,13 @@ def make_head(model, classes: int) -> samplecnn.Head:
 def make_schedule(config, durations: configs.Durations) -> optax.Schedule:
   """Learning rate by step (thesis section 3.3.4); with labels, the head's."""
   keys = config.optim
+  peak = keys.learning_rate
+  if keys.per_256:
+    peak *= config.batch_size / 256
   if keys.schedule == "constant":
-    scale = config.batch_size / 256 if keys.per_256 else 1.0
-    return optax.constant_schedule(keys.learning_rate * scale)
-  return optim.warmup_cosine(
-    keys.learning_rate,
-    batch_size=config.batch_size,
-    warmup_steps=durations.warmup,
-    total_steps=durations.total,
-    final_fraction=keys.final_fraction,
-    scale_with_batch=keys.per_256,
+    return optax.constant_schedule(peak)
+  return optax.warmup_cosine_decay_schedule(
+    0.0, peak, durations.warmup, durations.total, peak * keys.final_fraction
   )
 
 
@@ -185,16 +182,9 @@ def loss_of(config, z_NxD: jax.Array, step=0):
   """Loss and terms of embeddings whose rows alternate between two views.
 
   What it draws is a function of the step and the seed.
-
-  Raises:
-    ValueError: there is no loss of the name that the config has.
   """
   z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
   name = config.loss.name
-  if name not in losses.LOSSES:
-    raise ValueError(
-      f"loss.name is {name!r}; use one of {', '.join(losses.LOSSES)}"
-    )
   objective = losses.LOSSES[name]
   section = config.loss.get(name, config.loss)
   options = {key: section[key] for key in objective.keys}
@@ -204,7 +194,7 @@ def loss_of(config, z_NxD: jax.Array, step=0):
 
 
 def _apply(module, params, batch_stats, x, train, views=VIEWS):
-  """The output, and BatchNorm's statistics after it (`samplecnn.PerViewNorm`).
+  """The output, and BatchNorm's statistics after it (`view_norm.PerViewNorm`).
 
   The rows of `x` hold `views` views of each clip side by side.
   """

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from vicreg_jax.model import samplecnn
+from vicreg_jax.model import view_norm
 from vicreg_jax.use import pytorch_file, pytorch_names
 
 # What an exporter writes between the layers.
@@ -123,7 +123,7 @@ def _conv(layer, kernel, bias=None):
   zeros = np.zeros(len(kernel), np.float32)
   # Exporters fold BatchNorm into convolutions: then that is all there is.
   # var + eps is 1 to the bit, and so is the factor 1 / sqrt(var + eps).
-  var = np.float32(1) - np.float32(samplecnn.PerViewNorm.epsilon)
+  var = np.float32(1) - np.float32(view_norm.PerViewNorm.epsilon)
   return {
     f"{layer}.0.weight": kernel,
     f"{layer}.0.bias": zeros if bias is None else bias,
@@ -142,7 +142,7 @@ def _check_attributes(onnx, node, i):
   expected = {
     "Conv": dict(strides=[1], pads=[1, 1], dilations=[1], group=1),
     "MaxPool": dict(strides=[3], pads=[0, 0], kernel_shape=[3]),
-    "BatchNormalization": dict(epsilon=samplecnn.PerViewNorm.epsilon),
+    "BatchNormalization": dict(epsilon=view_norm.PerViewNorm.epsilon),
     "Gemm": dict(alpha=1.0, beta=1.0, transB=1),
     "Relu": {},
   }[node.op_type]

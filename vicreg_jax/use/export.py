@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from vicreg_jax import config as configs
 from vicreg_jax import files
-from vicreg_jax.model import samplecnn
+from vicreg_jax.model import samplecnn, view_norm
 from vicreg_jax.use import clmr_onnx, pytorch_names
 from vicreg_jax.use import heads as heads_lib
 
@@ -291,7 +291,7 @@ def _to_onnx(state, encoder, card):
   for i in range(last + 1):
     layer = f"sequential.{i}"
     width = state[f"{layer}.0.weight"].shape[2]
-    stride, pad = (samplecnn.POOL, 0) if i == 0 else (1, width // 2)
+    stride, pad = (view_norm.POOL, 0) if i == 0 else (1, width // 2)
     add(
       "Conv",
       [f"{layer}.0.weight", f"{layer}.0.bias"],
@@ -305,11 +305,11 @@ def _to_onnx(state, encoder, card):
       "BatchNormalization",
       [f"{layer}.1.{name}" for name in norm],
       layer,
-      epsilon=samplecnn.PerViewNorm.epsilon,
+      epsilon=view_norm.PerViewNorm.epsilon,
     )
     add("Relu", [], layer)
     if 0 < i < last:
-      pool = [samplecnn.POOL]
+      pool = [view_norm.POOL]
       add("MaxPool", [], layer, kernel_shape=pool, strides=pool)
   inputs = [*nodes[-1].output, "time"]
   nodes.append(make.make_node("Squeeze", inputs, ["embedding"]))

@@ -46,15 +46,6 @@ def files(args):
     yield paths
 
 
-def link(paths, directory, count=None):
-  """Fills a new directory with links to the files, over and over."""
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True)
-  for i in range(count or len(paths)):
-    path = paths[i % len(paths)]
-    (directory / f"{i:05d}{path.suffix}").symlink_to(path.resolve())
-
-
 def _write_synthetic(directory, clips):
   for i in range(clips):
     score = synthetic.compose(0, i)

@@ -1,8 +1,6 @@
 """What the benchmarks share: turns, medians and quartiles, the machine."""
 
-import contextlib
 import os
-import pathlib
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,15 +54,6 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def thread_seconds() -> dict[str, float]:
-  """CPU time of every thread of this process so far, by its id (Linux)."""
-  seconds = {}
-  for stat in pathlib.Path("/proc/self/task").glob("*/schedstat"):
-    with contextlib.suppress(OSError):  # the thread has just ended
-      seconds[stat.parent.name] = int(stat.read_text().split()[0]) / 1e9
-  return seconds
-
-
 def clock(function: Callable, *args) -> Time:
   """Calls a function."""
 
@@ -83,7 +72,7 @@ def take_turns(
 ) -> dict[str, list[Time]]:
   """Times every function `repeats` times, one after another in each round.
 
-  What slows the machine for a while so slows all of them. Warm up first.
+  A slow spell of the machine so slows all of them. Warm up first.
   """
   times = {name: [] for name in runs}
   for _ in range(repeats):
@@ -98,17 +87,33 @@ def spread(values: Sequence[float]) -> dict[str, float]:
   return {"median": float(median), "q1": float(q1), "q3": float(q3)}
 
 
-def per_second(times: Sequence[Time], units: int, unit: str, *, cpu=True):
-  """{"<unit>_per_s": spread} and, with `cpu`, {"<unit>_per_cpu_s": spread}."""
-  rates = {f"{unit}_per_s": spread([units / t.wall for t in times])}
-  if cpu:
-    rates[f"{unit}_per_cpu_s"] = spread([units / t.cpu for t in times])
-  return rates
+def per_second(times: Sequence[Time], units: int, unit: str):
+  """{"<unit>_per_s": spread, "<unit>_per_cpu_s": spread}."""
+  return {
+    f"{unit}_per_s": spread([units / t.wall for t in times]),
+    f"{unit}_per_cpu_s": spread([units / t.cpu for t in times]),
+  }
+
+
+def compared(
+  times: Mapping[str, Sequence[Time]],
+  ours: str,
+  figures: Callable[[Sequence[Time]], dict],
+  by: str = "wall",
+) -> dict[str, dict]:
+  """{name: figures(its times)} of what took turns.
+
+  Each but `ours` has "speedup_of_ours" besides: its seconds over ours, round by
+  round. `by` is "wall" or "cpu".
+  """
+  results = {name: figures(taken) for name, taken in times.items()}
+  for name in results.keys() - {ours}:
+    results[name]["speedup_of_ours"] = speedup(
+      *([getattr(t, by) for t in times[key]] for key in (ours, name))
+    )
+  return results
 
 
 def speedup(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
-  """How many times as fast as a peer ours was: its seconds over ours.
-
-  Round by round, as both took turns.
-  """
+  """How many times as fast as a peer ours was, round by round."""
   return spread([b / a for a, b in zip(ours, peer, strict=True)])

@@ -6,19 +6,10 @@ of VICReg and CLMR. Needs PyTorch; nothing that trains imports it.
 
 import numpy as np
 import torch
-from flax.traverse_util import flatten_dict
 from torch import nn
 from torch.nn import functional as F
 
 from vicreg_jax.model import samplecnn
-
-# PyTorch's names of Flax's leaves.
-_NAMES = {
-  "kernel": "weight",
-  "scale": "weight",
-  "mean": "running_mean",
-  "var": "running_var",
-}
 
 
 class SampleCNN(nn.Module):
@@ -45,55 +36,6 @@ class SampleCNN(nn.Module):
 
   def forward(self, x_BxT):
     return self.layers(x_BxT[:, None])[:, :, 0]
-
-
-class ResidualBlock(nn.Module):
-  """ "ReSE-2" of Kim, Lee and Nam (2018), without dropout."""
-
-  def __init__(self, before, channels, amplifying=16):
-    super().__init__()
-    self.first = _conv_norm(before, channels, 3)
-    self.second = _conv_norm(channels, channels, 3)
-    self.shortcut = nn.Identity()
-    if before != channels:
-      self.shortcut = _conv_norm(before, channels, 1)
-    self.squeeze = nn.Linear(channels, amplifying * channels)
-    self.excite = nn.Linear(amplifying * channels, channels)
-
-  def forward(self, x_BxCxT):
-    y = self.second(F.relu(self.first(x_BxCxT)))
-    gate_BxC = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean(2)))))
-    return F.max_pool1d(
-      F.relu(self.shortcut(x_BxCxT) + gate_BxC[:, :, None] * y), 3
-    )
-
-
-def _conv_norm(before, channels, width):
-  conv = nn.Conv1d(before, channels, width, padding=width // 2, bias=False)
-  return nn.Sequential(conv, nn.BatchNorm1d(channels))
-
-
-class ResidualSampleCNN(nn.Module):
-  """ "rese-2-multi": `channels` of the blocks; the representation's size."""
-
-  def __init__(self, stem, channels, size, levels=3):
-    super().__init__()
-    self.stem = nn.Sequential(
-      nn.Conv1d(1, stem, 3, stride=3), nn.BatchNorm1d(stem)
-    )
-    self.blocks = nn.ModuleList(map(ResidualBlock, [stem, *channels], channels))
-    self.levels = levels
-    self.last = nn.Sequential(
-      nn.Linear(sum(channels[-levels:]), size), nn.BatchNorm1d(size)
-    )
-
-  def forward(self, x_BxT):
-    x = F.relu(self.stem(x_BxT[:, None]))
-    maxima = []
-    for block in self.blocks:
-      x = block(x)
-      maxima.append(x.amax(2))
-    return F.relu(self.last(torch.cat(maxima[-self.levels :], 1)))
 
 
 class VicregReleaseLars(torch.optim.Optimizer):
@@ -154,41 +96,6 @@ def copy_encoder(variables, twin):
     _set(conv.weight, kernel.transpose(2, 1, 0))
     _set(conv.bias, p["bias"])
     _copy_norm(variables, name + "_bn", norm)
-
-
-def copy_residual_encoder(variables, twin):
-  """As `copy_encoder`, of variant "rese-2-multi" into `ResidualSampleCNN`."""
-  state = {}
-  for path, array in flatten_dict(variables["params"]).items():
-    state[residual_name(path)] = residual_array(path, array)
-  for path, array in flatten_dict(variables["batch_stats"]).items():
-    state[residual_name(path)] = np.asarray(array)
-  for name, tensor in twin.state_dict().items():
-    if not name.endswith("num_batches_tracked"):
-      _set(tensor, state.pop(name))
-  assert not state, list(state)
-
-
-def residual_name(path):
-  """Where `ResidualSampleCNN` keeps what Flax keeps at a path."""
-  *scope, layer, leaf = path
-  layer, _, kind = layer.partition("_")  # "first_conv", or "squeeze"
-  leaf = _NAMES.get(leaf, leaf)
-  scope = [name.replace("block", "blocks.") for name in scope]
-  place = {"conv": [layer, "0"], "bn": [layer, "1"], "": [layer]}[kind]
-  return ".".join([*scope, *place, leaf])
-
-
-def residual_array(path, array):
-  """An array of Flax's in PyTorch's order of axes."""
-  array = np.asarray(array)
-  if path[-1] != "kernel":
-    return array
-  if path[0] == "stem_conv":  # a matrix over windows of three samples
-    array = array.transpose(1, 0, 2)
-  if path[0] == "last_conv":  # of one frame
-    array = array[0]
-  return array.T
 
 
 def copy_projector(variables, twin):
