@@ -13,10 +13,11 @@ import sklearn.neighbors
 import sklearn.preprocessing
 import warm
 from conftest import shrink
+from runs import assert_same, at_step, lines_of
 from test_checkpoint import FULL, small_disk
 
 from vicreg_jax import config as configs
-from vicreg_jax import mesh
+from vicreg_jax import config_limits, mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.evaluation import random_splits, representations
 from vicreg_jax.jobs import pretrain
@@ -24,23 +25,11 @@ from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
 
 HERE = pathlib.Path(__file__).parent
-TIMING = ("train/clips_per_second",)
-
-
-def lines_of(workdir):
-  """metrics.jsonl without its timing."""
-  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in r.items() if k not in TIMING} for r in rows]
 
 
 def header_of(config, prepared):
   clips = input_pipeline.num_train_clips(prepared, config)
   return loop.header(config, prepared, configs.durations(config, clips))
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.fixture(scope="module")
@@ -269,18 +258,6 @@ def test_eight_devices_equal_one(data_dir, unbroken, tmp_path):
       np.testing.assert_array_equal(leaf, array)
 
 
-def at_step(monkeypatch, number, what):
-  """Does something in a run once a step is recorded."""
-  record = loop._Loop._record
-
-  def also(self, step, scalars):
-    if step == number:
-      what()
-    record(self, step, scalars)
-
-  monkeypatch.setattr(loop._Loop, "_record", also)
-
-
 def test_a_disk_that_fills_stops_the_run_which_then_continues(
   small, unbroken, tmp_path, monkeypatch
 ):
@@ -477,9 +454,9 @@ def test_diagnostics_are_of_the_held_out_clips(small, prepared, tmp_path):
 def test_clips_to_validate_on_may_be_of_another_set(small, tmp_path):
   small.train_splits = ("train", "valid", "test")
   with pytest.raises(ValueError, match="name another data set with valid_data"):
-    configs.validate(diagnosed(small))
+    config_limits.validate(diagnosed(small))
   small = diagnosed(small, name="synthetic", seed=1)
-  configs.validate(small)
+  config_limits.validate(small)
   other = pretrain.valid_data(small)
   assert (other.name, other.seed, other.crop) == ("synthetic", 1, 243)
   small.steps = 2
@@ -587,7 +564,7 @@ def by_knn(small):
   small.data.crop, small.model.blocks = 27, 2
   small.steps, small.log_every_steps = 9, 100
   small.checkpoint.update(every_epochs=1.0, keep=1, best_by="knn")
-  configs.validate(small)
+  config_limits.validate(small)
   return small
 
 
@@ -737,7 +714,7 @@ def test_a_best_that_cannot_be_found_is_refused(by_knn, tmp_path):
     config = by_knn.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError) as caught:
-      configs.validate(config)
+      config_limits.validate(config)
       pretrain.run(config, str(tmp_path))
     return str(caught.value)
 

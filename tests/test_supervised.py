@@ -13,7 +13,7 @@ import pytest
 import sklearn.metrics
 import warm
 from conftest import shrink
-from test_pretrain import assert_same, lines_of
+from runs import assert_same, lines_of
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh

@@ -23,7 +23,7 @@ import pathlib
 import jax
 from absl import app, flags
 
-from vicreg_jax import cli
+from vicreg_jax import cli, config_limits
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets
 from vicreg_jax.study import tpu_estimate
@@ -76,7 +76,7 @@ def _sweep(config, topology, sweep) -> list[dict]:
         f"--sweep={sweep}: write a key of the config and its values, as"
         " batch_size:256,768"
       ) from e
-    configs.validate(config)
+    config_limits.validate(config)
     result = tpu_estimate.estimate(config, topology, _clips(config))
     results.append({key: value} | result)
     print(tpu_estimate.line(value, result), flush=True)
@@ -85,7 +85,7 @@ def _sweep(config, topology, sweep) -> list[dict]:
 
 def run(config) -> dict:
   """Compiles, prints, and returns what `--json` writes."""
-  configs.validate(config)
+  config_limits.validate(config)
   if config.job != "pretrain":
     raise ValueError(f"job is {config.job!r}: aot compiles job=pretrain")
   topology = TOPOLOGY.value
