@@ -77,7 +77,7 @@ class Clip(NamedTuple):
   track: str
   load: Callable[[], np.ndarray]
   labels: np.ndarray
-  note: str = ""  # see Report
+  note: str = ""  # see reports.Report
 
 
 @dataclasses.dataclass(frozen=True)
