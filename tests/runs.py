@@ -14,9 +14,9 @@ from vicreg_jax import files
 from vicreg_jax.training import loop
 
 
-def lines_of(workdir):
+def lines_of(workdir, name="metrics.jsonl"):
   """metrics.jsonl without its timing; also of a bucket."""
-  lines = files.read(f"{workdir}/metrics.jsonl").decode().splitlines()
+  lines = files.read(f"{workdir}/{name}").decode().splitlines()
   rows = [json.loads(line) for line in lines]
   timing = "train/clips_per_second"
   return [{k: v for k, v in r.items() if k != timing} for r in rows]

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import warm
 from jax.sharding import Mesh
+from music import db, notes, power, white
 from runs import assert_same, lines_of, stopped_at
-from test_augment import ROOMS, SR, db, music, power, white
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
@@ -21,14 +21,15 @@ from vicreg_jax.data import device_augment as D
 from vicreg_jax.data.augment_config import default_augment
 from vicreg_jax.jobs import pretrain
 
-T = 20_000
+SR, T = 22_050, 20_000
+ROOMS = ((100, 100, 0), (0, 0, 0), (0, 100, 0), (50, 50, 50), (33, 80, 100))
 
 
 def signals():
   """Noise, music, a square wave at full scale, a constant, and silence."""
   square = np.sign(np.sin(2 * np.pi * 300 * np.arange(T) / SR))
   constant, silence = np.ones(T), np.zeros(T)
-  rows = (white(1, length=T), music(2)[-T:], square, constant, silence)
+  rows = (white(1, length=T), notes(2)[-T:], square, constant, silence)
   return np.stack(rows).astype(np.float32)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax import config as configs
+from vicreg_jax import config_limits
 from vicreg_jax.model import samplecnn
 from vicreg_jax.use import clmr, export
 
@@ -181,7 +182,7 @@ def test_a_card_says_what_an_export_is(tmp_path, kind):
     "format_version": 1,
     "vicreg_jax": read["vicreg_jax"],
   }
-  configs.validate_encoder(ml_collections.ConfigDict(described))
+  config_limits.validate_encoder(ml_collections.ConfigDict(described))
   for section in ("data", "model"):
     for key, value in described[section].items():
       assert config[section][key] == value

@@ -6,9 +6,9 @@ import shutil
 import struct
 import subprocess
 
+import music
 import numpy as np
 import pytest
-import soundfile
 
 from vicreg_jax.data import audio, file_tags
 
@@ -38,8 +38,7 @@ def tagged(tmp_path_factory):
   if not shutil.which("ffmpeg"):
     pytest.skip("ffmpeg not installed")
   root = tmp_path_factory.mktemp("tagged")
-  x = 0.1 * np.random.default_rng(0).normal(size=44_100)
-  soundfile.write(root / "noise.wav", x, 44_100)
+  music.write(root / "noise.wav", music.noise(44_100), 44_100)
   bare = ["-map_metadata", "-1", "-fflags", "+bitexact"]
   bare += ["-flags:a", "+bitexact"]
   command = ["ffmpeg", "-v", "error", "-i", root / "noise.wav"]
@@ -197,7 +196,6 @@ def test_little_of_a_file_is_read(tmp_path, monkeypatch):
       return super().read(size)
 
   monkeypatch.setattr(file_tags, "_File", Counted)
-  x = 0.1 * np.random.default_rng(0).normal(size=3_000_000)
-  soundfile.write(tmp_path / "a.wav", x, 44_100)
+  music.write(tmp_path / "a.wav", music.noise(3_000_000), 44_100)
   file_tags.read(tmp_path / "a.wav")
   assert 0 < sum(read) < 500_000

@@ -1,25 +1,16 @@
 """Two hundred files, of every format and with every fault, by every way in."""
 
-import shutil
-import subprocess
 import zipfile
 
+import music
 import numpy as np
+import published
 import pytest
-import soundfile
 
-from vicreg_jax import config as configs
 from vicreg_jax.data import audio, datasets
 from vicreg_jax.data.datasets import archives
 
 RATE, CROP = 22_050, 243
-# What ffmpeg cannot write, and what it has to be told of a suffix.
-NO_ENCODER = {".ape", ".dsf", ".mpc"}
-OPTIONS = {
-  ".aifc": ("-f", "aiff"), ".m4b": ("-f", "mp4"), ".oga": ("-f", "ogg"),
-  ".snd": ("-f", "au"), ".weba": ("-f", "webm"),
-  ".spx": ("-ar", "32000", "-ac", "1", "-b:a", "40k"),
-}  # fmt: skip
 
 
 def noisy(content):
@@ -43,20 +34,13 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
   """music/whole-SUFFIX.SUFFIX and found/FAULT-SUFFIX.SUFFIX."""
-  if not shutil.which("ffmpeg"):
-    pytest.skip("ffmpeg not installed")
   root, made = (tmp_path_factory.mktemp(name) for name in ("tree", "made"))
-  x = 0.1 * np.random.default_rng(0).normal(size=(44_100, 2))
-  soundfile.write(made / "a.wav", x, 44_100)
-  suffixes = sorted(audio.EXTENSIONS - NO_ENCODER)
-  for i, suffix in enumerate(suffixes):
-    path = made / f"every{suffix}"
-    options = OPTIONS.get(suffix, ())
-    command = ["ffmpeg", "-v", "error", "-i", made / "a.wav", *options, path]
-    subprocess.run(command, check=True)
+  wav = music.write(made / "a.wav", music.noise(44_100, 2), 44_100)
+  for i, suffix in enumerate(music.ENCODED):
+    path = music.by_ffmpeg(wav, made / f"every{suffix}")
     content = path.read_bytes()
     for fault, change in FAULTS.items():
-      wrong = suffixes[i - 1] if fault == "misnamed" else suffix
+      wrong = music.ENCODED[i - 1] if fault == "misnamed" else suffix
       folder = root / ("music" if fault == "whole" else "found")
       folder.mkdir(exist_ok=True)
       # Else whole and misnamed files would be copies of one another.
@@ -76,6 +60,7 @@ def result(load):
 
 
 @pytest.mark.slow
+@music.needs_ffmpeg
 def test_a_folder_a_zip_and_beam_give_the_same_clips(tree, tmp_path):
   pytest.importorskip("apache_beam")
   names = sorted(str(p.relative_to(tree)) for p in tree.rglob("*.*"))
@@ -98,17 +83,11 @@ def test_a_folder_a_zip_and_beam_give_the_same_clips(tree, tmp_path):
 
   prepared = {}
   for way, beam in (("folder", ""), ("beam", "runner=DirectRunner")):
-    config = configs.base_prepare().data
-    config.update(
-      name="folder", path=str(tree), dir=str(tmp_path / way), beam=beam,
-      crop=CROP, sample_rate=RATE, labels="folders",
-    )  # fmt: skip
-    found = datasets.prepare(config)
-    prepared[way] = {
-      example["id"].decode(): example["samples"]
-      for split in found.num_clips
-      for example in found.dataset(split).as_numpy_iterator()
-    }
+    section = published.data(
+      "folder", tree, tmp_path / way, beam=beam, crop=CROP, labels="folders"
+    )
+    examples = published.read(datasets.prepare(section))
+    prepared[way] = {id_: e["samples"] for id_, e in examples.items()}
   assert prepared["folder"] == prepared["beam"]
   assert prepared["folder"].keys() == read
   for name, samples in prepared["folder"].items():

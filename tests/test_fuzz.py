@@ -34,11 +34,11 @@ import tempfile
 import traceback
 import zipfile
 
+import music
 import numpy as np
 import pytest
-import soundfile
 
-from vicreg_jax import cli, messages
+from vicreg_jax import cli, config_limits, messages
 from vicreg_jax.data import audio
 from vicreg_jax.library import embedding, store
 
@@ -175,10 +175,7 @@ def check_samples(samples):
 
 
 def encoded(form, subtype=None, rate=RATE, channels=1):
-  noise = 0.1 * np.random.default_rng(0).normal(size=(rate // 5, channels))
-  file = io.BytesIO()
-  soundfile.write(file, noise, rate, format=form, subtype=subtype)
-  return file.getvalue()
+  return music.encoded(music.noise(rate // 5, channels), rate, form, subtype)
 
 
 class Audio:
@@ -289,10 +286,9 @@ class Samples(Audio):
       odd = (np.nan, np.inf, -np.inf, 3e38, -1e300, 1e-320, 1e30)
       where = rng.randrange(len(x_TxC)), rng.randrange(channels)
       x_TxC[where] = rng.choice(odd)
-    file = io.BytesIO()
     with np.errstate(over="ignore"):
-      soundfile.write(file, x_TxC, rate, format=form, subtype=subtype)
-    return self.load(rng, suffix, file.getvalue())
+      content = music.encoded(x_TxC, rate, form, subtype)
+    return self.load(rng, suffix, content)
 
 
 class Ffmpeg(Audio):
@@ -302,9 +298,7 @@ class Ffmpeg(Audio):
     self.tmp, self.files = tmp, []
     (tmp / "a.wav").write_bytes(encoded("WAV", None, 44_100, 2))
     for suffix in ("m4a", "aac", "wma", "mp4"):
-      path = tmp / f"b.{suffix}"
-      command = ["ffmpeg", "-v", "error", "-i", tmp / "a.wav", path]
-      subprocess.run(command, check=True)
+      path = music.by_ffmpeg(tmp / "a.wav", tmp / f"b.{suffix}")
       self.files.append((suffix, path.read_bytes()))
       check_samples(audio.load(path))
     playlist = f"ffconcat version 1.0\nfile '{tmp}/a.wav'\n".encode()
@@ -718,9 +712,6 @@ class Flags:
   CONFIGS = ("quickstart", "vicreg_fma", "probe", "embed", "prepare", "folder")
 
   def __init__(self, tmp):
-    global configs
-    from vicreg_jax import config as configs
-
     os.chdir(ROOT)
     self.keys = {}
     for name in self.CONFIGS:
@@ -757,7 +748,7 @@ class Flags:
       except SystemExit as error:
         assert str(error).startswith("error: "), error
         raise ValueError(str(error)) from error
-      configs.validate(config)
+      config_limits.validate(config)
 
     about = f"{argv[0]} {flag[:200]!r}"
     return Case(run, key, key.rpartition(".")[2], "config.", about=about)
@@ -1074,9 +1065,8 @@ class Table:
     self.encoder, self.tmp = small_encoder(tmp), tmp
     self.paths = []
     for i in range(4):
-      noise = 0.1 * np.random.default_rng(i).normal(size=300 + 250 * i)
-      self.paths.append(str(tmp / f"{i}.wav"))
-      soundfile.write(self.paths[-1], noise, RATE)
+      noise = music.noise(300 + 250 * i, seed=i)
+      self.paths.append(str(music.write(tmp / f"{i}.wav", noise, RATE)))
     (tmp / "torn.wav").write_bytes(b"RIFF")
     self.paths.append(str(tmp / "torn.wav"))
     self.trees = {"new": clear(tmp / "new")}

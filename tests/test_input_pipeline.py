@@ -29,6 +29,15 @@ def raw_clips(prepared, split):
   }
 
 
+@pytest.fixture
+def mine(prepared, tmp_path):
+  """A copy of the prepared data, to be changed, without an index."""
+  copy = tmp_path / "1.0.0"
+  unindexed = shutil.ignore_patterns("index-*")
+  shutil.copytree(prepared.path, copy, ignore=unindexed)
+  return Prepared.open(copy)
+
+
 def plain(config):
   """No augmentation: views are crops that can be found in their clips."""
   for op in config.augment.values():
@@ -170,12 +179,9 @@ def cut_between_records(path):
   ],
 )
 def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
-  small, prepared, tmp_path, damage, named
+  small, prepared, mine, damage, named
 ):
-  copy = tmp_path / "1.0.0"
-  shutil.copytree(prepared.path, copy)
-  mine = Prepared.open(copy)
-  (file,) = copy.glob("*-train.tfrecord*")
+  (file,) = pathlib.Path(mine.path).glob("*-train.tfrecord*")
   views = pipeline.train_views(prepared, plain(small))
   expected = list(itertools.islice(views, 9))
   views = pipeline.train_views(mine, small)
@@ -193,7 +199,7 @@ def test_damaged_records_are_named_and_the_run_goes_on_once_repaired(
       )
     ),
   ):
-    with pytest.raises(ValueError, match=r"cannot be read: put a copy"):
+    with pytest.raises(ValueError, match="put a copy"):
       read()
   shutil.copy(pathlib.Path(prepared.path) / file.name, file)
   again = pipeline.train_views(mine, small, start_step=5)
@@ -312,53 +318,40 @@ def order_by_reading(prepared, config, epoch):
   return [e["id"].decode() for e in examples.as_numpy_iterator()]
 
 
-def test_a_flip_beside_the_samples_concerns_who_reads_it(
-  small, prepared, tmp_path
-):
-  shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  mine = Prepared.open(tmp_path / "1.0.0")
+def test_a_flip_beside_the_samples_concerns_who_reads_it(small, mine):
   views = pipeline.train_views(mine, small)
   expected = list(itertools.islice(views, 9))
-  (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
+  (file,) = pathlib.Path(mine.path).glob("*-train.tfrecord*")
   flip(file, place=20)
   again = pipeline.train_views(mine, small)
   np.testing.assert_array_equal(list(itertools.islice(again, 9)), expected)
-  with pytest.raises(ValueError, match=r"\(damaged\) cannot be read"):
+  with pytest.raises(ValueError, match="damaged"):
     list(pipeline.segments(mine, "train", crop=243, batch_size=8))
 
 
 @pytest.mark.parametrize("index", [None, b"", b"PK", "flip", "other"])
-def test_an_index_that_does_not_fit_is_made_anew(
-  small, prepared, tmp_path, index
-):
-  expected = next(pipeline.train_views(prepared, small))
-  mine = tmp_path / "1.0.0"
-  shutil.copytree(prepared.path, mine)
-  path = mine / "index-train.npz"
+def test_an_index_that_does_not_fit_is_made_anew(small, mine, index):
+  expected = next(pipeline.train_views(mine, small))
+  path = pathlib.Path(mine.path, "index-train.npz")
   good = path.read_bytes()
   if index == "flip":
     flip(path)
   elif index == "other":
-    records.Clips(Prepared.open(mine), ("valid",))
-    shutil.copy(mine / "index-valid.npz", path)
+    records.Clips(mine, ("valid",))
+    shutil.copy(path.with_name("index-valid.npz"), path)
   elif index is None:
     path.unlink()
   else:
     path.write_bytes(index)
-  mine = Prepared.open(mine)
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
   assert path.read_bytes() == good
 
 
-def test_an_index_of_records_that_were_rewritten_is_made_anew(
-  prepared, tmp_path
-):
+def test_an_index_of_records_that_were_rewritten_is_made_anew(mine):
   """At the same size, too."""
-  shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  mine = Prepared.open(tmp_path / "1.0.0")
   records.Clips(mine, ("valid",))
-  (path,) = (tmp_path / "1.0.0").glob("*valid.tfrecord*")
+  (path,) = pathlib.Path(mine.path).glob("*valid.tfrecord*")
   size, changed = path.stat().st_size, []
   for record in list(tf.data.TFRecordDataset(str(path))):
     example = tf.train.Example.FromString(record.numpy())
@@ -376,11 +369,9 @@ def test_an_index_of_records_that_were_rewritten_is_made_anew(
     np.testing.assert_array_equal(samples, expected[name.decode()][3:900])
 
 
-def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
+def test_an_index_is_not_needed_on_disk(small, prepared, mine, monkeypatch):
   """Others' data, or a full disk."""
   expected = next(pipeline.train_views(prepared, small))
-  shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  (tmp_path / "1.0.0" / "index-train.npz").unlink()
 
   def write(path, content):
     raise OSError(28, "No space left on device")
@@ -388,7 +379,6 @@ def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
   scans, scan = [], records._scan
   monkeypatch.setattr(records.files, "write", write)
   monkeypatch.setattr(records, "_scan", lambda *a: scans.append(a) or scan(*a))
-  mine = Prepared.open(tmp_path / "1.0.0")
   found = next(pipeline.train_views(mine, small))
   np.testing.assert_array_equal(found, expected)
   pipeline.labels(mine, "train")
@@ -396,14 +386,11 @@ def test_an_index_is_not_needed_on_disk(small, prepared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"", b"no clip"])
-def test_records_that_are_no_clips_are_named(prepared, tmp_path, content):
-  shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  (tmp_path / "1.0.0" / "index-valid.npz").unlink(missing_ok=True)
-  (path,) = (tmp_path / "1.0.0").glob("*valid.tfrecord*")
+def test_records_that_are_no_clips_are_named(mine, content):
+  (path,) = pathlib.Path(mine.path).glob("*valid.tfrecord*")
   with tf.io.TFRecordWriter(str(path)) as writer:
-    for _ in range(prepared.num_clips["valid"]):
+    for _ in range(mine.num_clips["valid"]):
       writer.write(content)
-  mine = Prepared.open(tmp_path / "1.0.0")
   message = f"{path} has a record that is no clip"
   with pytest.raises(ValueError, match=re.escape(message)):
     records.Clips(mine, ("valid",))
@@ -450,11 +437,8 @@ def test_crops_read_are_those_of_the_clip(small, tmp_path, crop):
       )
 
 
-def test_nothing_is_tuned(small, prepared, tmp_path, monkeypatch):
+def test_nothing_is_tuned(small, mine, monkeypatch):
   """TensorFlow's thread for it may take a minute to end, and is waited for."""
-  shutil.copytree(prepared.path, tmp_path / "1.0.0")
-  (tmp_path / "1.0.0" / "index-train.npz").unlink(missing_ok=True)
-  mine = Prepared.open(tmp_path / "1.0.0")
   begin, tuned = tf.data.Dataset.__iter__, []
 
   def begun(dataset):
@@ -473,7 +457,7 @@ def test_nothing_is_tuned(small, prepared, tmp_path, monkeypatch):
     pipeline.samples(mine, "train"),
   ):
     next(iter(stream))
-  (file,) = (tmp_path / "1.0.0").glob("*-train.tfrecord*")
+  (file,) = pathlib.Path(mine.path).glob("*-train.tfrecord*")
   flip(file)
   with pytest.raises(ValueError, match="damaged"):
     list(pipeline.samples(mine, "train"))
@@ -590,7 +574,3 @@ def test_labels_are_those_of_the_records(prepared, tmp_path):
   assert names.ids == [e["id"].decode() for e in examples]
   expected = [e["labels"] for e in examples]
   np.testing.assert_array_equal(names.labels_NxK, expected)
-
-
-def test_prepared_data_are_found_again(small, prepared):
-  assert datasets.prepare(small.data).path == prepared.path

@@ -16,7 +16,7 @@ import warm
 from absl import flags
 
 from vicreg_jax import __main__ as verbs
-from vicreg_jax import checks, main, mesh, messages
+from vicreg_jax import checks, config_limits, main, mesh, messages
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.training import loop, steps
@@ -57,7 +57,7 @@ def test_config_loads_validates_and_traces(path):
     assert part in module.__doc__
   if "checkpoint" in config and config.job not in configs.TRAINING:
     config.checkpoint = "runs/some"
-  configs.validate(config)
+  config_limits.validate(config)
   if config.job not in configs.TRAINING:
     return
   folder = FOLDERS.get(path.stem, 100)
@@ -387,13 +387,11 @@ def test_every_number_has_its_limits():
   keys = {}
   for job in configs.JOBS:
     keys |= dict(checks.flat(getattr(configs, f"base_{job}")()))
-  assert configs._LIMITS.keys() <= keys.keys()
+  assert config_limits.LIMITS.keys() <= keys.keys()
   unlimited = {
     key
     for key, value in keys.items()
-    if type(value) in (int, float)
-    and key not in configs._LIMITS
-    and not key.startswith("augment.")
+    if type(value) in (int, float) and key not in config_limits.LIMITS
   }
   # Of an encoder's checkpoint, -1 for none; epochs do not count beside steps.
   assert unlimited == {"step", "epoch", "epochs"}

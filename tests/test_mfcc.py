@@ -5,6 +5,7 @@ import io
 import pathlib
 import tracemalloc
 
+import music
 import numpy as np
 import pytest
 
@@ -22,6 +23,13 @@ def sound(x_T):
   return np.frombuffer(x_T, "<i2") / np.float32(32767)
 
 
+def by_librosa(librosa, x_T, rate):
+  found = librosa.feature.mfcc(y=x_T, sr=rate, n_mfcc=20)
+  mode = "interp" if found.shape[1] >= 9 else "nearest"
+  found = np.vstack([found, librosa.feature.delta(found, mode=mode)])
+  return np.concatenate([found.mean(axis=1), found.std(axis=1)])
+
+
 @pytest.mark.parametrize("rate", [22_050, 16_000, 44_100, 1_600])
 @pytest.mark.filterwarnings("ignore:Empty filters", "ignore:n_fft")
 def test_features_are_librosa_s(clips, rate, plain_librosa):
@@ -29,11 +37,7 @@ def test_features_are_librosa_s(clips, rate, plain_librosa):
   quiet = np.zeros(rate, np.float32)
   quiet[100:200] = heard[0][100:200]  # 80 dB and more between its bands
   for x_T in (*heard, quiet, quiet[:4095], np.zeros(1000, np.float32)):
-    found = plain_librosa.feature.mfcc(y=x_T, sr=rate, n_mfcc=20)
-    mode = "interp" if found.shape[1] >= 9 else "nearest"
-    slopes = plain_librosa.feature.delta(found, mode=mode)
-    found = np.vstack([found, slopes])
-    expected = np.concatenate([found.mean(axis=1), found.std(axis=1)])
+    expected = by_librosa(plain_librosa, x_T, rate)
     y_D = mfcc.features(x_T, rate)
     np.testing.assert_allclose(y_D, expected, rtol=1e-5, atol=1e-3)
 
@@ -41,15 +45,9 @@ def test_features_are_librosa_s(clips, rate, plain_librosa):
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 8, 9, 10])
 def test_features_of_a_few_frames(monkeypatch, plain_librosa, frames):
   """By blocks of three: their seams, and ends at any place."""
-  noise = np.random.default_rng(0).normal(size=512 * frames - 1)
-  x_T = (0.1 * noise).astype(np.float32)
+  x_T = music.white(length=512 * frames - 1)
   x_T[:-600] *= 1e-5  # the floor depends on the last block
-  found = plain_librosa.feature.mfcc(y=x_T, sr=8000)
-  slopes = plain_librosa.feature.delta(
-    found, mode="interp" if frames >= 9 else "nearest"
-  )
-  found = np.vstack([found, slopes])
-  expected = np.concatenate([found.mean(axis=1), found.std(axis=1)])
+  expected = by_librosa(plain_librosa, x_T, 8000)
   monkeypatch.setattr(mfcc, "_BLOCK", 3)
   y_D = mfcc.features(x_T, 8000)
   np.testing.assert_allclose(y_D, expected, rtol=1e-5, atol=1e-3)
@@ -126,9 +124,9 @@ def _saved(y_NxD, made_of):
 
 
 def test_a_clip_too_short_for_slopes_has_some():
-  x_T = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+  x_T = music.white(length=1000)
   found = mfcc.features(x_T, 22_050)
-  assert np.isfinite(found).all() and found.shape == (mfcc.SIZE,)
+  assert np.isfinite(found).all() and found.shape == (80,)
 
 
 def test_tracks_and_samples_are_in_the_order_of_labels(clips):

@@ -1,38 +1,30 @@
-"""MTG-Jamendo, NSynth and FMA's whole tracks from miniatures of their files.
+"""MTG-Jamendo and NSynth from miniatures of their files.
 
-Layouts, names and dialects are those of the published files. The pitch of every
-clip says which it is. What is expected is read anew from the tables.
+What is expected is read anew from the tables.
 """
 
-import collections
 import csv
 import io
 import json
 import os
 import shutil
-import tarfile
 
-import numpy as np
+import music
 import pytest
-import soundfile
-from test_official import (
-  FMA,
+from music import write_tar, write_tree
+from published import (
   data,
   encoded,
   error_of,
-  fma_name,
-  genres_csv,
   heard,
   labels_of,
   pitch,
   read,
   skipped,
-  tracks_csv,
-  write_tree,
 )
 
 from vicreg_jax.data import audio, datasets
-from vicreg_jax.data.datasets import fma, nsynth
+from vicreg_jax.data.datasets import nsynth
 from vicreg_jax.data.prepared import SPLITS
 
 SMALL = 2187  # a crop
@@ -265,12 +257,8 @@ def note(name):
 
 
 def tone(name):
-  t = np.arange(4800) / 16_000
-  file = io.BytesIO()
   number = sum(NSYNTH.values(), []).index(name)
-  x_T = 0.5 * np.sin(2 * np.pi * pitch(number) * t)
-  soundfile.write(file, x_T, 16_000, format="WAV")
-  return file.getvalue()
+  return music.encoded(music.sine(pitch(number), 16_000, 0.3), 16_000)
 
 
 def nsynth_members(split):
@@ -287,13 +275,10 @@ def notes(tmp_path):
   (root / "nsynth-train").mkdir(parents=True)  # empty, as nothing were there
   write_tree(root / "nsynth-valid", nsynth_members("valid"))
   for split in ("train", "test"):
-    with tarfile.open(root / f"nsynth-{split}.jsonwav.tar.gz", "w:gz") as tar:
-      folder = "data/all" if split == "train" else "nsynth-test"
-      members = {f"{folder}/{n}": c for n, c in nsynth_members(split).items()}
-      for name, content in (members | {"../evil.wav": b"evil"}).items():
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
+    folder = "data/all" if split == "train" else "nsynth-test"
+    members = {f"{folder}/{n}": c for n, c in nsynth_members(split).items()}
+    members |= {"../evil.wav": b"evil"}
+    write_tar(root / f"nsynth-{split}.jsonwav.tar.gz", members)
   return root
 
 
@@ -366,36 +351,3 @@ def test_nsynth_says_what_is_missing(notes, tmp_path):
   assert "neither nsynth-valid.jsonwav.tar.gz nor nsynth-valid/" in message
   (notes / "nsynth-valid.jsonwav.tar.gz").write_bytes(b"no archive")
   assert "valid.jsonwav.tar.gz: cannot be extracted" in error_of(section)
-
-
-# --- FMA, untrimmed ---
-
-
-def test_fma_full(tmp_path):
-  root = tmp_path / "fma"
-  tables = {"tracks.csv": tracks_csv(), "genres.csv": genres_csv()}
-  write_tree(root / "fma_metadata", tables)
-  section = section_of("fma", root, tmp_path, subset="full")
-  clips = {
-    fma_name(i): encoded(n, seconds=0.3 + 0.1 * n)
-    for n, i in enumerate((2, 140, 141, 9000, 133297))
-  }
-  write_tree(root / "fma_large", clips)
-  assert "neither fma_full.zip nor fma_full/" in error_of(section)
-  os.rename(root / "fma_large", root / "fma_full")
-  prepared = datasets.prepare(section)
-  assert prepared.label_kind == "multi"
-  examples = read(prepared)
-  # 133297 is empty as a clip: it was cut where its track has ended.
-  assert set(examples) == set(clips)
-  for n, name in enumerate(clips):
-    assert heard(examples[name]) == pytest.approx(pitch(n), abs=3)
-    seconds = len(examples[name]["samples"]) / 44_100
-    assert seconds == pytest.approx(0.3 + 0.1 * n, abs=0.08)
-  assert collections.Counter(skipped(prepared).values()) == {
-    "not found": len(FMA) - len(clips)
-  }
-  # Whole tracks are no clips of 30 s.
-  section.subset = "large"
-  assert "neither fma_large.zip nor fma_large/" in error_of(section)
-  assert fma.SHA1.keys() >= {f"fma_{s}.zip" for s in ("large", "full")}

@@ -17,7 +17,7 @@ from conftest import shrink
 from runs import assert_same, lines_of, stopped_at
 
 from vicreg_jax import config as configs
-from vicreg_jax import mesh
+from vicreg_jax import config_limits, mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.evaluation import random_splits, representations
 from vicreg_jax.jobs import pretrain
@@ -424,9 +424,9 @@ def test_diagnostics_are_of_the_held_out_clips(small, prepared, tmp_path):
 def test_clips_to_validate_on_may_be_of_another_set(small, tmp_path):
   small.train_splits = ("train", "valid", "test")
   with pytest.raises(ValueError, match="name another data set with valid_data"):
-    configs.validate(diagnosed(small))
+    config_limits.validate(diagnosed(small))
   small = diagnosed(small, name="synthetic", seed=1)
-  configs.validate(small)
+  config_limits.validate(small)
   other = pretrain.valid_data(small)
   assert (other.name, other.seed, other.crop) == ("synthetic", 1, 243)
   small.steps = 2
@@ -525,7 +525,7 @@ def by_knn(small):
   small.data.crop, small.model.blocks = 27, 2
   small.steps, small.log_every_steps = 9, 100
   small.checkpoint.update(every_epochs=1.0, keep=1, best_by="knn")
-  configs.validate(small)
+  config_limits.validate(small)
   return small
 
 
@@ -673,7 +673,7 @@ def test_a_best_that_cannot_be_found_is_refused(by_knn, tmp_path):
     config = by_knn.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError) as caught:
-      configs.validate(config)
+      config_limits.validate(config)
       pretrain.run(config, str(tmp_path))
     return str(caught.value)
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import vicreg_jax
-from vicreg_jax import config as configs
-from vicreg_jax import mesh
+from vicreg_jax import config_limits, mesh
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use.warm_start import warm_start
@@ -87,6 +86,6 @@ def test_a_folder_s_encoder_begins_as_the_starter(starter):
   begun = {k: getattr(state, k)["encoder"] for k in starter.variables}
   assert encoders.fingerprint(begun) == starter.fingerprint()
   config.loss.name = "vicreg"  # one flag, and the projector fits
-  configs.validate(config)
+  config_limits.validate(config)
   assert config.model.projector_batch_norm
   assert config.model.projector[-1] >= config.model.representation_size

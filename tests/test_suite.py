@@ -18,8 +18,7 @@ import warm
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax import config as configs
-from vicreg_jax import plots, suite
+from vicreg_jax import config_limits, plots, suite
 from vicreg_jax.study import figures, plan, runner, tables, thesis
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -63,7 +62,7 @@ def parsed(job):
 def test_every_command_is_a_valid_run(path, scale):
   for job in jobs_of([path.stem], scale).values():
     config = parsed(job)
-    configs.validate(config)
+    config_limits.validate(config)
     # Nothing was lost or rounded on the way through the flags.
     flat = {k: v for k, v in job.overrides.items() if k != "checkpoint"}
     for key, value in flat.items():

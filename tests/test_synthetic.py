@@ -18,7 +18,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from vicreg_jax.data import datasets
-from vicreg_jax.data.datasets import synthetic
+from vicreg_jax.data.datasets import composer, synthetic
 
 RATE = 22_050
 SECONDS = 6
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("plain_librosa")
 
 @pytest.fixture(scope="module")
 def scores():
-  return [synthetic.compose(3, i) for i in range(100)]
+  return [composer.compose(3, i) for i in range(100)]
 
 
 @pytest.fixture(scope="module")
 def labels(scores):
-  return dict(zip(synthetic.TAGS, np.stack([*map(synthetic.tags, scores)]).T))
+  return dict(zip(composer.TAGS, np.stack([*map(composer.tags, scores)]).T))
 
 
 def play(score, seconds=SECONDS, rate=RATE):
@@ -52,8 +52,8 @@ def digest(x_T):
 
 def test_bits_repeat_in_any_order_and_differ_by_seed_and_index():
   pieces = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 1_000_000), (2**40, 0)]
-  first = [digest(play(synthetic.compose(*p))) for p in pieces]
-  again = [digest(play(synthetic.compose(*p))) for p in pieces[::-1]]
+  first = [digest(play(composer.compose(*p))) for p in pieces]
+  again = [digest(play(composer.compose(*p))) for p in pieces[::-1]]
   assert first == again[::-1]
   assert len(set(first)) == len(pieces)
 
@@ -62,10 +62,10 @@ def test_bits_repeat_in_any_order_and_differ_by_seed_and_index():
 def test_bits_are_the_same_on_older_processors():
   code = """
 import hashlib
-from vicreg_jax.data.datasets import synthetic
+from vicreg_jax.data.datasets import composer, synthetic
 digest = hashlib.sha256()
 for i in range(6):
-  digest.update(synthetic.render(synthetic.compose(0, i), 44_100, 22_050))
+  digest.update(synthetic.render(composer.compose(0, i), 44_100, 22_050))
 print(digest.hexdigest())
 """
   # Names of NumPy 2.4, then of NumPy before it; it ignores unknown ones.
@@ -79,12 +79,12 @@ print(digest.hexdigest())
   )
   here = hashlib.sha256()
   for i in range(6):
-    here.update(synthetic.render(synthetic.compose(0, i), 44_100, 22_050))
+    here.update(synthetic.render(composer.compose(0, i), 44_100, 22_050))
   assert result.stdout.strip() == here.hexdigest()
 
 
 def test_golden_clip():
-  x_T = play(synthetic.compose(0, 0), seconds=3)
+  x_T = play(composer.compose(0, 0), seconds=3)
   power = np.abs(np.fft.rfft(x_T.astype(np.float64))) ** 2
   edges = np.array([0, 150, 300, 600, 1200, 2400, 4800, 11025]) * 3
   bands = np.add.reduceat(power, edges[:-1]) / power.sum()
@@ -107,12 +107,12 @@ def test_tags_are_neither_rare_nor_common_in_any_split(seed):
   seen = set()
   for split, size in SIZES.items():
     pieces = [
-      synthetic.compose(seed, synthetic.clip_index(split, i))
+      composer.compose(seed, synthetic.clip_index(split, i))
       for i in range(size)
     ]
-    share_K = np.mean([synthetic.tags(p) for p in pieces], axis=0)
-    assert share_K.min() >= 0.08, dict(zip(synthetic.TAGS, share_K))
-    assert share_K.max() <= 0.70, dict(zip(synthetic.TAGS, share_K))
+    share_K = np.mean([composer.tags(p) for p in pieces], axis=0)
+    assert share_K.min() >= 0.08, dict(zip(composer.TAGS, share_K))
+    assert share_K.max() <= 0.70, dict(zip(composer.TAGS, share_K))
     seen |= {(p.index, hash(p.parts)) for p in pieces}
   # No index and no music is in two splits.
   total = sum(SIZES.values())
@@ -121,10 +121,10 @@ def test_tags_are_neither_rare_nor_common_in_any_split(seed):
 
 def test_no_tag_gives_another_away():
   tags_NxK = np.stack(
-    [synthetic.tags(synthetic.compose(0, i)) for i in range(500)]
+    [composer.tags(composer.compose(0, i)) for i in range(500)]
   )
-  correlation = np.corrcoef(tags_NxK.T) - np.eye(len(synthetic.TAGS))
-  names = synthetic.TAGS
+  correlation = np.corrcoef(tags_NxK.T) - np.eye(len(composer.TAGS))
+  names = composer.TAGS
   for pair in (("fast", "slow"), ("major", "minor"), ("high", "low")):
     i, j = map(names.index, pair)
     assert not np.any(tags_NxK[:, i] & tags_NxK[:, j])
@@ -159,12 +159,12 @@ def test_other_sample_rates_play_the_same_music(scores):
     assert np.corrcoef(*spectra)[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("instrument", (*synthetic.INSTRUMENTS, "bass"))
+@pytest.mark.parametrize("instrument", (*composer.INSTRUMENTS, "bass"))
 def test_notes_are_in_tune(scores, instrument):
   for score in scores[:6]:
     for midi in (28, 36, 41) if instrument == "bass" else (43, 57, 69, 81, 89):
-      note = synthetic.Note(0.0, 4 * score.tempo / 60, midi, 1.0, 0.0)
-      part = synthetic.Part(instrument, (note,))
+      note = composer.Note(0.0, 4 * score.tempo / 60, midi, 1.0, 0.0)
+      part = composer.Part(instrument, (note,))
       x_T = play(dataclasses.replace(score, parts=(part,), start=0.0), 4)
       x_T = x_T[RATE // 4 : 3 * RATE]
       num = 1 << 19
@@ -208,8 +208,8 @@ def test_drums_are_heard(scores, labels):
   for i in np.flatnonzero(labels["drums"])[:20]:
     score = dataclasses.replace(scores[i], start=0.0)
     part = next(p for p in score.parts if p.instrument == "drums")
-    snares = {n.beat for n in part.notes if n.midi == synthetic.SNARE}
-    assert snares >= set(range(1, synthetic.LOOP, 2))  # the backbeat
+    snares = {n.beat for n in part.notes if n.midi == composer.SNARE}
+    assert snares >= set(range(1, composer.LOOP, 2))  # the backbeat
     for x_T in play(score), play(without(score, "drums")):
       power = np.abs(librosa.stft(x_T, n_fft=512, hop_length=128)) ** 2
       treble = power[117:].sum(0)  # above 5 kHz
@@ -217,7 +217,7 @@ def test_drums_are_heard(scores, labels):
         [
           round((note.beat * 60 / score.tempo + note.late) * RATE / 128)
           for note in part.notes
-          if note.midi == synthetic.SNARE
+          if note.midi == composer.SNARE
         ]
       )
       frames = frames[(frames > 8) & (frames < len(treble) - 8)]
@@ -234,16 +234,16 @@ def test_drums_without_music_have_kick_and_snare(scores, labels):
     score = scores[i]
     part = next(p for p in score.parts if p.instrument == "drums")
     power = {}
-    for drum in (synthetic.KICK, synthetic.SNARE, synthetic.HAT):
-      note = synthetic.Note(0.5, 0.25, drum, 1.0, 0.0)
+    for drum in (composer.KICK, composer.SNARE, composer.HAT):
+      note = composer.Note(0.5, 0.25, drum, 1.0, 0.0)
       score = dataclasses.replace(
         score, parts=(part._replace(notes=(note,)),), start=0.0
       )
       spectrum = np.abs(np.fft.rfft(play(score, 2))) ** 2
       centre = np.sum(spectrum * np.arange(len(spectrum)) / 2)
       power[drum] = centre / spectrum.sum()  # spectral centroid in Hz
-    assert power[synthetic.KICK] < 400
-    assert 1000 < power[synthetic.SNARE] < power[synthetic.HAT]
+    assert power[composer.KICK] < 400
+    assert 1000 < power[composer.SNARE] < power[composer.HAT]
 
 
 def test_mode_is_heard_in_the_chords(scores):
@@ -253,9 +253,9 @@ def test_mode_is_heard_in_the_chords(scores):
     # high up (semitones lie further apart).
     part, up = score.parts[0], 12 * round((76 - score.centre) / 12)
     notes = tuple(n._replace(midi=n.midi + up) for n in part.notes)
-    part = synthetic.Part("flute", notes)
+    part = composer.Part("flute", notes)
     x_T = play(dataclasses.replace(score, parts=(part,), start=0.0))
-    length = int(synthetic.LOOP / len(score.chords) * 60 / score.tempo * RATE)
+    length = int(composer.LOOP / len(score.chords) * 60 / score.tempo * RATE)
     interval_12 = np.zeros(12)
     for k in range(len(x_T) // length):
       chord_T = x_T[k * length : (k + 1) * length]
@@ -324,7 +324,7 @@ def test_each_instrument_is_audible_in_its_mix(scores):
 
 def test_a_long_clip_repeats_the_loop(scores):
   score = next(s for s in scores if s.tempo > 160)
-  loop = round(synthetic.LOOP * 60 / score.tempo * RATE)
+  loop = round(composer.LOOP * 60 / score.tempo * RATE)
   x_T = play(score, seconds=20)
   a_T, b_T = x_T[: 8 * RATE], x_T[loop : loop + 8 * RATE]
   assert np.corrcoef(a_T, b_T)[0, 1] > 0.8
@@ -335,15 +335,6 @@ def test_rendering_is_fast(scores):
   for score in scores[:10]:
     play(score, seconds=10)
   assert time.process_time() - start < 10 * 0.3
-
-
-def test_bad_arguments_are_named():
-  with pytest.raises(ValueError, match="seed=-1"):
-    synthetic.compose(-1, 0)
-  with pytest.raises(ValueError, match="4000 Hz"):
-    synthetic.render(synthetic.compose(0, 0), 100, 4000)
-  with pytest.raises(ValueError, match=r"0\.\.999999"):
-    synthetic.clip_index("train", 1_000_000)
 
 
 def options(directory, **changes):
@@ -358,14 +349,14 @@ def options(directory, **changes):
 
 def test_prepared_records_hold_the_music(tmp_path):
   prepared = datasets.prepare(options(tmp_path))
-  assert prepared.labels == synthetic.TAGS and prepared.label_kind == "multi"
+  assert prepared.labels == composer.TAGS and prepared.label_kind == "multi"
   assert prepared.num_clips == {"train": 3, "valid": 1, "test": 2}
   for split in prepared.num_clips:
     for example in prepared.dataset(split).as_numpy_iterator():
       name, number = example["id"].decode().split("/")
-      score = synthetic.compose(5, synthetic.clip_index(name, int(number)))
+      score = composer.compose(5, synthetic.clip_index(name, int(number)))
       assert name == split
-      np.testing.assert_array_equal(example["labels"], synthetic.tags(score))
+      np.testing.assert_array_equal(example["labels"], composer.tags(score))
       x_T = np.frombuffer(example["samples"], "<i2") / 32767
       np.testing.assert_allclose(x_T, play(score, 1), atol=0.51 / 32767)
   paths = {prepared.path}
@@ -378,7 +369,6 @@ def test_prepared_records_hold_the_music(tmp_path):
   "change, message",
   [
     ({"sizes": (0, 1, 1)}, r"data.sizes is \(0, 1, 1\)"),
-    ({"sizes": (1, 1)}, r"data.sizes is \(1, 1\)"),
     ({"clip_seconds": 0.5}, "data.clip_seconds=0.5 .* 11025 samples"),
     ({"sample_rate": 4000}, "data.sample_rate is 4000"),
   ],

@@ -23,7 +23,7 @@ import pathlib
 import jax
 from absl import app, flags
 
-from vicreg_jax import cli
+from vicreg_jax import cli, config_limits
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets
 from vicreg_jax.study import tpu_estimate
@@ -63,7 +63,7 @@ def _check_writable(path):
 
 def run(config) -> dict:
   """Compiles, prints, and returns what `--json` writes."""
-  configs.validate(config)
+  config_limits.validate(config)
   if config.job != "pretrain":
     raise ValueError(f"job is {config.job!r}: aot compiles job=pretrain")
   topology = TOPOLOGY.value

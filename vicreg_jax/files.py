@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from etils import epath
 
@@ -114,6 +115,41 @@ def write(path, content: bytes):
     with contextlib.suppress(OSError):
       os.unlink(partial)
     raise
+
+
+def write_npz(path, **arrays):
+  """Writes arrays as NumPy's archive. Raises OSError, as `write`."""
+  import numpy as np
+
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  write(path, content.getvalue())
+
+
+_unkept = {}  # path: (what they are made of, arrays), where none can be written
+
+
+def kept_npz(path, made_of: list, make: Callable[[], dict]) -> dict:
+  """The arrays in a file if they are made of the same, else what `make` gives.
+
+  These are kept there, or by this process if they cannot be written: a disk may
+  be full, or somebody else's.
+  """
+  import numpy as np
+
+  before, arrays = _unkept.get(path, (None, None))
+  if before == made_of:
+    return arrays
+  # A damaged file has whatever error; what does not fit is made anew.
+  with contextlib.suppress(Exception), np.load(io.BytesIO(read(path))) as kept:
+    if kept["made_of"].tolist() == made_of:
+      return dict(kept)
+  arrays = make()
+  try:
+    write_npz(path, made_of=made_of, **arrays)
+  except OSError:
+    _unkept[path] = made_of, arrays
+  return arrays
 
 
 def remove_tree(path):

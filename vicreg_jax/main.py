@@ -34,9 +34,9 @@ def run(config: ml_collections.ConfigDict, workdir: str):
 
   Each of `config.JOBS` is a module in `jobs/`, with `main(config, workdir)`.
   """
-  from vicreg_jax import config as configs
+  from vicreg_jax import config_limits
 
-  configs.validate(config)
+  config_limits.validate(config)
   job = importlib.import_module(f"vicreg_jax.jobs.{config.job}")
   job.main(config, workdir)
 

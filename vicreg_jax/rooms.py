@@ -41,16 +41,17 @@ ROOMS = {
     "audio files; records of decoded clips",
     "samples; crops, augmented views and batches of them",
     "input_pipeline",
-    "beam_options tracks audio walk file_tags augment_config threads seeds"
-    " freeverb augment device_augment prepared records crops input_pipeline"
-    " mfcc",
+    "on_beam tracks ffmpeg audio walk file_tags augment_config threads seeds"
+    " freeverb pitch augment device_augment prepared records crops"
+    " input_pipeline mfcc",
   ),
   "data.datasets": Room(
     "a folder, or a published data set",
     "its clips with labels, tracks and splits, decoded once into records",
     "base",
-    "labels_table file_hashes pcm_cache base archives official folder fma gtzan"
-    " magnatagatune mtg_jamendo nsynth synthetic __init__",
+    "labels_table file_hashes pcm_cache reports base archives official folder"
+    " fma gtzan magnatagatune mtg_jamendo nsynth composer instruments synthetic"
+    " __init__",
   ),
   "model": Room(
     "crops; embeddings; gradients",
@@ -62,7 +63,7 @@ ROOMS = {
     "a file of configs/",
     "a config that is checked: every key, its default, its limits",
     "config",
-    "config",
+    "config config_limits",
     folder=False,
   ),
   "training": Room(

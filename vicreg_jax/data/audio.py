@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from vicreg_jax.data import ffmpeg
+
 INT16_SCALE = 32767  # both signs; so that +1 fits
 TOO_LONG = "too long"
 FOLDER_NOT_READABLE = "folder not readable"
@@ -49,23 +51,10 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _STREAMS = ("FLAC", "MP3", "OGG")
 # Tags at the end that are no reason to look there for sound.
 _TAG_BYTES = 4096
-# No playlists, which name other files; none that needs a network.
-_DEMUXERS = (
-  "aac,ac3,aiff,ape,asf,au,caf,dsf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64"
-  ",wav,wv"
-)
-_OPEN_OPTIONS = {"format_whitelist": _DEMUXERS}
 # Of an Ogg stream: the mark of a page, its version, "first", or "first, last".
 _FIRST_PAGE = re.compile(rb"OggS\0[\2\6]")
 _FIRST_PAGE_BYTES = 6
 _CHUNK = 1 << 20
-# By how many seconds a file may be shorter than it says. Most count what an
-# encoder adds; durations of the last three are guesses from the first packets.
-_SHORTER = {
-  "flac": 1e-3, "ogg": 0.05, "aac": np.inf, "ac3": np.inf, "mp3": np.inf
-}  # fmt: skip
-_SHORTER_ELSE = 0.2
-
 _reading = contextvars.ContextVar("reading", default=(None, np.inf))
 
 
@@ -333,8 +322,7 @@ def _sound(file, name, size):
       if done and at_end:
         missing = sound.frames - done
         known = missing > 2304 and (
-          sound.format == "OGG"
-          or (sound.format == "MP3" and _has_length(file) and _is_cut(file))
+          sound.format == "OGG" or (sound.format == "MP3" and _is_cut(file))
         )
         missing = missing if known else 0
         return missing / rate, (done + missing) / rate
@@ -342,17 +330,20 @@ def _sound(file, name, size):
     broken = True
   try:
     file.seek(0)
-    return (yield from _ffmpeg(file, name, done))
-  except AudioError:
+    return (yield from ffmpeg.decode(file, done))
+  except ffmpeg.Undecodable as error:
     if broken or not done:
-      raise
+      raise AudioError(name, "not decodable", str(error)) from None
     return 0.0, done / rate
   except OSError as error:  # of the disk, not of what is in the file
     raise AudioError(name, "not readable", error.strerror) from None
 
 
-def _has_length(file):
-  """Whether an MP3 says how long it is; else libsndfile guesses."""
+def _is_cut(file):
+  """Whether an MP3 says how long it is, and ends within a frame.
+
+  Where it does not say so, libsndfile guesses.
+  """
   file.seek(0)
   head = file.read(10)
   start = 0
@@ -360,95 +351,8 @@ def _has_length(file):
     start = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
   file.seek(start)
   frame = file.read(64)
-  return b"Xing" in frame or b"Info" in frame
-
-
-def _is_cut(file):
-  """Whether an MP3 ends within a frame; else it is whole, whatever it says."""
-  import av
-
   file.seek(0)
-  last = b""
-  with (
-    contextlib.suppress(av.FFmpegError),
-    av.open(file, options=_OPEN_OPTIONS) as container,
-  ):
-    for packet in container.demux(audio=0):
-      last = bytes(packet) or last
-  # A frame that is not whole waits for more.
-  return not av.CodecContext.create("mp3", "r").parse(last)
-
-
-def _ffmpeg(file, name, skip):
-  """As `_sound`, but the first `skip` frames; an OSError is the disk's."""
-  import av  # a tenth of a second, which few files need
-
-  good = bad = failed = 0  # bytes
-  seconds = expected = end = 0.0
-  rate = 1
-  try:
-    # Tags may be no UTF-8; from 19 on PyAV reads none that nobody asks for.
-    tags = {"metadata_errors": "replace"} if _major(av) < 19 else {}
-    with av.open(file, options=_OPEN_OPTIONS, **tags) as container:
-      if not container.streams.audio:
-        raise AudioError(name, "not decodable", "no sound in it")
-      stream = container.streams.audio[0]
-      if stream.duration:
-        expected = float(stream.duration * stream.time_base)
-      elif container.duration and len(container.streams) == 1:
-        expected = container.duration / av.time_base
-      form = container.format.name
-      for packet in container.demux(stream):
-        try:
-          frames = packet.decode()
-        except (av.FFmpegError, ValueError):  # ValueError: no such codec
-          failed += packet.size
-          continue
-        if packet.size:  # not the last one, which only flushes the decoder
-          # What fails before and after the sound are tags.
-          bad += failed if good else 0
-          good, failed = good + packet.size, 0
-        for frame in frames:
-          rate = frame.sample_rate
-          seconds += frame.samples / rate
-          end = (frame.time or 0.0) + frame.samples / rate
-          skipped = min(skip, frame.samples)
-          skip -= skipped
-          if skipped < frame.samples:
-            yield rate, _floats(frame, name)[:, skipped:]
-  except av.FFmpegError as error:
-    if not good:
-      raise AudioError(name, "not decodable", error.strerror) from None
-  if failed and not good:
-    raise AudioError(name, "not decodable", "no packet of it")
-  lost = bad / max(good + bad, 1)
-  seconds += skip / rate  # which libsndfile has read, and FFmpeg has not
-  if form == "flac" and not failed:
-    # It ends with a whole frame, which says where it is in the whole.
-    expected = min(expected, end)
-  if expected - seconds > _SHORTER.get(form, _SHORTER_ELSE):
-    lost = max(lost, 1 - seconds / expected)
-  length = seconds / (1 - lost) if lost < 1 else expected
-  return length - seconds, length
-
-
-def _major(module) -> int:
-  return int(module.__version__.split(".")[0])
-
-
-def _floats(frame, name):
-  """The samples [channels, frames] as float32; integers are scaled to 1."""
-  try:
-    x_CxF = frame.to_ndarray()
-  except ValueError as error:  # NumPy or PyAV has no such samples
-    raise AudioError(name, "not decodable", str(error)) from None
-  if not frame.format.is_planar:
-    x_CxF = x_CxF.reshape(frame.samples, -1).T
-  if x_CxF.dtype.kind not in "iu":
-    return x_CxF.astype(np.float32)
-  half = 1 << 8 * x_CxF.dtype.itemsize - 1
-  zero = half if x_CxF.dtype.kind == "u" else 0
-  return (x_CxF.astype(np.float32) - zero) / np.float32(half)
+  return (b"Xing" in frame or b"Info" in frame) and ffmpeg.is_cut(file)
 
 
 def _note_lost(name, share):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from vicreg_jax.data import audio
+from vicreg_jax.data import audio, ffmpeg
 
 # Blanks, for one line: controls, and Unicode's ends of lines.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
@@ -54,10 +54,7 @@ def read(path) -> FileTags:
       or "not decodable".
   """
   path = os.fspath(path)
-  if not os.path.exists(path):
-    raise audio.AudioError(path, "not found")
-  if not os.path.isfile(path):
-    raise audio.AudioError(path, "not a file")
+  audio.check(path)
   try:
     with _File(path) as file:
       if not os.fstat(file.fileno()).st_size:
@@ -71,16 +68,12 @@ def read(path) -> FileTags:
 def _read(file, path):
   import av  # a tenth of a second
 
-  # From 19 on this is how PyAV reads all tags.
-  errors = "surrogateescape"
-  as_text = {"metadata_errors": errors} if audio._major(av) < 19 else {}
   # Else WAV files are searched, for a tenth of a second, for what is no PCM.
-  options = {"format_whitelist": audio._DEMUXERS, "max_probe_packets": "1"}
   try:
-    with av.open(file, options=options, **as_text) as container:
-      if not container.streams.audio:
-        raise audio.AudioError(path, "not decodable", "no sound in it")
-      stream = container.streams.audio[0]
+    with ffmpeg.opened(file, "surrogateescape", max_probe_packets="1") as (
+      container,
+      stream,
+    ):
       # Ogg has them in its stream.
       tags = _cleaned(stream.metadata) | _cleaned(container.metadata)
       seconds = None
@@ -88,8 +81,8 @@ def _read(file, path):
         seconds = container.duration / av.time_base
       elif (stream.duration or 0) > 0:
         seconds = float(stream.duration * stream.time_base)
-  except av.FFmpegError as error:
-    raise audio.AudioError(path, "not decodable", error.strerror) from None
+  except ffmpeg.Undecodable as error:
+    raise audio.AudioError(path, "not decodable", str(error)) from None
   return _told(tags)._replace(seconds=seconds)
 
 

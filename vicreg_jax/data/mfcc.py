@@ -8,9 +8,7 @@ Why not by librosa itself: on its first use numba compiles functions that
 nothing here calls, for half a minute. The tests compare the two.
 """
 
-import contextlib
 import functools
-import io
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,7 +24,6 @@ from vicreg_jax.data import audio, input_pipeline, records
 from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.data.threads import map_in_order
 
-SIZE = 80
 _COUNT = 20
 _BANDS = 128
 _FRAME, _HOP = 2048, 512  # samples
@@ -126,21 +123,19 @@ def _slopes(y_CxF):
 
 def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
   """`y_Nx80` of every clip, in the order of `input_pipeline.labels`."""
-  path = f"{prepared.path}/mfcc-{split}.npz"
   ids = input_pipeline.labels(prepared, split).ids
-  made_of = [str(_VERSION), *ids]
-  # A damaged one has whatever error; what does not fit is made anew.
-  with (
-    contextlib.suppress(Exception),
-    np.load(io.BytesIO(files.read(path))) as kept,
-  ):
-    if kept["made_of"].tolist() == made_of:
-      return kept["y"]
 
-  cores = os.cpu_count()
+  def make():
+    return {"y": _of_clips(prepared, split, len(ids), progress)}
+
+  path = f"{prepared.path}/mfcc-{split}.npz"
+  return files.kept_npz(path, [str(_VERSION), *ids], make)["y"]
+
+
+def _of_clips(prepared, split, count, progress):
   # Of all clips that are at work, as if they had one length.
-  length = prepared.seconds[split] / len(ids)
-  threads = max(1, min(cores, int(_AT_WORK_SECONDS / length)))
+  length = prepared.seconds[split] / count
+  threads = max(1, min(os.cpu_count(), int(_AT_WORK_SECONDS / length)))
 
   def of_clip(clip):
     return features(clip, prepared.sample_rate)
@@ -150,17 +145,12 @@ def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
     rows = map_in_order(of_clip, _clips(prepared, split), threads, threads)
     rows = tqdm(
       rows,
-      total=len(ids),
+      total=count,
       desc=f"MFCCs {split}",
       unit="clip",
       disable=None if progress else True,
     )
-    y_NxD = np.stack(list(rows)).astype(np.float32)
-  content = io.BytesIO()
-  np.savez(content, y=y_NxD, made_of=made_of)
-  with contextlib.suppress(OSError):  # somebody else's data, or a full disk
-    files.write(path, content.getvalue())
-  return y_NxD
+    return np.stack(list(rows)).astype(np.float32)
 
 
 def _clips(prepared, split):

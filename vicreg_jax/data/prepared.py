@@ -16,13 +16,13 @@ from absl import logging
 from etils import epath
 from google.protobuf import json_format
 
+from vicreg_jax.data.tracks import SPLITS
+
 # TensorFlow only reads and augments audio; accelerators are for JAX.
 tf.config.set_visible_devices([], "GPU")
 # Clips are many and each is small, so one thread to an op: to share it out
 # costs more, in waking threads, than it gains.
 tf.config.threading.set_intra_op_parallelism_threads(1)
-
-SPLITS = ("train", "valid", "test")
 
 
 def reading() -> tf.data.Options:

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import io
 import itertools
 import os
 import pathlib
@@ -215,28 +214,15 @@ def _crcs(content: memoryview) -> list[int]:
   ]
 
 
-_unkept = {}  # path: (what it is made of, index), where none can be written
-
-
 def _index(place: Files, split) -> Index:
   """The index of a split's files: the one that is kept, if it fits them."""
-  path = f"{place.directory}/index-{split}.npz"
   stats = map(os.stat, place.paths)
-  made_of = [[BLOCK, 0]] + [[s.st_size, s.st_mtime_ns] for s in stats]
-  if path in _unkept and _unkept[path][0] == made_of:
-    return _unkept[path][1]
-  # A damaged one has whatever error; what does not fit is made anew.
-  with contextlib.suppress(Exception), np.load(path) as kept:
-    if kept["made_of"].tolist() == made_of:
-      return Index(*(kept[name] for name in Index._fields))
-  index = _scan(place, split)
-  content = io.BytesIO()
-  np.savez(content, made_of=made_of, **index._asdict())
-  try:
-    files.write(path, content.getvalue())
-  except OSError:  # somebody else's data, or a full disk
-    _unkept[path] = made_of, index
-  return index
+  arrays = files.kept_npz(
+    f"{place.directory}/index-{split}.npz",
+    [[BLOCK, 0]] + [[s.st_size, s.st_mtime_ns] for s in stats],
+    lambda: _scan(place, split)._asdict(),
+  )
+  return Index(*(arrays[name] for name in Index._fields))
 
 
 def _scan(place, split) -> Index:

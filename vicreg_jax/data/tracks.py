@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+SPLITS = ("train", "valid", "test")
 # name-0-30, name_000-030: seconds 0 to 30 of `name`. A year in front makes it a
 # date.
 _CUT = re.compile(r"(?!\d{4}-)(.+)[ _-](\d+)-(\d+)", re.DOTALL)

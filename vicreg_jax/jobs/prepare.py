@@ -8,7 +8,7 @@ from etils import epath
 
 from vicreg_jax import mesh, plots
 from vicreg_jax.data import datasets
-from vicreg_jax.data.datasets import base
+from vicreg_jax.data.datasets import reports
 from vicreg_jax.data.prepared import Prepared
 
 _NOT_FOUND_SHARE = 0.1
@@ -34,7 +34,7 @@ def not_found(prepared: Prepared) -> str:
 
   Unless a tenth of the clips was not found: some are missing in most copies.
   """
-  lost = prepared.skipped.get(base.NOT_FOUND, 0)
+  lost = prepared.skipped.get(reports.NOT_FOUND, 0)
   listed = sum(prepared.num_clips.values()) + sum(prepared.skipped.values())
   if lost < _NOT_FOUND_SHARE * listed:
     return ""
@@ -51,7 +51,7 @@ def figure(prepared: Prepared) -> str:
   seconds = {split: [] for split in prepared.num_clips}
   dbfs = {split: [] for split in prepared.num_clips}
   # Not by splitlines: a name may hold a line end.
-  text = io.StringIO((directory / base.CLIPS_CSV).read_text(), newline="")
+  text = io.StringIO((directory / reports.CLIPS_CSV).read_text(), newline="")
   for row in csv.DictReader(text):
     seconds[row["split"]].append(float(row["seconds"]))
     dbfs[row["split"]].append(float(row["dbfs"]))

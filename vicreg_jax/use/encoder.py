@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vicreg_jax import config as configs
-from vicreg_jax import files, mesh
+from vicreg_jax import config_limits, files, mesh
 from vicreg_jax.training import best_checkpoint, checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr, export, waveform
@@ -379,7 +379,7 @@ def _of_run(run, step, epoch, devices, heads) -> Encoder:
   elif step == -1 and best_by:
     step = _best_step(run, best_by)
   try:
-    configs.validate_encoder(ml_collections.ConfigDict(config))
+    config_limits.validate_encoder(ml_collections.ConfigDict(config))
   except ValueError as e:
     raise ValueError(
       f"checkpoint={run}: no encoder is described by its config.json ({e})"

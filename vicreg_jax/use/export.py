@@ -21,8 +21,7 @@ import ml_collections
 import numpy as np
 import safetensors.numpy
 
-from vicreg_jax import config as configs
-from vicreg_jax import files
+from vicreg_jax import config_limits, files
 from vicreg_jax.model import samplecnn, view_norm
 from vicreg_jax.use import clmr_onnx, pytorch_names
 from vicreg_jax.use import heads as heads_lib
@@ -147,8 +146,8 @@ def read(directory: str) -> tuple[dict, dict, dict]:
   """The encoder of an export, bit for bit as it was written.
 
   Returns:
-    The parts of a run's config that describe it (`config.validate_encoder`),
-    its variables {"params", "batch_stats"}, and its card.
+    The parts of a run's config that describe it, as `validate_encoder` has
+    them, its variables {"params", "batch_stats"}, and its card.
 
   Raises:
     ValueError: a file is missing or damaged, or a package to read it.
@@ -212,7 +211,7 @@ def _config(card) -> dict:
   config = {"seed": 0, "dtype": "float32", "data": {}, "model": {}}
   for key, (section, name) in _CONFIG.items():
     config[section][name] = card[key]
-  configs.validate_encoder(ml_collections.ConfigDict(config))
+  config_limits.validate_encoder(ml_collections.ConfigDict(config))
   return config
 
 

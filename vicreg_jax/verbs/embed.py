@@ -5,7 +5,7 @@ import functools
 import os
 
 from vicreg_jax import messages
-from vicreg_jax.data import beam_options
+from vicreg_jax.data import on_beam
 from vicreg_jax.library import audio_paths, embedding
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.verbs import EXIT_LEFT_OUT
@@ -80,7 +80,7 @@ def _on_beam(args) -> tuple[dict[str, int], int]:
   The unit of work is a share, not a file: what a worker that died has done is
   kept, and a second call goes on, as it does without Beam.
   """
-  options = beam_options.parse(args.beam, "--beam")
+  options = on_beam.options(args.beam, "--beam")
   import apache_beam as beam
 
   shards = [(index, args.shards) for index in range(args.shards)]

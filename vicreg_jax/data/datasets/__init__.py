@@ -31,9 +31,9 @@ def prepare(data):
       home), `sample_rate` (Hz), `crop` (samples: shorter clips are left out)
       and `beam`; `path` where there are source files; for "folder" also
       `labels`, `csv`, `folders` and `track_pattern`; for "synthetic" `seed`,
-      `sizes` and `clip_seconds`; for "fma" `subset`, `genres` and
-      `download`; for "gtzan" `split_set`; for "magnatagatune" `convention`; for
-      "mtg_jamendo" `tags` and `split_number`; for "nsynth" `target`.
+      `sizes` and `clip_seconds`; for "fma" `subset` and `genres`; for "gtzan"
+      `split_set`; for "magnatagatune" `convention`; for "mtg_jamendo" `tags`
+      and `split_number`; for "nsynth" `target`.
 
   Returns:
     A `Prepared`. It is found again, at once, while neither the source

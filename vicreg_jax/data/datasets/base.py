@@ -39,11 +39,9 @@ varints, three times the size and thirteen times slower to write.
 
 import abc
 import collections
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -56,21 +54,16 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vicreg_jax.data import audio, beam_options
-from vicreg_jax.data.datasets import pcm_cache
+from vicreg_jax.data import audio, on_beam
+from vicreg_jax.data.datasets import pcm_cache, reports
 from vicreg_jax.data.prepared import (
   Prepared,
   explain_damage,
   glob,
   quiet_tfds,
-  reasons,
 )
 from vicreg_jax.data.threads import map_in_order
 
-TOO_SHORT = "too short"
-NOT_FOUND = "not found"  # by the module audio, or in an archive
-KNOWN_FAULT = "known fault"  # of the published data; never decoded
-CLIPS_CSV = "clips.csv"  # id, split, seconds, loudness and note of every clip
 _BEAM_REPORTS = "reports-"
 # Part of every prepared directory's name: raise it when the records change.
 _FORMAT = 2
@@ -84,7 +77,7 @@ class Clip(NamedTuple):
   track: str
   load: Callable[[], np.ndarray]
   labels: np.ndarray
-  note: str = ""  # see Report
+  note: str = ""  # see reports.Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,22 +101,6 @@ class Source:
   former: Sequence[Any] = ()
   contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
   kept_at: str = ""
-
-
-class Report(NamedTuple):
-  """What became of a clip.
-
-  `reason` says why it was left out, or is ""; `note` what is odd about a clip
-  that was not: its kind, then a comma and how much.
-  """
-
-  id: str
-  split: str
-  reason: str
-  num_samples: int
-  dbfs: float  # RMS over the clip, in dB of full scale
-  labels: list[int]  # positions of the labels that it has
-  note: str
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -193,7 +170,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     config = tfds.download.DownloadConfig()
     if self._beam:
-      config.beam_options = beam_options.parse(self._beam, "data.beam")
+      config.beam_options = on_beam.options(self._beam, "data.beam")
     kept_at = self._source.kept_at
     if kept_at and "://" not in kept_at and not self._beam:
       self._store = pcm_cache.Store(kept_at, self._how, total)
@@ -240,7 +217,11 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _split_generators(self, dl_manager):
     if self._beam:
       return {
-        split: self._beam_examples(split, clips)
+        split: on_beam.examples(
+          clips,
+          functools.partial(_decode, split, self._crop),
+          self.data_path / f"{_BEAM_REPORTS}{split}",
+        )
         for split, clips in self._source.splits.items()
         if clips
       }
@@ -253,7 +234,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       if first:
         generators[split] = itertools.chain(first, examples)
     if not generators:
-      raise ValueError(self._empty_error())
+      raise ValueError(f"{self._called}: {self._made().why_empty(self._crop)}")
     return generators
 
   def _generate_examples(self, split, clips):
@@ -305,138 +286,34 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       for clip in clips_of.pop(digest, ()):
         yield _example(split, self._crop, clip, sound)
 
-  def _beam_examples(self, split, clips):
-    """The same examples as a Beam transform; reports go to text files."""
-    import apache_beam as beam
-
-    decode = functools.partial(_decode, split, self._crop)
-    reports_path = self.data_path / f"{_BEAM_REPORTS}{split}"
-
-    @beam.ptransform_fn
-    def examples(pipeline):
-      decoded = (
-        pipeline
-        | beam.Create(clips)
-        # Else each worker would get one run of neighbours, decoded together.
-        | beam.Reshuffle()
-        | beam.Map(decode)
-      )
-      _ = (
-        decoded
-        | beam.MapTuple(lambda report, example: json.dumps(report))
-        # Not by Beam's own files: their directory may not have brackets.
-        | beam.combiners.ToList()
-        | beam.Map(lambda lines: reports_path.write_text("\n".join(lines)))
-      )
-      return (
-        decoded
-        | beam.Filter(lambda result: result[1] is not None)
-        | beam.MapTuple(lambda report, example: (report.id, example))
-      )
-
-    return examples()
-
   def _download_and_prepare(self, dl_manager, download_config):
     super()._download_and_prepare(dl_manager, download_config)
     if self._beam:
-      # TFDS renames what it has written, but finds nothing below brackets.
-      for path in glob(self.data_path, "incomplete.*.*"):
-        whole = self.data_path / path.name.split(".", 2)[2]
-        if not whole.exists():
-          path.rename(whole)
-      for path in glob(self.data_path, f"{_BEAM_REPORTS}*"):
-        lines = path.read_text().splitlines()
-        self._reports += [Report(*json.loads(line)) for line in lines]
-        path.unlink()
-    kept = [report for report in self._reports if not report.reason]
-    samples, counts = collections.defaultdict(int), {}
-    for report in kept:
-      samples[report.split] += report.num_samples
-      counts.setdefault(report.split, [0] * len(self._source.labels))
-      for label in report.labels:
-        counts[report.split][label] += 1
-    clips = itertools.chain(*self._source.splits.values())
-    clip_of = {clip.id: clip for clip in clips}
-    notes = {
-      r.id: "; ".join(filter(None, (clip_of[r.id].note, r.note))) for r in kept
-    }
-    skipped = self._skipped()
+      self._take_from_beam()
+    made = self._made()
     # TFDS writes the metadata beside the records right after this.
-    self.info.metadata.update(
-      labels=list(self._source.labels),
-      label_kind=self._source.label_kind,
-      **self._how,
-      crop=self._crop,
-      seconds={s: n / self._sample_rate for s, n in samples.items()},
-      shortest=min(report.num_samples for report in kept),
-      skipped=dict(collections.Counter(skipped.values())),
-      noted=dict(
-        collections.Counter(
-          note.split(",")[0]
-          for of_clip in notes.values()
-          for note in filter(None, of_clip.split("; "))
-        )
-      ),
-      label_counts=counts,
-      tracks=len({clip_of[report.id].track for report in kept}),
-    )
-    self._write_csv("skipped.csv", ["id", "reason"], skipped.items())
-    self._write_csv(
-      CLIPS_CSV,
-      ["id", "split", "seconds", "dbfs", "note"],
-      [
-        (r.id, r.split, f"{r.num_samples / self._sample_rate:.3f}",
-         f"{r.dbfs:.2f}", notes[r.id])
-        for r in kept
-      ],
-    )  # fmt: skip
-    digest_of = self._source.contents
-    if digest_of:
-      self._write_csv(
-        pcm_cache.CONTENTS_CSV,
-        pcm_cache.CONTENTS_COLUMNS,
-        [(r.id, r.split, digest_of[r.id], r.dbfs, r.note) for r in kept],
-      )
+    self.info.metadata.update(made.metadata(self._how | {"crop": self._crop}))
+    made.write(self.data_path)
 
-  def _write_csv(self, name, header, rows):
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(sorted(rows))
-    (self.data_path / name).write_bytes(text.getvalue().encode())
+  def _made(self):
+    return reports.Reports(self._source, self._sample_rate, self._reports)
 
-  def _skipped(self):
-    """{id: reason}"""
-    found = {r.id: r.reason for r in self._reports if r.reason}
-    return dict(self._source.skipped) | found
+  def _take_from_beam(self):
+    """Names the records that Beam has written, and reads its reports."""
+    # TFDS renames what it has written, but finds nothing below brackets.
+    for path in glob(self.data_path, "incomplete.*.*"):
+      whole = self.data_path / path.name.split(".", 2)[2]
+      if not whole.exists():
+        path.rename(whole)
+    for path in glob(self.data_path, f"{_BEAM_REPORTS}*"):
+      lines = path.read_text().splitlines()
+      self._reports += [reports.Report(*json.loads(line)) for line in lines]
+      path.unlink()
 
   def _log_download_bytes(self):
     """TFDS's banner: nothing is downloaded, and we have our own bar."""
 
   _log_download_done = _log_download_bytes
-
-  def _empty_error(self):
-    skipped = self._skipped()
-    counts = collections.Counter(skipped.values())
-    text = f"{self._called}: no clip is left"
-    if counts:
-      text += f"; left out: {reasons(counts)}"
-    if TOO_SHORT in counts:
-      longest = max(r.num_samples for r in self._reports if r.reason)
-      seconds = longest / self._sample_rate
-      text += (
-        f". The longest of the short clips has {longest} "
-        f"samples ({seconds:.2f} s at {self._sample_rate} Hz) and data.crop "
-        f"is {self._crop}: lower data.crop, or use longer clips"
-      )
-    elif counts:
-      text += f". For example: {min(skipped)}"
-    if NOT_FOUND in counts:
-      text += (
-        ". Is data.path a folder above the right one, or below? The README.md"
-        " beside the data sets says which files it holds"
-      )
-    return text
 
 
 def _check_ids(source):
@@ -467,7 +344,7 @@ def _decode(split, crop, clip, most_seconds=np.inf, find=lambda clip: None):
 def _example(split, crop, clip, sound):
   report = _report(split, clip)._replace(num_samples=sound.num_samples)
   if sound.num_samples < crop:
-    return report._replace(reason=TOO_SHORT), None
+    return report._replace(reason=reports.TOO_SHORT), None
   return report._replace(dbfs=sound.dbfs, note=sound.note), {
     "id": clip.id,
     "track": clip.track,
@@ -478,4 +355,4 @@ def _example(split, crop, clip, sound):
 
 def _report(split, clip):
   labels = np.flatnonzero(np.asarray(clip.labels, np.uint8)).tolist()
-  return Report(clip.id, split, "", 0, pcm_cache.SILENCE_DB, labels, "")
+  return reports.Report(clip.id, split, "", 0, pcm_cache.SILENCE_DB, labels, "")

@@ -8,9 +8,6 @@ are read in place; or extracted, `fma_medium/000/000002.mp3` and
 `fma_metadata/tracks.csv`. Where both are there the archive counts, for it is
 known to be whole; a larger subset serves too, but for "full".
 
-With `data.download=True` what `data.path` lacks is downloaded, and the archives
-are compared with the published SHA-1.
-
 The official split is kept. Clips of "small" and "medium" have one top genre
 each. Those of "large" and "full" are labelled as published: by the top genre of
 each of their genres, which are several for half of them. `data.genres="single"`
@@ -18,30 +15,21 @@ keeps the clips that have one top genre, and labels by it. What belongs together
 (a clip's `track`) is what an artist has made.
 """
 
-import contextlib
 import csv
-import functools
-import hashlib
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
 
-from vicreg_jax import files as files_lib
-from vicreg_jax.data.datasets import archives, base, official
-from vicreg_jax.data.prepared import SPLITS, Prepared
+from vicreg_jax.data.datasets import archives, base, official, reports
+from vicreg_jax.data.prepared import Prepared
 
-URL = "https://os.unil.cloud.switch.ch/fma/"
-SHA1 = {
+_URL = "https://os.unil.cloud.switch.ch/fma/"
+SHA1 = {  # of the published archives
   "fma_metadata.zip": "f0df49ffe5f2a6008d7dc83c6915b31835dfe733",
   "fma_small.zip": "ade154f733639d52e35e32f5593efe5be76c6d70",
   "fma_medium.zip": "c67b69ea232021025fca9231fc1c7c1a063ab50b",
@@ -65,8 +53,6 @@ _GENRES = re.compile(r"\[([0-9]{1,9}(, [0-9]{1,9})*)?\]")
 _METADATA = "fma_metadata.zip"
 _TRACKS, _TREE = "fma_metadata/tracks.csv", "fma_metadata/genres.csv"
 _LONGEST_CELL = 1 << 24  # characters
-_BLOCK = 1 << 20
-_TIMEOUT_SECONDS = 60
 
 
 class Fma(official.OfficialBuilder, skip_registration=True):
@@ -81,8 +67,6 @@ class Fma(official.OfficialBuilder, skip_registration=True):
 
   @classmethod
   def get(cls, data) -> Prepared:
-    if data.download:
-      _download(data)
     prepared = super().get(data)
     if prepared.tracks in (0, sum(prepared.num_clips.values())):
       logging.warning(
@@ -104,24 +88,20 @@ class Fma(official.OfficialBuilder, skip_registration=True):
     else:
       genres_of = _top_genres(tracks, read_genres(root))
     genres = tuple(sorted(set().union(*genres_of.values())))
-    splits = {split: [] for split in SPLITS}
     skipped = {name: "unsafe name in the archive" for name in files.unsafe}
-    names = []
+    rows = []
     for track in tracks:
       # As published: six digits, the first three are the folder.
       name = f"{track.id:06d}.mp3"
       name = f"{name[:3]}/{name}"
       if track.id in KNOWN_FAULTS and data.subset != "full":
-        skipped[name] = base.KNOWN_FAULT
+        skipped[name] = reports.KNOWN_FAULT
       elif not one and data.genres == "single" and not genres_of[track.id]:
         skipped[name] = "no single top genre"
       else:
-        names.append(name)
-        load = functools.partial(files.load, name, int(data.sample_rate))
-        labels = np.array([g in genres_of[track.id] for g in genres], np.uint8)
-        clip = base.Clip(name, f"artist {track.artist}", load, labels)
-        splits[track.split].append(clip)
-    stamps = files.stamp(names)
+        artist = f"artist {track.artist}"
+        rows.append((track.split, name, artist, genres_of[track.id]))
+    stamps = files.stamp(name for _, name, *_ in rows)
     before = [files.former(stamps), [track[:3] for track in tracks]]
     single = all(genres_of.values()) if one else data.genres == "single"
     return base.Source(
@@ -131,7 +111,7 @@ class Fma(official.OfficialBuilder, skip_registration=True):
         [[t.id, t.split, t.artist, sorted(genres_of[t.id])] for t in tracks],
       ],
       former=[before] if one else [],  # the others were labelled wrongly
-      splits=splits,
+      splits=official.clips(rows, files, genres, data),
       labels=genres,
       label_kind="single" if single else "multi",
       skipped=skipped,
@@ -203,11 +183,7 @@ def _metadata(root, name):
     )
   path = os.path.join(root, name)
   if not tf.io.gfile.exists(path):
-    raise official.missing(
-      root,
-      (_METADATA, name),
-      "put one of them there; data.download=True gets it",
-    )
+    raise _missing(root, _METADATA, name)
   return archives.table(path, _METADATA)
 
 
@@ -259,108 +235,13 @@ def _files(root, subset):
       return archives.Zip.open([path])
     if os.path.isdir(os.path.join(root, f"fma_{name}")):
       return official.tree(os.path.join(root, f"fma_{name}"))
-  raise official.missing(
+  raise _missing(root, f"fma_{subset}.zip", f"fma_{subset}/")
+
+
+def _missing(root, archive, extracted):
+  return official.missing(
     root,
-    (f"fma_{subset}.zip", f"fma_{subset}/"),
-    "put one of them there, or set data.download=True",
+    (archive, extracted),
+    f"put one of them there, as by curl -C - -O {_URL}{archive} (SHA-1"
+    f" {SHA1[archive]})",
   )
-
-
-def _download(data):
-  """Gets and checks the archives that data.path lacks."""
-  if not data.path or "://" in data.path:
-    raise ValueError(
-      f"data.download=True, but data.path={data.path!r}: set data.path to the "
-      "local directory to download to"
-    )
-  root = os.path.expanduser(data.path)
-  with files_lib.explained(root, "data.path"):
-    os.makedirs(root, exist_ok=True)
-  for name, extracted in (
-    (_METADATA, _TRACKS),
-    (f"fma_{data.subset}.zip", f"fma_{data.subset}"),
-  ):
-    path = os.path.join(root, name)
-    if not os.path.exists(path):
-      if os.path.exists(os.path.join(root, extracted)):
-        continue
-      with (
-        files_lib.explained(path, "data.path"),
-        files_lib.lock(path, "data.path"),
-      ):
-        if not os.path.exists(path):  # another command was sooner
-          _fetch(URL + name, path)
-          os.replace(f"{path}.part", path)
-    _check(path, SHA1[name])
-
-
-def _fetch(url, path):
-  """Downloads to a partial file beside `path`, which a later try continues."""
-  partial = f"{path}.part"
-  done = os.path.getsize(partial) if os.path.exists(partial) else 0
-  request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"})
-  try:
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-      # 206: the server gives only the rest; otherwise all of it.
-      done = done if response.status == http.client.PARTIAL_CONTENT else 0
-      left = response.headers.get("Content-Length")
-      with (
-        _opened(partial, "ab" if done else "wb") as out,
-        tqdm(
-          total=left and done + int(left),
-          initial=done,
-          desc=os.path.basename(path),
-          unit="B",
-          unit_scale=True,
-          disable=None,
-        ) as progress,
-      ):
-        while block := response.read(_BLOCK):
-          progress.update(len(block))
-          while block:  # a write may be short, before a disk is full
-            with files_lib.explained(partial, "data.path"):
-              block = block[out.write(block) :]
-      if left and os.path.getsize(partial) < done + int(left):
-        raise OSError("the connection ended early")
-  except urllib.error.HTTPError as error:
-    # 416: there is nothing after what is there already.
-    if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-      raise _no_download(url, path, error) from error
-  except (OSError, http.client.HTTPException) as error:
-    raise _no_download(url, path, error) from error
-
-
-def _opened(path, mode):
-  with files_lib.explained(path, "data.path"):
-    return open(path, mode, buffering=0)  # else to close it may fail, too
-
-
-def _no_download(url, path, error):
-  return ValueError(
-    f"{url}: cannot be downloaded ({error}): check the network and run the same"
-    f" command again, which continues, or put the file at {path} by other means"
-  )
-
-
-def _check(path, want):
-  """Compares the SHA-1, once: a note beside the file says that it is right."""
-  note = f"{path}.sha1"
-  line = f"{want}  {os.path.basename(path)}\n"
-  with contextlib.suppress(OSError), open(note) as f:
-    if os.path.getmtime(note) >= os.path.getmtime(path) and f.read() == line:
-      return
-  try:
-    with open(path, "rb") as f:
-      got = hashlib.file_digest(f, "sha1").hexdigest()
-  except OSError as error:
-    raise ValueError(
-      f"{path}: cannot be read ({error.strerror}): make the file readable, or"
-      " delete it, and run the same command again"
-    ) from error
-  if got != want:
-    raise ValueError(
-      f"{path}: its SHA-1 is {got}, published is {want}: delete the file, and "
-      "run the same command again"
-    )
-  with contextlib.suppress(OSError):  # somebody else's directory
-    files_lib.write(note, line.encode())

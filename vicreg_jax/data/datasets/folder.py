@@ -21,7 +21,6 @@ from vicreg_jax.data import audio, tracks, walk
 from vicreg_jax.data.datasets import base, file_hashes, labels_table
 from vicreg_jax.data.prepared import SPLITS, Prepared, glob
 
-LABEL_MODES = ("auto", "folders", "csv", "none")
 # Ranks of what clips have in common, below a table's groups.
 _NAMED, _CONTENT = 2, 3
 
@@ -337,10 +336,6 @@ def _few(names):
 
 def _csv_path(data, root):
   """The labels file, or None where the config and the folder have none."""
-  if data.labels not in LABEL_MODES:
-    raise ValueError(
-      f"data.labels={data.labels!r} is unknown; use one of {LABEL_MODES}"
-    )
   if data.csv and data.labels in ("folders", "none"):
     raise ValueError(
       f"data.csv={data.csv!r} has no use with data.labels={data.labels!r}; "

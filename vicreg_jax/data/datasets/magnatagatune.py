@@ -10,7 +10,6 @@ clips, three empty files among them. `data.convention="all"` keeps every clip,
 as CLMR did; "tagged" only those with one of the 50 tags.
 """
 
-import functools
 import hashlib
 import io
 import os
@@ -22,8 +21,8 @@ import tensorflow_datasets as tfds
 
 from vicreg_jax import files as files_lib
 from vicreg_jax.data import input_pipeline
-from vicreg_jax.data.datasets import archives, base, official
-from vicreg_jax.data.prepared import SPLITS, Prepared
+from vicreg_jax.data.datasets import archives, base, official, reports
+from vicreg_jax.data.prepared import Prepared
 from vicreg_jax.data.tracks import track_of
 
 NUM_TAGS = 50
@@ -73,18 +72,16 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
     root = official.local_directory(data.path)
     files = _files(root)
     tags, paths, labels_NxK = read_annotations(os.path.join(root, _CSV))
-    splits = {split: [] for split in SPLITS}
+    rows = []
     skipped = {name: "unsafe name in the archive" for name in files.unsafe}
     for path, labels in zip(paths, labels_NxK):
       if data.convention == "tagged" and not labels.any():
         skipped[path] = f"none of the {len(tags)} tags"
       elif path in KNOWN_FAULTS:
-        skipped[path] = base.KNOWN_FAULT
+        skipped[path] = reports.KNOWN_FAULT
       else:
-        load = functools.partial(files.load, path, int(data.sample_rate))
-        splits[_SPLITS[path[0]]].append(
-          base.Clip(path, track_of(path), load, labels)
-        )
+        of_clip = [tag for tag, on in zip(tags, labels, strict=True) if on]
+        rows.append((_SPLITS[path[0]], path, track_of(path), of_clip))
     stamps = files.stamp(paths)
     digest = hashlib.sha256(labels_NxK.tobytes()).hexdigest()
     counts = labels_NxK.sum(0).tolist()
@@ -92,7 +89,7 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
       name=cls.variant(data),
       identity=[stamps, tags, paths, digest],
       former=[[files.former(stamps), tags, paths, counts]],
-      splits=splits,
+      splits=official.clips(rows, files, tags, data),
       labels=tags,
       label_kind="multi",
       skipped=skipped,

@@ -11,11 +11,9 @@ official split. No artist is in two of its parts, and what belongs together (a
 clip's `track`) is what an artist has made.
 """
 
-import functools
 import os
 import re
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -49,20 +47,16 @@ class MtgJamendo(official.OfficialBuilder, skip_registration=True):
     rows = read_splits(root, data.tags, data.split_number)
     files = _files(root)
     tags = tuple(sorted({tag for *_, tags in rows for tag in tags}))
-    splits = {split: [] for split in _SPLITS}
-    names = []
+    found = []
     for split, path, artist, of_track in rows:
       low = path.replace(".mp3", ".low.mp3")
       name = low if path not in files and low in files else path
-      names.append(name)
-      load = functools.partial(files.load, name, int(data.sample_rate))
-      labels = np.array([tag in of_track for tag in tags], np.uint8)
-      splits[split].append(base.Clip(name, artist, load, labels))
-    stamps = files.stamp(names)
+      found.append((split, name, artist, of_track))
+    stamps = files.stamp(name for _, name, *_ in found)
     return base.Source(
       name=cls.variant(data),
       identity=[stamps, rows],
-      splits=splits,
+      splits=official.clips(found, files, tags, data),
       labels=tags,
       label_kind="multi",
       contents=official.contents(stamps),

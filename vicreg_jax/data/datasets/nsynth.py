@@ -10,12 +10,10 @@ the "family" of its instrument, one of eleven. The splits are the official ones:
 clip's `track` is its instrument.
 """
 
-import functools
 import json
 import os
 import re
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -51,25 +49,18 @@ class Nsynth(official.OfficialBuilder, skip_registration=True):
       for split in SPLITS
       for note, instrument, pitch, family in read_notes(root, split)
     ]
-    if data.target == "family":
-      labels = FAMILIES
-      label_of = [family for *_, family in notes]
-    else:
+    labels = FAMILIES
+    if data.target == "pitch":
       labels = tuple(map(str, sorted({pitch for *_, pitch, _ in notes})))
-      label_of = [str(pitch) for *_, pitch, _ in notes]
-    row_of = dict(zip(labels, np.eye(len(labels), dtype=np.uint8), strict=True))
-    splits = {split: [] for split in SPLITS}
-    for (split, name, instrument, *_), label in zip(
-      notes, label_of, strict=True
-    ):
-      load = functools.partial(files.load, name, int(data.sample_rate))
-      splits[split].append(base.Clip(name, instrument, load, row_of[label]))
-    names = [name for _, name, *_ in notes]
-    stamps = files.stamp(names)
+    rows = (
+      (*note[:3], [note[4] if data.target == "family" else str(note[3])])
+      for note in notes
+    )
+    stamps = files.stamp(name for _, name, *_ in notes)
     return base.Source(
       name=cls.variant(data),
       identity=[stamps, notes],
-      splits=splits,
+      splits=official.clips(rows, files, labels, data),
       labels=labels,
       label_kind="single",
       contents=official.contents(stamps),

@@ -2,18 +2,20 @@
 
 import abc
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
 from absl import logging
 from etils import epath
 
 from vicreg_jax import files
 from vicreg_jax.data.datasets import archives, base
-from vicreg_jax.data.prepared import Prepared, explain_damage, glob
+from vicreg_jax.data.prepared import SPLITS, Prepared, explain_damage, glob
 
 
 class OfficialBuilder(base.ClipBuilder, skip_registration=True):
@@ -90,6 +92,27 @@ def _made(path) -> float:
   info = path / "dataset_info.json"
   in_bucket = files.is_bucket(str(info))
   return info.stat().mtime if in_bucket else os.stat(info).st_mtime
+
+
+def clips(
+  rows: Iterable[tuple[str, str, str, Collection[str]]],
+  files: archives.Tree | archives.Zip,
+  labels: Sequence[str],
+  data,
+) -> dict[str, list[base.Clip]]:
+  """{split: clips} of rows: the split, the file's name, the track, its labels.
+
+  `data` is the config's section.
+  """
+  splits = {split: [] for split in SPLITS}
+  label_of = functools.cache(
+    lambda tags: np.array([label in tags for label in labels], np.uint8)
+  )
+  for split, name, track, tags in rows:
+    load = functools.partial(files.load, name, int(data.sample_rate))
+    clip = base.Clip(name, track, load, label_of(frozenset(tags)))
+    splits[split].append(clip)
+  return splits
 
 
 def contents(stamps: Sequence[list]) -> dict[str, str]:

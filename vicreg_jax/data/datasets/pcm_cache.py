@@ -35,7 +35,7 @@ class Sound(NamedTuple):
 
   pcm: bytes  # little-endian, 16 bits
   dbfs: float  # RMS over the clip, in dB of full scale
-  note: str  # what is odd, see base.Report
+  note: str  # what is odd, see reports.Report
 
   @property
   def num_samples(self) -> int:
