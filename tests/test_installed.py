@@ -10,7 +10,8 @@ import tomllib
 import pytest
 
 import vicreg_jax
-from vicreg_jax import shipped
+from vicreg_jax import __main__ as command
+from vicreg_jax import main, shipped
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -70,6 +71,50 @@ def _tracked():
   return listed.strip("\0").split("\0") if listed else pytest.skip("no clone")
 
 
+def test_the_metadata_have_no_guide():
+  """Its links lead to files beside it, which an index does not have."""
+  assert not {"readme", "urls"} & set(PROJECT["project"])
+
+
+FOLDER = ["--config.data.name=folder", "--config.data.path=my music"]
+CHECKPOINT = "--config.checkpoint=starter"
+
+
+@pytest.mark.parametrize(
+  "said, told",
+  [
+    (["quickstart"], []),
+    (["folder", "my music"], FOLDER),
+    (["probe", "starter", "my music"], [CHECKPOINT, *FOLDER]),
+    (["probe", "starter"], [CHECKPOINT]),
+    (["prepare", "my music"], FOLDER),
+    (["--debug", "prepare", "--workdir=w"], ["--debug", "--workdir=w"]),
+  ],
+)
+def test_a_config_is_a_verb(said, told, monkeypatch):
+  """What sets keys comes last, as it has the last word."""
+
+  def start(given):
+    assert given == [f"--config={verb}", *told, "--config.seed=3"]
+    raise SystemExit(75)
+
+  (verb,) = {"quickstart", "folder", "probe", "prepare"} & set(said)
+  monkeypatch.setattr(main, "start", start)
+  with pytest.raises(SystemExit) as end:
+    command.main([*said, "--config.seed=3"])
+  assert end.value.code == 75
+
+
+@pytest.mark.parametrize(
+  "said", ["probe", "folder", "quickstart d", "folder d --hop=1"]
+)
+def test_what_a_config_does_not_take_is_said(said, capsys):
+  with pytest.raises(SystemExit) as end:
+    command.main(said.split())
+  assert end.value.code == 2
+  assert "error: " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_source_distribution_is_whole(built):
   own = (".ci/", ".github/workflows/", ".gitignore")
@@ -92,8 +137,8 @@ def test_a_wheel_needs_no_clone(built, tmp_path):
   told = run("vicreg_jax", "--version")
   assert told.split() == ["vicreg-jax", vicreg_jax.__version__]
   told = run(
-    "vicreg_jax.main",
-    "--config=prepare",
+    "vicreg_jax",
+    "prepare",
     "--config.data.name=synthetic",
     "--config.data.sizes=(4,2,2)",
     "--config.data.clip_seconds=3.0",

@@ -253,7 +253,9 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
 
 
 @pytest.mark.parametrize(
-  "verb", ["", "embed", "tag", "similar", "playlist", "map", "export", "import"]
+  "verb",
+  " quickstart folder probe prepare embed tag similar playlist map export"
+  " import".split(" "),
 )
 def test_help_is_no_error(verb, capsys):
   assert call(*filter(None, [verb, "--help"])) == 0
