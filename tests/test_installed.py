@@ -11,7 +11,7 @@ import pytest
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
-from vicreg_jax import main, shipped
+from vicreg_jax import main, python_file, shipped
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -36,8 +36,12 @@ def test_configs_are_found_by_name(tmp_path, monkeypatch):
   # A file of one's own comes first, and nothing else is reached.
   (tmp_path / "quickstart.py").touch()
   assert shipped.config("quickstart.py") == "quickstart.py"
-  for name in ("nosuch", "../pyproject", "/etc/passwd", "suites/transfer"):
+  for name in ("mine.py", "../pyproject", "/etc/passwd", "suites/transfer"):
     assert shipped.config(name) == name
+  # A bare name can only be one of those that are there, which an error lists.
+  for find, name in ((shipped.config, "folderr"), (shipped.suite, "grids")):
+    with pytest.raises(ValueError, match=rf"mean {name[:-1]}.py\?"):
+      python_file.call(find(name), "f")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Makes and uses encoders: `python -m vicreg_jax VERB ...`.
+"""Makes and uses encoders: `vicreg-jax VERB ...`, or as below.
 
     python -m vicreg_jax quickstart
     python -m vicreg_jax folder music/ --workdir=runs/mine
