@@ -137,7 +137,7 @@ class Encoder:
     if self.heads is None:
       raise ValueError(
         "there are no heads for this encoder: probe it"
-        " (--config=configs/probe.py), and load the workdir of that probe"
+        " (`vicreg-jax probe MODEL DIR`), and load the workdir of that probe"
       )
     y_SxD = self.embed_segments(audio, sample_rate).embeddings
     shares_K = self.heads.probabilities(y_SxD, head)
