@@ -1,8 +1,12 @@
 """An encoder in the hand: files and arrays in, embeddings of segments out."""
 
+import copy
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -13,6 +17,7 @@ import soxr
 import vicreg_jax
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import heads as heads_lib
 
 RATE, CROP = 22_050, 243
 
@@ -20,6 +25,28 @@ RATE, CROP = 22_050, 243
 @pytest.fixture(scope="module")
 def encoder(small_run):
   return vicreg_jax.load(small_run)
+
+
+def test_a_spawned_process_embeds_the_same(encoder):
+  x_T, spawn = noise(20 * CROP), multiprocessing.get_context("spawn")
+  with futures.ProcessPoolExecutor(1, mp_context=spawn) as worker:
+    found = worker.submit(type(encoder).embed_segments, encoder, x_T, RATE)
+    want = encoder.embed_segments(x_T, RATE)
+    for theirs, ours in zip(found.result(), want, strict=True):
+      np.testing.assert_array_equal(theirs, ours)
+
+
+def test_a_pickle_is_the_encoder(encoder):
+  sent = copy.copy(encoder)
+  sent.heads, sent.card = heads_lib.Heads(("a",), True, "", 3, {}), {"x": 1}
+  found = pickle.loads(pickle.dumps(sent))
+  for name in ("crop", "sample_rate", "size", "step", "heads", "card"):
+    assert getattr(found, name) == getattr(sent, name)
+  assert found.config.to_dict() == sent.config.to_dict()
+  assert found.fingerprint() == sent.fingerprint()
+  # With other weights an encoder is still this process's: nothing is compiled.
+  other = encoder.with_variables(encoder.variables)
+  assert other._apply is encoder._apply
 
 
 def noise(samples, channels=1, seed=0):

@@ -10,7 +10,8 @@ import tomllib
 import pytest
 
 import vicreg_jax
-from vicreg_jax import shipped
+from vicreg_jax import __main__ as command
+from vicreg_jax import main, python_file, shipped
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -35,8 +36,12 @@ def test_configs_are_found_by_name(tmp_path, monkeypatch):
   # A file of one's own comes first, and nothing else is reached.
   (tmp_path / "quickstart.py").touch()
   assert shipped.config("quickstart.py") == "quickstart.py"
-  for name in ("nosuch", "../pyproject", "/etc/passwd", "suites/transfer"):
+  for name in ("mine.py", "../pyproject", "/etc/passwd", "suites/transfer"):
     assert shipped.config(name) == name
+  # A bare name can only be one of those that are there, which an error lists.
+  for find, name in ((shipped.config, "folderr"), (shipped.suite, "grids")):
+    with pytest.raises(ValueError, match=rf"mean {name[:-1]}.py\?"):
+      python_file.call(find(name), "f")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,50 @@ def _tracked():
   return listed.strip("\0").split("\0") if listed else pytest.skip("no clone")
 
 
+def test_the_metadata_have_no_guide():
+  """Its links lead to files beside it, which an index does not have."""
+  assert not {"readme", "urls"} & set(PROJECT["project"])
+
+
+FOLDER = ["--config.data.name=folder", "--config.data.path=my music"]
+CHECKPOINT = "--config.checkpoint=starter"
+
+
+@pytest.mark.parametrize(
+  "said, told",
+  [
+    (["quickstart"], []),
+    (["folder", "my music"], FOLDER),
+    (["probe", "starter", "my music"], [CHECKPOINT, *FOLDER]),
+    (["probe", "starter"], [CHECKPOINT]),
+    (["prepare", "my music"], FOLDER),
+    (["--debug", "prepare", "--workdir=w"], ["--debug", "--workdir=w"]),
+  ],
+)
+def test_a_config_is_a_verb(said, told, monkeypatch):
+  """What sets keys comes last, as it has the last word."""
+
+  def start(given):
+    assert given == [f"--config={verb}", *told, "--config.seed=3"]
+    raise SystemExit(75)
+
+  (verb,) = {"quickstart", "folder", "probe", "prepare"} & set(said)
+  monkeypatch.setattr(main, "start", start)
+  with pytest.raises(SystemExit) as end:
+    command.main([*said, "--config.seed=3"])
+  assert end.value.code == 75
+
+
+@pytest.mark.parametrize(
+  "said", ["probe", "folder", "quickstart d", "folder d --hop=1"]
+)
+def test_what_a_config_does_not_take_is_said(said, capsys):
+  with pytest.raises(SystemExit) as end:
+    command.main(said.split())
+  assert end.value.code == 2
+  assert "error: " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_source_distribution_is_whole(built):
   own = (".ci/", ".github/workflows/", ".gitignore")
@@ -92,8 +141,8 @@ def test_a_wheel_needs_no_clone(built, tmp_path):
   told = run("vicreg_jax", "--version")
   assert told.split() == ["vicreg-jax", vicreg_jax.__version__]
   told = run(
-    "vicreg_jax.main",
-    "--config=prepare",
+    "vicreg_jax",
+    "prepare",
     "--config.data.name=synthetic",
     "--config.data.sizes=(4,2,2)",
     "--config.data.clip_seconds=3.0",

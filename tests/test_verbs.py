@@ -252,9 +252,11 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
     assert error.startswith("error: ") and "\n" not in error
 
 
-@pytest.mark.parametrize(
-  "verb", ["", "embed", "tag", "similar", "playlist", "map", "export", "import"]
-)
+JOBS = ["quickstart", "folder", "probe", "prepare"]
+USES = ["embed", "tag", "similar", "playlist", "map", "export", "import"]
+
+
+@pytest.mark.parametrize("verb", ["", *JOBS, *USES])
 def test_help_is_no_error(verb, capsys):
   assert call(*filter(None, [verb, "--help"])) == 0
   assert capsys.readouterr().out.startswith(f"usage: vicreg-jax {verb}")

@@ -1,6 +1,10 @@
 """Self-supervised music representations with VICReg and CLMR, in JAX."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from vicreg_jax.use.encoder import Encoder
 
 __version__ = "0.1.0"
 
@@ -42,7 +46,7 @@ def _keep_compiled_programs():
 _keep_compiled_programs()
 
 
-def load(source, *, step: int = -1, epoch: float = -1.0):
+def load(source, *, step: int = -1, epoch: float = -1.0) -> "Encoder":
   """A frozen encoder, ready to embed: see `vicreg_jax.use.encoder.Encoder`.
 
   Args:

@@ -1,5 +1,9 @@
-"""Uses an encoder: `python -m vicreg_jax VERB MODEL ...`.
+"""Makes and uses encoders: `vicreg-jax VERB ...`, or as below.
 
+    python -m vicreg_jax quickstart
+    python -m vicreg_jax folder music/ --workdir=runs/mine
+    python -m vicreg_jax probe MODEL music/
+    python -m vicreg_jax prepare music/
     python -m vicreg_jax embed MODEL music/ --output=music.parquet
     python -m vicreg_jax similar music.parquet song.mp3
     python -m vicreg_jax playlist music.parquet a.mp3 b.mp3 --m3u=way.m3u8
@@ -9,9 +13,10 @@
     python -m vicreg_jax import clmr_checkpoint_10000.zip --workdir=DIR
 
 MODEL is "starter", a training's workdir, a folder that `export` has written, or
-a file of CLMR's weights. `VERB --help` says more. Exit codes: 0 complete, 1 an
-error, in one line, 3 complete but for files that were left out, 69 no device to
-compute on, 75 interrupted: the same command continues.
+a file of CLMR's weights. The first four are configs, as `vicreg_jax.main` runs
+them. `VERB --help` says more. Exit codes: 0 complete, 1 an error, in one line,
+3 complete but for files that were left out, 69 no device to compute on, 75
+interrupted: the same command continues.
 """
 
 import importlib
@@ -23,7 +28,11 @@ from vicreg_jax.verbs import options
 
 
 def main(argv=None):
-  args = options.parser(__doc__).parse_args(argv)
+  args = options.parse(__doc__, argv)
+  if args.run == "main":
+    from vicreg_jax import main as door  # TensorFlow takes seconds to import
+
+    door.start(args.flags)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     # Only now: JAX takes a second to import.

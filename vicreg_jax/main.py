@@ -73,6 +73,11 @@ def main(argv):
     sys.exit(messages.EXIT_INTERRUPTED)
 
 
-if __name__ == "__main__":
+def start(given: list[str]):
+  """The command with these flags; ends the process."""
   flags.mark_flag_as_required("config")
-  app.run(main, flags_parser=cli.parse)
+  app.run(main, [__name__, *given], flags_parser=cli.parse)
+
+
+if __name__ == "__main__":
+  start(sys.argv[1:])

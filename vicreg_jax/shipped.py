@@ -18,7 +18,8 @@ def config(name: str) -> str:
 
   Args:
     name: a path; or the name of a shipped config, with or without `configs/`
-      and `.py`. What is neither is given back as it is.
+      and `.py`. What is neither is given back as it is; but a bare name as the
+      file that would be it, beside those that are there.
   """
   return _find(name, "configs/", "")
 
@@ -32,8 +33,8 @@ def _find(name, prefix, inner):
   if os.path.isfile(name):
     return name
   short = name.removeprefix(prefix).removesuffix(".py")
-  for folder in _FOLDERS:
-    path = os.path.join(folder, inner, f"{short}.py")
-    if os.sep not in short and os.path.isfile(path):
-      return path
-  return name
+  if os.sep in short:
+    return name
+  (folder, *_) = filter(os.path.isdir, _FOLDERS)
+  path = os.path.join(folder, inner, f"{short}.py")
+  return path if short == name or os.path.isfile(path) else name

@@ -75,9 +75,13 @@ def run(args) -> timing.Report:
 
 
 def compare(paths, repeats, directory) -> timing.Report:
-  """Rates, and how many times as fast `embed` is (`speedup_of_ours`)."""
+  """Rates, and how many times as fast `embed` is (`speedup_of_ours`).
+
+  `hours_per_hour` counts the audio of whole segments.
+  """
   encoder = encoders.load(encoders.STARTER)
   crops_SxT = np.concatenate([_segments(encoder, path) for path in paths])
+  seconds = crops_SxT.size / encoder.sample_rate
   runs = {
     OURS: functools.partial(
       embedding.embed_files,
@@ -96,8 +100,14 @@ def compare(paths, repeats, directory) -> timing.Report:
     notes.append(f"onnxruntime is left out: {e}")
   for run_files in runs.values():  # compiles
     run_files()
+
+  def figures(taken):
+    hours = [seconds / t.wall for t in taken]
+    return timing.per_second(taken, len(paths), "clips") | {
+      "hours_per_hour": timing.spread(hours)
+    }
+
   times = timing.take_turns(runs, repeats)
-  figures = functools.partial(timing.per_second, units=len(paths), unit="clips")
   return timing.Report(timing.compared(times, OURS, figures), notes)
 
 

@@ -141,7 +141,9 @@ def of_all(
   return cosine_NxK, number_NxK
 
 
-def nearest(unit_QxD, group_Q, unit_NxD, group_N, k):
+def nearest(
+  unit_QxD, group_Q, unit_NxD, group_N, k: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Cosines [Q, k], the highest first, and numbers of the nearest vectors."""
   count = len(unit_QxD)
   rows = -(-count // 8) * 8
@@ -170,12 +172,12 @@ def _padded(x, rows, value=0):
   return pad(x, padding, constant_values=value) if rows > len(x) else x
 
 
-def nothing(count, k):
+def nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
   """Cosines and numbers, as `nearest` gives them, of no vectors."""
   return np.full((count, k), -np.inf, np.float32), np.full((count, k), -1)
 
 
-def merged(best, found):
+def merged(best, found) -> tuple[np.ndarray, np.ndarray]:
   """Of cosines and numbers the best; of equal ones those that came first."""
   k = best[0].shape[1]
   cosine, number = (np.concatenate(x, axis=1) for x in zip(best, found))

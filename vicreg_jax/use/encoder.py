@@ -5,7 +5,6 @@ encoder.embed("song.mp3")  # float32 [D]
 encoder.embed_segments("song.mp3").embeddings  # float32 [S, D]
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -47,6 +46,10 @@ class Segments(NamedTuple):
 
 class Encoder:
   """A frozen encoder on a mesh, in evaluation mode.
+
+  Worker processes get it by pickle, and run it on all devices that they see.
+  Start them by "spawn" (`multiprocessing.get_context("spawn")`): a fork has no
+  copy of JAX's threads, and waits for them without end.
 
   Attributes:
     crop: samples that it reads.
@@ -134,7 +137,7 @@ class Encoder:
     if self.heads is None:
       raise ValueError(
         "there are no heads for this encoder: probe it"
-        " (--config=configs/probe.py), and load the workdir of that probe"
+        " (`vicreg-jax probe MODEL DIR`), and load the workdir of that probe"
       )
     y_SxD = self.embed_segments(audio, sample_rate).embeddings
     shares_K = self.heads.probabilities(y_SxD, head)
@@ -151,9 +154,21 @@ class Encoder:
 
   def with_variables(self, variables: dict) -> "Encoder":
     """The same encoder with other weights; nothing is compiled again."""
-    other = copy.copy(self)
-    other._variables = variables
+    other = Encoder.__new__(Encoder)
+    other.__dict__ |= self.__dict__ | {"_variables": variables}
     return other
+
+  def __getstate__(self) -> dict:
+    """Without devices and the compiled program, which are a process's own."""
+    state = self.__dict__ | {"_variables": jax.device_get(self._variables)}
+    del state["_devices"], state["_apply"]
+    return state
+
+  def __setstate__(self, state: dict):
+    self.__dict__ |= state
+    self._devices = mesh.make_mesh()
+    self._variables = _placed(self._variables, self._devices)
+    self._apply = jit_encode(self.config, self._devices)
 
   def __call__(
     self, batches_BxT: Iterable[np.ndarray], rows: int = 0
@@ -424,7 +439,7 @@ def _step_of(config: dict, epoch: float, run: str) -> int:
   return configs.epoch_to_step(epoch, per_epoch)
 
 
-def abstract_encoder(config: dict, devices: Mesh):
+def abstract_encoder(config: dict, devices: Mesh) -> dict:
   """Shapes of an encoder's variables, replicated over the devices."""
   c = ml_collections.ConfigDict(config)
   shapes = jax.eval_shape(

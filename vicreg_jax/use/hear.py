@@ -8,16 +8,20 @@ it runs in JAX.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import waveform
 
+if TYPE_CHECKING:
+  import tensorflow as tf
+
 HOP_SECONDS = 0.05  # of timestamps: HEAR's tolerance for events
 
 
-def load_model(model_file_path: str = ""):
+def load_model(model_file_path: str = "") -> "tf.Module":
   """The encoder of a workdir, an export or CLMR's weights, as a `tf.Module`.
 
   Its attributes are `sample_rate`, `scene_embedding_size` and
@@ -39,7 +43,7 @@ def load_model(model_file_path: str = ""):
   return module
 
 
-def get_timestamp_embeddings(audio, model):
+def get_timestamp_embeddings(audio, model) -> "tuple[tf.Tensor, tf.Tensor]":
   """Embeddings every 50 ms, each of the crop around its timestamp.
 
   What a crop has before the beginning and after the end is silence.
@@ -76,7 +80,7 @@ def _windows(audio_NxT, centre_C, crop) -> Iterator[np.ndarray]:
       yield padded[centre : centre + crop]
 
 
-def get_scene_embeddings(audio, model):
+def get_scene_embeddings(audio, model) -> "tf.Tensor":
   """One embedding for each recording: the mean over its segments.
 
   Args:

@@ -57,6 +57,7 @@ def parser(description: str) -> argparse.ArgumentParser:
   )
   top.add_argument("--debug", action="store_true", help="show tracebacks")
   verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+  _jobs(verbs)
   _embed(verbs)
   _tag(verbs)
   _similar(verbs)
@@ -64,6 +65,64 @@ def parser(description: str) -> argparse.ArgumentParser:
   _map(verbs)
   _export(verbs)
   return top
+
+
+def parse(description: str, argv=None) -> argparse.Namespace:
+  """What is said to a verb; `flags` are `main`'s, of a verb that is a config.
+
+  Ends the command where that cannot be understood.
+  """
+  top = parser(description)
+  args, rest = top.parse_known_args(argv)
+  wrong = [
+    flag
+    for flag in rest
+    if args.run != "main" or not flag.startswith("--config.") or "=" not in flag
+  ]
+  if wrong:
+    also = "; keys are set by --config.key=value" if args.run == "main" else ""
+    top.error(f"unrecognized arguments: {' '.join(wrong)}{also}")
+  if args.run == "main":
+    args.flags = [f"--config={args.verb}", *_flags(args), *rest]
+  return args
+
+
+def _flags(args):
+  """Of `main`, for the arguments that a verb's config has been given."""
+  if args.debug:
+    yield "--debug"
+  if args.workdir:
+    yield f"--workdir={args.workdir}"
+  if args.checkpoint:
+    yield f"--config.checkpoint={args.checkpoint}"
+  if args.path:
+    yield "--config.data.name=folder"
+    yield f"--config.data.path={args.path}"
+
+
+def _jobs(verbs):
+  """What `main` does with configs that come with the package."""
+  quickstart = verbs.add_parser(
+    "quickstart", help="see it work: trains on music that it makes, and probes"
+  )
+  folder = verbs.add_parser(
+    "folder", help="the starter encoder adapted to your music, and probes"
+  )
+  folder.add_argument("path", metavar="DIR", help="its sub-folders are classes")
+  probe = verbs.add_parser("probe", help="how well a model tells your labels")
+  probe.add_argument("checkpoint", metavar="MODEL")
+  prepare = verbs.add_parser("prepare", help="decodes music once, for all runs")
+  for verb in (probe, prepare):
+    verb.add_argument(
+      "path",
+      metavar="DIR",
+      nargs="?",
+      help="its sub-folders are labels; or files of --config.data.name=gtzan",
+    )
+  for verb in (quickstart, folder, probe, prepare):
+    verb.add_argument("--workdir", help="of the results; else runs/VERB")
+    verb.epilog = "--config.key=value sets any key of the config."
+    verb.set_defaults(run="main", checkpoint="", path="")
 
 
 def _embed(verbs):
