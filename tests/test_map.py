@@ -196,8 +196,8 @@ def test_long_searches_show_their_progress(monkeypatch, capsys):
 @pytest.mark.parametrize(
   "umap, count, best",
   [
-    (True, 100_000, "umap"),
-    (True, 100_001, "pca"),
+    (True, 50_000, "umap"),
+    (True, 50_001, "pca"),
     (False, 5_000, "tsne"),
     (False, 5_001, "pca"),
   ],

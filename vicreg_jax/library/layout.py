@@ -22,7 +22,7 @@ from vicreg_jax.use.heads import Heads
 SHOWN = 10  # neighbours of a point
 _UMAP_NEIGHBOURS = 15  # as its default
 # Points that t-SNE takes under a minute for, and UMAP under five.
-_MOST_TSNE, _MOST_UMAP = 5_000, 100_000
+_MOST_TSNE, _MOST_UMAP = 5_000, 50_000
 
 
 class Points(NamedTuple):

@@ -252,7 +252,7 @@ def _map(verbs):
     "--projection",
     choices=("umap", "tsne", "pca"),
     default="",
-    help="UMAP of up to 100,000 points where it is installed, or t-SNE of up to"
+    help="UMAP of up to 50,000 points where it is installed, or t-SNE of up to"
     " 5,000; else PCA",
   )
   draw.add_argument(
