@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import http.client
 import json
 import os
@@ -10,7 +11,9 @@ import re
 import socket
 import struct
 import threading
+import time
 
+import firefox
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +24,14 @@ from test_neighbours import call, cosines, scaled, similar, write
 from test_verbs import headed
 
 import vicreg_jax
-from vicreg_jax.library import layout, neighbours, page, serve
+from vicreg_jax.library import (
+  colourings,
+  layout,
+  neighbours,
+  page,
+  playlists,
+  serve,
+)
 from vicreg_jax.library.tables import Tables
 from vicreg_jax.use.heads import Heads
 
@@ -62,7 +72,7 @@ def test_what_sounds_alike_lies_together(clusters):
   folder_N = np.arange(60) // 20
   assert (folder_N[gap_NxN.argmin(axis=1)] == folder_N).all()
   assert made.xy_Nx2.min() >= 0 and made.xy_Nx2.max() <= 1
-  labels, code_N, _ = made.colourings["folder"]
+  labels, code_N, *_ = made.colourings["folder"]
   assert [labels[code] for code in code_N] == list(
     "a" * 20 + "b" * 20 + "c" * 20
   )
@@ -140,6 +150,63 @@ def test_passages_have_their_times_and_neighbours_elsewhere(tmp_path):
   assert (near[:, 9] == -1).all() and (near[:, :9] >= 0).all()
 
 
+@pytest.mark.parametrize("by", ["tracks", "segments"])
+def test_pieces_of_a_track_are_apart(tmp_path, monkeypatch, by):
+  """They are no neighbours, but the layout knows them."""
+  monkeypatch.setattr(layout, "_project", lambda unit, near, _: (near, ""))
+  names = [f"{t}-{30 * i}-{30 * i + 30}.ogg" for t in "abcde" for i in range(5)]
+  if by == "segments":
+    names = [name for name in names for _ in range(2)]
+  y_NxD = np.random.default_rng(0).normal(size=(len(names), 8))
+  table = write(tmp_path / "t", y_NxD, names)
+  made = make(table, by=by)
+  track_N = np.array([name[0] for name in names])
+  is_own_NxN = track_N[:, None] == track_N
+  np.testing.assert_array_equal(
+    made.track_N[:, None] == made.track_N, is_own_NxN
+  )
+  expected = cosines(y_NxD, y_NxD)
+  np.fill_diagonal(expected, -np.inf)
+  cosine_NxK, number_NxK = made.xy_Nx2
+  np.testing.assert_array_equal(number_NxK, np.argsort(-expected)[:, :15])
+  np.testing.assert_allclose(
+    cosine_NxK, np.take_along_axis(expected, number_NxK, 1), atol=1e-6
+  )
+  expected[is_own_NxN] = -np.inf
+  order_Nx10 = np.argsort(-expected)[:, :10]
+  np.testing.assert_array_equal(made.neighbours_Nx10, order_Nx10)
+  np.testing.assert_allclose(
+    made.cosine_Nx10, np.take_along_axis(expected, order_Nx10, 1), atol=1e-6
+  )
+
+
+def test_long_searches_show_their_progress(monkeypatch, capsys):
+  bar = neighbours.bar
+  monkeypatch.setattr(neighbours, "bar", lambda name: bar(name) | {"delay": 0})
+  y_NxD = np.random.default_rng(0).normal(size=(2_100, 4)).astype(np.float32)
+  each_N = np.arange(2_100, dtype=np.int32)
+  scaling = neighbours.fit([], 4, "none")
+  neighbours.of_all(y_NxD, each_N, scaling, 3, progress="neighbours")
+  shown = capsys.readouterr().err
+  assert "neighbours: 100%" in shown and "points/s" in shown
+  neighbours.of_all(y_NxD, each_N, scaling, 3)
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "umap, count, best",
+  [
+    (True, 50_000, "umap"),
+    (True, 50_001, "pca"),
+    (False, 5_000, "tsne"),
+    (False, 5_001, "pca"),
+  ],
+)
+def test_the_layout_is_one_that_takes_minutes(monkeypatch, umap, count, best):
+  monkeypatch.setattr(layout.importlib.util, "find_spec", lambda _: umap)
+  assert layout._best_projection(count) == best
+
+
 def test_more_points_are_a_sample(clusters):
   made = make(clusters, most=25)
   assert len(set(made.rows.paths)) == 25 and made.total == 60
@@ -165,10 +232,10 @@ def test_columns_of_a_table_are_colours(clusters, tmp_path, kind):
   else:
     pq.write_table(pa.table(columns), path)
   found = make(clusters, table=str(path)).colourings
-  labels, code_N, ordered = found["mood"]
+  labels, code_N, ordered, _ = found["mood"]
   assert labels == ["calm", "<b>", "unknown"] and not ordered
   assert [labels[c] for c in code_N[:4]] == ["<b>", "unknown"] * 2
-  labels, code_N, ordered = found["bpm"]
+  labels, code_N, ordered, _ = found["bpm"]
   assert ordered and labels[-1] == "unknown" and len(labels) == 7
   np.testing.assert_array_equal(np.bincount(code_N), [5] * 6 + [30])
   assert code_N[0] == 0 and code_N[58] == 5  # from low to high
@@ -200,7 +267,7 @@ def colouring(tmp_path, values):
   ],
 )  # fmt: skip
 def test_few_values_are_classes(tmp_path, values, labels):
-  found, code_N, ordered = colouring(tmp_path, values)
+  found, code_N, ordered, _ = colouring(tmp_path, values)
   assert (found, ordered) == (labels, False)
   assert set(code_N) == set(range(len(labels)))
 
@@ -220,7 +287,7 @@ def test_few_values_are_classes(tmp_path, values, labels):
 )
 def test_ranges_have_all_digits(tmp_path, values, first, last):
   values = values if isinstance(values, pa.Array) else list(values)
-  labels, code_N, ordered = colouring(tmp_path, values)
+  labels, code_N, ordered, _ = colouring(tmp_path, values)
   assert ordered and len(set(labels)) == 6 and labels[0] == first
   assert labels[-1] == (last or labels[-1])
   assert (np.diff(code_N) >= 0).all() and (np.bincount(code_N) >= 5).all()
@@ -232,9 +299,9 @@ def test_tags_are_those_of_each_segment_on_average(tmp_path):
   table = write(tmp_path / "t", logits.repeat(3, axis=0), [*"uvw"] * 3)
   out = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
   heads = Heads(("a", "b"), False, "e", 0, {"linear": {"out": out}})
-  labels, code_N, _ = make(table, heads=heads, most=2).colourings["tag"]
+  labels, code_N, *_ = make(table, heads=heads, most=2).colourings["tag"]
   assert [labels[code] for code in code_N] == ["a", "a"]
-  labels, code_N, _ = make(table, heads=heads, by="segments").colourings["tag"]
+  labels, code_N, *_ = make(table, heads=heads, by="segments").colourings["tag"]
   assert [labels[code] for code in code_N] == [*"aaabbbbbb"]
 
 
@@ -251,11 +318,72 @@ def test_tags_of_mean_vectors_are_told(small_run, tmp_path, capsys, pooling):
   assert told == (pooling == "mean")
 
 
-def test_rare_labels_are_others():
-  names = [f"{i:02}" for i in range(40) for _ in range(40 - i)]
-  labels, code_N, _ = layout.of_values(names)
-  assert labels == [*(f"{i:02}" for i in range(15)), "others"]
-  assert (code_N == 15).sum() == sum(range(1, 26))
+def test_the_largest_of_many_folders_are_coloured():
+  names = [f"{i:04}" for i in range(2_000) for _ in range(1 + (i < 16))]
+  labels, code_N, _, coloured = colourings.of_values([*names, "unknown"])
+  assert labels == [*(f"{i:04}" for i in range(2_000)), "unknown"]
+  assert coloured == 16
+  assert [labels[code] for code in code_N] == [*names, "unknown"]
+  labels, code_N, *_ = colourings.of_values([f"{i:04}" for i in range(5_000)])
+  assert labels[-2:] == ["3998", "others"] and (code_N == 3_999).sum() == 1_001
+
+
+def test_tags_of_files_are_colours_and_text(tmp_path):
+  told = {
+    "artist": ["Müller", "", "فيروز", "Müller"],
+    "title": ["a", "b", "", None],
+    "album": [""] * 4,
+    "genre": ["Rock", "Rock", "", None],
+    "year": pa.array([1999, 2001, None, 1999], pa.int32()),
+    "tempo": [120.0, np.nan, 60.0, None],
+    "key": ["C major", "", None, ""],
+  }
+  table = write(tmp_path / "t", np.eye(4), [*"wxyz"], told=told)
+  made = make(table, color="artist")
+  found = {
+    name: [c.labels[code] for code in c.code_N]
+    for name, c in made.colourings.items()
+    if name not in ("folder", "cluster")
+  }
+  unknown = "unknown"
+  assert found == {
+    "artist": ["Müller", unknown, "فيروز", "Müller"],
+    "genre": ["Rock", "Rock", unknown, unknown],
+    "key": ["C major", unknown, unknown, unknown],
+    "year": ["1999", "2001", unknown, "1999"],
+    "tempo": ["120", unknown, "60", unknown],
+  }
+  assert made.colourings["artist"].coloured == 2  # what is unknown is grey
+  data = data_of(page.page(made, page.audio_of([*"wxyz"]), "", "artist"))
+  assert data["tags"] == {
+    "artist": ["Müller", "", "فيروز", "Müller"],
+    "title": ["a", "b", "", ""],
+  }
+
+
+def luminance(colour):
+  """https://www.w3.org/TR/WCAG22/#dfn-relative-luminance"""
+  rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+  linear = [
+    c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb
+  ]
+  return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+@pytest.mark.parametrize("dark", [0, 1])
+def test_colours_are_told_from_what_is_behind_them(dark):
+  """By 3 to 1 for points and lines, 4.5 to 1 for text."""
+  html = pathlib.Path(page.__file__).with_name("map_page.html").read_text()
+  roots = re.findall(r":root \{(.*?)\}", html)
+  styles = dict(re.findall(r"--(\w+): (#\w+);", roots[dark]))
+  graphics = [pair[dark] for pair in (*page.COLOURS, *page.RANGES, page.GREY)]
+  needed = dict.fromkeys([*graphics, styles["edge"], styles["accent"]], 3)
+  needed |= dict.fromkeys([styles["fore"], styles["dim"]], 4.5)
+  for colour, least in needed.items():
+    for behind in (styles["back"], styles["panel"]):
+      behind = behind if len(behind) == 7 else "#" + 2 * behind[1:]
+      low, high = sorted([luminance(colour), luminance(behind)])
+      assert (high + 0.05) / (low + 0.05) >= least, (colour, behind)
 
 
 def data_of(html):
@@ -573,7 +701,7 @@ def test_a_browser_shows_and_plays_the_map(
     html = output.read_text()
     paths = Tables([table]).segments()
     audio = page.audio_of([p for rows in paths for p in rows.paths])
-    html = page.served(html)
+    html = page.served(html, str(output.parent))
     server = serve.server(html.encode(), audio.files, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser.open(f"http://localhost:{server.server_port}/")
@@ -625,15 +753,20 @@ def _check_point(browser, table, names, i, capsys):
 def _check_search(browser):
   browser.ask("$('search').focus()")
   browser.type("SCRIPT title")
-  shown = browser.ask(
-    "[...document.querySelectorAll('#found span')].map(s => s.textContent)"
-  )
   folder, name = os.path.split(HOSTILE[0])
-  assert shown == [f"{name} at 0:0{s}{folder}/" for s in (0, 1)]
-  browser.press("ArrowDown")
-  browser.press("ArrowDown")
+  assert _found(browser) == [
+    f"folder: {folder}",
+    *(f"{name} at 0:0{s}{folder}/" for s in (0, 1)),
+  ]
+  for _ in range(3):
+    browser.press("ArrowDown")
   browser.press("Enter")
   browser.until("state.selected === 1 && audio.currentTime > 1.5")
+
+
+def _found(browser):
+  """What the search has found."""
+  return browser.ask("[...$('found').children].map(li => li.textContent)")
 
 
 def _check_keys(browser):
@@ -656,11 +789,20 @@ def _check_legend(browser):
   browser.ask(
     "$('colouring').value = 1;$('colouring').dispatchEvent(new Event('change'))"
   )
-  browser.ask("document.querySelector('#legend button').click()")
   gone = browser.ask("colourings[1].codes.indexOf(0)")
-  assert browser.ask(f"nearestTo(...screen({gone}), 1)") != gone
-  browser.ask("document.querySelector('#legend button').click()")
-  assert browser.ask(f"nearestTo(...screen({gone}), 1)") == gone
+  place = f"...screen({gone}).map(Math.round)"
+  tone = f"[...context.getImageData({place}, 1, 1).data].slice(0, 3)"
+  browser.ask("select(colourings[1].codes.indexOf(1), false); paint()")
+  browser.ask("document.querySelector('#legend button').focus()")
+  for faint in (True, False):
+    browser.press(" ", 32)
+    assert (browser.ask(f"nearestTo(...screen({gone}), 1)") != gone) == faint
+    shown = browser.ask("document.activeElement.textContent")
+    first = browser.ask("colourings[1].labels[0]")
+    assert shown.startswith(first)  # the keyboard is where it was
+    browser.ask("paint()")
+    if faint:  # Chromium warns of a second look
+      assert browser.ask(tone) == [0xDC, 0xDD, 0xE0]  # --faint
 
 
 @pytest.mark.slow
@@ -676,3 +818,163 @@ def test_a_link_opens_its_track_and_lost_audio_is_told(browser, tmp_path):
   browser.until("$('status').textContent")
   told = browser.ask("$('status').textContent")
   assert told == "Cannot be played: 100%.wav"
+
+
+@pytest.fixture
+def tagged(tmp_path, browser):
+  """A page that is open, of files whose names and tags are searched."""
+  names = [
+    "mu\u0308ller/a.wav", "m\u00fcller/b.wav", "x/ملف.wav", 'x/c, "d".wav',
+    "x/song-0-30.wav", "x/song-30-60.wav", "x/Straße ø.wav",
+  ]  # fmt: skip
+  told = {
+    "artist": ["", "", "فيروز", "=1+1", "", "", ""],
+    "title": ["", "", "أغنية", "two\nlines", "", "", ""],
+    "album": ["", "", "", "Ágætis byrjun", "", "", ""],
+  }
+  (tmp_path / "m").mkdir()
+  for name in names:
+    file = tmp_path / "m" / name
+    file.parent.mkdir(exist_ok=True)
+    soundfile.write(file, np.zeros(800), 8_000)
+  y_NxD = np.random.default_rng(0).normal(size=(7, 4))
+  paths = [str(tmp_path / "m" / name) for name in names]
+  table = write(tmp_path / "t", y_NxD, paths, told=told)
+  output = tmp_path / "map.html"
+  flags = ["--projection=pca", f"--output={output}"]
+  assert call("map", table, *flags) is None
+  browser.open(output.as_uri())
+  return browser, paths
+
+
+@pytest.mark.slow
+def test_names_are_found_however_they_are_written(tagged):
+  browser, _ = tagged
+  for typed, wanted in [
+    ("muller", [0, 1]),
+    ("MU\u0308LLER", [0, 1]),
+    ("strasse o", [6]),
+    ("agaetis", [3]),
+    ("فيروز", [2]),
+    ("two lines", [3]),
+  ]:
+    browser.ask("search.focus(); search.value = ''")
+    browser.type(typed)
+    points = browser.ask(
+      "[...data.names.keys()].filter((i) => [...found.children].some("
+      "(li) => li.textContent === named(i).textContent))"
+    )
+    assert points == wanted, typed
+    assert browser.ask("$('hits').textContent") == f"{len(wanted)} found"
+  assert browser.ask("search.ariaExpanded") == "true"
+  browser.press("ArrowDown", 40)
+  active = "document.getElementById(search.getAttribute('{}')).textContent"
+  shown = browser.ask(active.format("aria-activedescendant"))
+  assert shown.startswith("=1+1 – two\nlines")
+  assert browser.ask("document.activeElement === search")
+  browser.press("Escape", 27)
+  assert browser.ask("found.hidden && document.activeElement === search")
+  browser.ask("select(2, false)")
+  places = browser.ask(
+    "[...document.querySelectorAll('#name bdi, #folder bdi')].map("
+    "(b) => [b.textContent, b.getBoundingClientRect().left])"
+  )
+  assert [text for text, _ in places] == ["فيروز", "أغنية", "x", "ملف.wav"]
+  # Each reads from right to left, but they stand from left to right.
+  assert places[0][1] < places[1][1] and places[2][1] < places[3][1]
+  assert browser.ask("$('live').textContent").startswith("فيروز – أغنية")
+  assert not faults(browser)
+
+
+@pytest.mark.slow
+def test_points_in_a_lasso_are_exported(tagged, tmp_path):
+  browser, paths = tagged
+  browser.call(
+    "Browser.setDownloadBehavior",
+    behavior="allow",
+    downloadPath=str(tmp_path / "down"),
+  )
+  middle = browser.ask("[0,1,2,3,4,5,6].map((i) => screen(i))")
+  left, right = sorted(range(7), key=lambda i: middle[i])[:6], 0
+  right = (middle[left[-1]][0] + max(x for x, _ in middle)) / 2
+  corners = [(2, 2), (right, 2), (right, 795), (2, 795), (2, 400)]
+  at = {"button": "left", "modifiers": 8, "clickCount": 1}  # with shift
+  for k, (x, y) in enumerate(corners):
+    kind = "mouseMoved" if k else "mousePressed"
+    browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **at)
+  browser.call(
+    "Input.dispatchMouseEvent", type="mouseReleased", x=2, y=400, **at
+  )
+  wanted = sorted(left)
+  assert browser.ask("byName()") == wanted
+  assert browser.ask("$('chosen').textContent") == "6 points, 6 files"
+  for kind in ("m3u", "csv"):
+    browser.ask(f"$('{kind}').click()")
+  ends = time.monotonic() + 60
+  files = [tmp_path / "down" / name for name in ("map.m3u8", "map.csv")]
+  while not all(file.exists() and file.stat().st_size for file in files):
+    assert time.monotonic() < ends
+    time.sleep(0.05)
+  assert playlists.read(files[0]).paths == [paths[i] for i in wanted]
+  with open(files[1], newline="", encoding="utf-8") as f:
+    rows = list(csv.DictReader(f))
+  assert [row["path"] for row in rows] == [paths[i] for i in wanted]
+  assert {"artist", "title", "album", "folder", "cluster"} < set(rows[0])
+  told = {row["path"]: (row["title"], row["folder"]) for row in rows}
+  for i, expected in {3: ("two\nlines", "x"), 0: ("", "mu\u0308ller")}.items():
+    assert i not in wanted or told[paths[i]] == expected
+  browser.press("Escape", 27)
+  assert browser.ask("state.chosen.size") == 0
+
+
+@pytest.mark.slow
+def test_a_song_that_ends_leads_to_the_nearest_of_others(tagged):
+  browser, _ = tagged
+  browser.ask("select(4, true)")
+  near = browser.ask("neighboursOf(4)")
+  assert 5 not in near and len(near) == 5
+  pieces = "[...$('pieces').children].map((li) => Number(li.dataset.point))"
+  assert browser.ask(pieces) == [5]
+  shown = browser.ask(
+    "$('neighbours').querySelector('button > .dim').textContent"
+  )
+  assert shown == f"{browser.ask('cosines[4 * SHOWN] / 32767'):.2f}"
+  browser.ask("audio.dispatchEvent(new Event('ended'))")
+  assert browser.ask("state.selected") == 4  # unless it is asked for
+  browser.ask("$('on').click()")
+  seen = [4]
+  for _ in range(5):
+    browser.ask("audio.dispatchEvent(new Event('ended'))")
+    seen.append(browser.ask("state.playing"))
+  assert seen[1] == near[0]
+  tracks = browser.ask("[...tracks]")
+  assert len({tracks[i] for i in seen}) == 6  # each track once
+
+
+@pytest.mark.slow
+def test_firefox_shows_and_plays_the_map(hostile, tmp_path):
+  if firefox.PROGRAM is None:
+    pytest.skip("there is no Firefox here")
+  table, _ = hostile
+  output = tmp_path / "map.html"
+  flags = ["--by=segments", "--projection=pca", f"--output={output}"]
+  assert call("map", table, *flags) is None
+  with contextlib.closing(firefox.Browser(tmp_path / "fox")) as fox:
+    fox.size(1200, 800)
+    fox.open(output.as_uri())
+    assert fox.ask("$('note').textContent") == "32 points, laid out by pca"
+    fox.act(keys="/")
+    fox.act(keys="☃")
+    enter, shift = "\ue007", "\ue008"
+    fox.act(keys=enter)
+    shown = "$('folder').textContent + $('name').textContent"
+    assert fox.ask(shown) == on_disk(HOSTILE[4]) + " at 0:00"
+    fox.until("$('audio').currentTime > 0")
+    assert fox.ask("document.activeElement.id") == "canvas"
+    across, down = (
+      fox.ask(f"$('canvas').client{side}") - 2 for side in ("Width", "Height")
+    )
+    around = [(2, 2), (across, 2), (across, down), (2, down)]
+    fox.act(keys=shift, line=around)
+    assert fox.ask("$('chosen').textContent") == "32 points, 16 files"
+    assert fox.ask("document.title") == "Map of music"

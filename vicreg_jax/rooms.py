@@ -84,7 +84,7 @@ ROOMS = {
     "its table of vectors; neighbours, playlists, index, map",
     "embedding",
     "playlists audio_paths store following describe embedding tables made_by"
-    " neighbours route index songs layout page serve",
+    " neighbours route index songs colourings layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",

@@ -5,12 +5,14 @@ grow with their number. `Scaling` says what is done to vectors before that.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from vicreg_jax.library.tables import Rows, Tables
 
@@ -119,7 +121,11 @@ def blend(like_NxD, unlike_NxD=()) -> np.ndarray:
 
 
 def of_all(
-  y_NxD: np.ndarray, group_N: np.ndarray, scaling: Scaling, k: int
+  y_NxD: np.ndarray,
+  group_N: np.ndarray,
+  scaling: Scaling,
+  k: int,
+  progress: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
   """The k nearest of each vector, by falling cosine.
 
@@ -128,17 +134,30 @@ def of_all(
     group_N: int32, not negative; vectors of one group are no neighbours.
     scaling: of the vectors.
     k: how many.
+    progress: what a bar on stderr is called; "": there is none.
 
   Returns:
     Cosines [N, k], and numbers [N, k], -1 where there are no more.
   """
   unit_NxD = scaling.unit(y_NxD)
   found = []
-  for at in range(0, len(y_NxD), _QUERIES):
+  blocks = tqdm(
+    range(0, len(y_NxD), _QUERIES),
+    unit=" points",
+    unit_scale=_QUERIES,
+    **bar(progress),
+  )
+  for at in blocks:
     part = slice(at, at + _QUERIES)
     found.append(nearest(unit_NxD[part], group_N[part], unit_NxD, group_N, k))
   cosine_NxK, number_NxK = map(np.concatenate, zip(*found))
   return cosine_NxK, number_NxK
+
+
+def bar(name: str) -> dict:
+  """Options of a bar of progress: none without a name, or in 2 seconds."""
+  rarely = 0.5 if sys.stderr.isatty() else 30
+  return {"desc": name, "disable": not name, "delay": 2, "mininterval": rarely}
 
 
 def nearest(

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vicreg_jax import plots
-from vicreg_jax.library import layout as points_lib
+from vicreg_jax.library import colourings, layout
 from vicreg_jax.library.audio_paths import on_disk
 from vicreg_jax.library.layout import Points
+from vicreg_jax.library.tables import Tags
 
 # On white and on black, after Okabe and Ito: apart to the colour-blind.
 COLOURS = (
@@ -29,18 +30,19 @@ COLOURS = (
   ("#b8860b", "#f0d442"),
   ("#5b4fc4", "#a79bff"),
   ("#6b4226", "#c99a74"),
-  ("#44a8d8", "#bfe6ff"),
+  ("#2f93c4", "#bfe6ff"),
 )
-# Of numbers, from low to high: matplotlib's viridis, its ends moved off both.
+# Of numbers, from low to high, after matplotlib's viridis.
 RANGES = (
   ("#440154", "#8d5bb8"),
-  ("#3b528b", "#6f8fd8"),
-  ("#21918c", "#2fb5af"),
-  ("#27ad81", "#3ccf98"),
-  ("#5ec962", "#7be07f"),
-  ("#c8c020", "#fde725"),
+  ("#42377f", "#6f8fd8"),
+  ("#2f6690", "#2fb5af"),
+  ("#1d8a86", "#3ccf98"),
+  ("#2f9a4f", "#7be07f"),
+  ("#a8870a", "#fde725"),
 )
-_GREY = "#a9abae"
+GREY = ("#85878b", "#787b80")  # of all other labels
+_SCRIPTS = ("names", "picture", "player", "panel")
 _FINE = 65_535  # steps of a place
 
 
@@ -64,8 +66,8 @@ def audio_of(paths: list[str], root: str = "") -> Audio:
     root: where relative ones begin, or what all of them are found below now;
       "" is the current directory.
   """
-  common = points_lib.common_folder(paths)
-  names = points_lib.below(common, paths)
+  common = colourings.common_folder(paths)
+  names = colourings.below(common, paths)
   folder = os.path.join(root, common)
   if root and not os.path.exists(on_disk(os.path.join(folder, names[0]))):
     folder = root
@@ -88,29 +90,42 @@ def page(made: Points, audio: Audio, where: str, colouring: str) -> str:
       for i, (name, file) in enumerate(zip(audio.names, audio.files))
       if file != os.path.join(audio.folder, name)
     },
-    "served": False,
+    "served": "",
+    "tags": _texts(made),
+    "tracks": _packed(made.track_N, np.int32),
     "passages": len(set(audio.names)) < len(audio.names),
     "places": _packed(made.xy_Nx2 * _FINE, np.uint16),
     "starts": _packed(made.rows.start_N, np.float32),
     "neighbours": _packed(made.neighbours_Nx10, np.int32),
-    "shown": points_lib.SHOWN,
+    "cosines": _packed(np.maximum(made.cosine_Nx10, -1) * _FINE // 2, np.int16),
+    "shown": layout.SHOWN,
     "colourings": [
       {
         "name": name,
         "labels": labels,
-        "codes": _packed(code_N, np.uint8),
+        "codes": _packed(code_N, np.uint16),
         "ordered": ordered,
+        "coloured": coloured,
       }
-      for name, (labels, code_N, ordered) in made.colourings.items()
+      for name, (labels, code_N, ordered, coloured) in made.colourings.items()
     ],
     "colouring": colouring,
     "palette": COLOURS,
     "ranges": RANGES,
-    "others": points_lib.OTHERS,
-    "unknown": points_lib.UNKNOWN,
+    "grey": GREY,
     "note": note(made),
   }
   return _filled(data)
+
+
+def _texts(made) -> dict[str, list[str]]:
+  """The tags that the page shows, a text for each point."""
+  told = [made.tags.get(path, Tags()) for path in made.rows.paths]
+  texts = {
+    name: [getattr(tags, name) for tags in told]
+    for name in ("artist", "title", "album")
+  }
+  return {name: values for name, values in texts.items() if any(values)}
 
 
 def note(made: Points) -> str:
@@ -120,9 +135,13 @@ def note(made: Points) -> str:
   return f"{count:,} points{sample}, laid out by {made.projection}"
 
 
-def served(html: str) -> str:
-  """The page, as `serve.serve` hands it out: with its audio by number."""
-  return html.replace('"served": false', '"served": true', 1)
+def served(html: str, where: str) -> str:
+  """The page, as `serve.server` hands it out: with its audio by number.
+
+  `where`: the directory that audio is linked from, for lists that it exports.
+  """
+  folder = f"file://{_url(os.path.abspath(where))}/"
+  return html.replace('"served": ""', f'"served": "{folder}"', 1)
 
 
 def _packed(array, kind) -> str:
@@ -137,7 +156,10 @@ def _url(path) -> str:
 
 def _filled(data) -> str:
   here = importlib.resources.files("vicreg_jax.library")
-  script = here.joinpath("map_page.js").read_text(encoding="utf-8")
+  script = "\n".join(
+    here.joinpath(f"map_page.{name}.js").read_text(encoding="utf-8")
+    for name in _SCRIPTS
+  )
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   # ASCII in which no tag can begin or end.
   text = json.dumps(data)
@@ -151,7 +173,11 @@ def _filled(data) -> str:
 
 def picture(made: Points, path: str, colouring: str):
   """Writes a map for print: PNG, or SVG by the suffix."""
-  labels, code_N, ordered = made.colourings[colouring]
+  labels, code_N, ordered, coloured = made.colourings[colouring]
+  if rest := ", ".join(labels[coloured:]):
+    rest = rest if len(labels) == coloured + 1 else colourings.OTHERS
+    labels = [*labels[:coloured], rest]
+    code_N = np.minimum(code_N, coloured)
   # As high as the places and the legend need.
   height = np.clip(5 * np.ptp(made.xy_Nx2[:, 1]), 0.26 * len(labels) + 0.8, 6)
   figure, ax = plots.subplots(figsize=(6.5, float(height)))
@@ -159,9 +185,9 @@ def picture(made: Points, path: str, colouring: str):
   for code, label in enumerate(labels):
     xy_Mx2 = made.xy_Nx2[code_N == code]
     palette = RANGES if ordered else COLOURS
-    grey = label in (points_lib.OTHERS, points_lib.UNKNOWN)
-    color = _GREY if grey else palette[code % len(palette)][0]
-    ring = not ordered and code >= len(COLOURS)
+    grey = code >= coloured
+    color = GREY[0] if grey else palette[code % len(palette)][0]
+    ring = not (grey or ordered) and code >= len(COLOURS)
     ax.scatter(
       *xy_Mx2.T,
       s=size,

@@ -53,6 +53,16 @@ class Tags(NamedTuple):
   title: str = ""
   duration: float | None = None  # seconds
   tempo: float | None = None  # beats a minute
+  key: str = ""
+  genre: str = ""
+  year: int | None = None
+
+
+_NUMBERS = {
+  "duration": pa.float64(),
+  "tempo": pa.float64(),
+  "year": pa.int64(),
+}
 
 
 class Tables:
@@ -268,10 +278,7 @@ class Tables:
       rows = self._picked(path, group, ["path", *told], wanted.to_pylist())
       with _reading(path):  # whose error it would be
         columns = [
-          rows[name].cast(
-            pa.float64() if name in ("duration", "tempo") else pa.string()
-          )
-          for name in told
+          rows[name].cast(_NUMBERS.get(name, pa.string())) for name in told
         ]
       values = zip(*(column.to_pylist() for column in columns))
       for name, row in zip(rows["path"].to_pylist(), values):

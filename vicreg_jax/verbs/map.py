@@ -57,7 +57,8 @@ def run(args) -> int:
       file=sys.stderr,
     )
   if args.serve is not None:
-    _serve(page.served(html), audio.files, args.serve)
+    html = page.served(html, os.path.dirname(args.output))
+    _serve(html, audio.files, args.serve)
   return 0
 
 

@@ -311,7 +311,8 @@ def _map(verbs):
     "--projection",
     choices=("umap", "tsne", "pca"),
     default="",
-    help="UMAP where it is installed; else t-SNE, and PCA of many points",
+    help="UMAP of up to 50,000 points where it is installed, or t-SNE of up to"
+    " 5,000; else PCA",
   )
   draw.add_argument(
     "--most", type=_count, default=100_000, help="points; of more, a sample"
@@ -321,7 +322,10 @@ def _map(verbs):
   )
   draw.add_argument("--model", help="with heads, for the colour tag")
   draw.add_argument(
-    "--color", default="folder", help="folder, cluster, tag or a column"
+    "--color",
+    default="folder",
+    help="folder, cluster, artist, album, genre, year, key, tempo, tag or a"
+    " column",
   )
   _scale(draw)
   _overwrite(draw, "also over files that this program has not written")
