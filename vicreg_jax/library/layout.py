@@ -20,7 +20,7 @@ import threadpoolctl
 from sklearn import cluster, manifold
 
 from vicreg_jax import files
-from vicreg_jax.library import neighbours
+from vicreg_jax.library import made_by, neighbours
 from vicreg_jax.library.tables import Rows, Tables, joined, same
 from vicreg_jax.use.heads import Heads
 
@@ -233,11 +233,15 @@ def _clusters(unit_NxD) -> Colouring:
 
 def _tags(tables, heads, rows, by) -> Colouring:
   """The most probable labels; a track's are the mean over its rows' own."""
+
+  def shares_of(y_NxD):
+    return heads.of_each(made_by.means(tables, y_NxD))
+
   if by == "segments":
-    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
+    best_N = shares_of(rows.y_NxD).argmax(axis=1)
   else:
     best_of = {}
-    for shares in tables.tracks(heads.of_each):
+    for shares in tables.tracks(shares_of):
       best_of |= zip(shares.paths, shares.y_NxD.argmax(axis=1))
     best_N = [best_of[path] for path in rows.paths]
   return of_values([heads.labels[i] for i in best_N])
