@@ -8,13 +8,14 @@
 MusiCNN (Pons and Serra 2019, ISC licence) is a supervised tagger. It needs a
 TensorFlow without Keras 3, so it has an environment of its own, and this script
 imports nothing of the package. The table has the columns `path`, below DIR, and
-`embedding`: of each file the mean over patches of 3 s without overlap.
-`--config.probe.others="musicnn=musicnn.parquet"` takes it.
+`embedding`: of each file the mean over patches of 3 s without overlap; shorter
+files are left out. `--config.probe.others="musicnn=musicnn.parquet"` takes it.
 """
 
 import argparse
 import contextlib
 import io
+import os
 import pathlib
 import sys
 
@@ -53,7 +54,8 @@ def main():
     print(f"\r{number} of {len(files)}", end="", file=sys.stderr, flush=True)
     try:
       rows.append(vector(file, args.model, args.layer))
-      paths.append(file.relative_to(args.folder).as_posix())
+      path = os.fsencode(file.relative_to(args.folder))
+      paths.append(path.decode(errors="backslashreplace"))
     except Exception as e:  # of any library that reads audio
       print(f"\nleft out: {file}: {e!r}", file=sys.stderr)
   print(file=sys.stderr)

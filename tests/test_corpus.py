@@ -196,6 +196,26 @@ def test_a_segment_each_so_many_seconds(encoder, tmp_path):
     np.testing.assert_allclose(y_D, want, rtol=1e-5, atol=1e-6)
 
 
+def test_a_row_of_mean_and_deviation(encoder, tmp_path):
+  write(tmp_path / "one.wav", 1.5 * CROP / RATE)
+  write(tmp_path / "many.wav", 0.1)
+  out = tmp_path / "out"
+  run(encoder, tmp_path / "*.wav", out, pooling="mean_std")
+  for path, row in rows(out).items():
+    y_SxD = encoder.embed_segments(path).embeddings.astype(np.float64)
+    mean_D = y_SxD.sum(0) / len(y_SxD)
+    std_D = np.sqrt(((y_SxD - mean_D) ** 2).sum(0) / len(y_SxD))
+    want = np.concatenate([mean_D, std_D])
+    np.testing.assert_allclose(row["embedding"], want, rtol=1e-5, atol=1e-6)
+    got = encoder.embed(path, pooling="mean_std")
+    np.testing.assert_array_equal(row["embedding"], got)
+    assert std_D.any() == got[16:].any() == path.endswith("many.wav")
+  about = json.loads(pq.read_schema(out).metadata[b"vicreg_jax"])
+  assert about["pooling"] == "mean_std" and about["size"] == 32
+  with pytest.raises(ValueError, match="pooling is 'max'; use one of mean,"):
+    encoder.embed(str(tmp_path / "one.wav"), pooling="max")
+
+
 def test_damaged_files_say_what_is_lost(encoder, tmp_path):
   path = tmp_path / "cut.flac"
   x = np.random.default_rng(0).normal(size=40 * 4096) * 0.1
@@ -338,6 +358,7 @@ def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
   [
     (dict(hop_seconds=0.01), "hop 243 -> 220"),
     (dict(pooling="none"), "pooling mean -> none"),
+    (dict(pooling="mean_std"), "size 16 -> 32, pooling mean -> mean_std"),
   ],
 )
 def test_a_table_of_something_else_is_refused(

@@ -303,19 +303,25 @@ def test_tags_are_those_of_each_segment_on_average(tmp_path):
   assert [labels[code] for code in code_N] == ["a", "a"]
   labels, code_N, *_ = make(table, heads=heads, by="segments").colourings["tag"]
   assert [labels[code] for code in code_N] == [*"aaabbbbbb"]
+  # Of rows with deviations the means are read.
+  y_NxD = np.concatenate([logits, -9 * logits], axis=1)
+  table = write(tmp_path / "m", y_NxD, about={"pooling": "mean_std"})
+  labels, code_N, _ = make(table, heads=heads).colourings["tag"]
+  assert [labels[code] for code in code_N] == ["a", "b", "b"]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "none"])
 def test_tags_of_mean_vectors_are_told(small_run, tmp_path, capsys, pooling):
   run = tmp_path / "run"
   headed(small_run, run)
   encoder = vicreg_jax.load(run)
   about = {"encoder": encoder.fingerprint(), "pooling": pooling}
-  table = write(tmp_path / "t", np.eye(4, encoder.size), about=about)
+  size = encoder.size * (1 + (pooling == "mean_std"))
+  table = write(tmp_path / "t", np.eye(4, size), about=about)
   flags = ["--projection=pca", f"--output={tmp_path}/map.html", "--color=tag"]
   assert call("map", table, f"--model={run}", *flags) is None
   told = "tags are of the mean vector" in capsys.readouterr().err
-  assert told == (pooling == "mean")
+  assert told == (pooling != "none")
 
 
 def test_the_largest_of_many_folders_are_coloured():

@@ -251,14 +251,15 @@ def test_pieces_are_those_of_a_data_set(
   assert {hit["path"] for hit in hits} == expected
 
 
-def test_a_new_file_is_embedded(small_run, tmp_path, capsys):
+@pytest.mark.parametrize("pooling", ["none", "mean", "mean_std"])
+def test_a_new_file_is_embedded(small_run, tmp_path, capsys, pooling):
   for name in ("a", "b", "new"):
     x_T = 0.1 * draw(size=22_050)
     soundfile.write(tmp_path / f"{name}.wav", x_T, 22_050)
   table = tmp_path / "t.parquet"
   names = [tmp_path / f"{n}.wav" for n in "ab"]
-  command_line = [small_run, *names, f"--output={table}"]
-  assert call("embed", *command_line) is None
+  flags = [f"--output={table}", f"--pooling={pooling}"]
+  assert call("embed", small_run, *names, *flags) is None
   model = f"--model={small_run}"
   hits = similar(capsys, table, tmp_path / "new.wav", model)
   assert {hit["path"] for hit in hits} == set(map(str, names))
@@ -403,8 +404,9 @@ def test_bad_questions_are_one_line(tmp_path, flags, said):
   assert error.startswith("error: ") and said in error
 
 
-def test_passages_need_a_table_of_them(tmp_path):
-  table = write(tmp_path / "a", np.eye(3), about={"pooling": "mean"})
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+def test_passages_need_a_table_of_them(tmp_path, pooling):
+  table = write(tmp_path / "a", np.eye(3), about={"pooling": pooling})
   error = call("similar", table, "0.ogg", "--by=segments")
   assert "--pooling=none" in error
 

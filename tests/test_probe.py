@@ -725,6 +725,7 @@ def test_scores_over_splits_by_hand(single):
   y_NxD, clips = clips_of_tracks(single)
   noise = np.random.default_rng(1).normal(size=y_NxD.shape)
   vectors = {"": y_NxD, "untrained_": y_NxD + 5 * noise, "mfcc_": noise}
+  vectors |= {"my_own_": y_NxD + noise, "own_": y_NxD - noise}
   options = dict(count=3, seed=5, single=single)
 
   def scores_of_splits(**options):
@@ -753,7 +754,7 @@ def test_scores_over_splits_by_hand(single):
     assert auc["mean"] == pytest.approx(values.mean())
     assert auc["deviation"] == pytest.approx(values.std(ddof=1))
     assert ("accuracy" in found[f"{prefix}knn"]) == single
-  for other in ("untrained", "mfcc"):
+  for other in ("untrained", "mfcc", "my_own", "own"):
     difference = scored[""] - scored[f"{other}_"]
     over = found["knn"][f"over_{other}"]["roc_auc"]
     assert over["mean"] == pytest.approx(difference.mean())

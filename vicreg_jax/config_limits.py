@@ -118,6 +118,7 @@ LIMITS = {
   "probe.stop_patience": _AT_LEAST_0,
   "probe.distinct_crops": _AT_LEAST_0,
   "probe.label_fraction": _PART,
+  "probe.pooling": ("mean", "mean_std"),
   "probe.splits": checks.Bounds(least=1, most=1000),
   "probe.retrieval": _AT_LEAST_0,
 }

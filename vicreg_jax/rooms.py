@@ -76,8 +76,8 @@ ROOMS = {
     "a workdir, an export, foreign weights",
     "a frozen encoder: vectors and tags of audio; exports",
     "encoder",
-    "pytorch_names pytorch_file clmr_onnx clmr heads export waveform encoder"
-    " warm_start import_weights hear",
+    "pytorch_names pytorch_file clmr_onnx clmr heads export waveform pooling"
+    " encoder warm_start import_weights hear",
   ),
   "library": Room(
     "a collection of audio files",
@@ -91,7 +91,7 @@ ROOMS = {
     "scores with intervals: what a vector is worth",
     "clip_probes",
     "metrics bootstrap classifiers scores representations label_share"
-    " random_splits clip_probes retrieval",
+    " other_vectors random_splits clip_probes retrieval",
   ),
   "jobs": Room(
     "a config and a workdir",

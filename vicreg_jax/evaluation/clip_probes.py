@@ -1,8 +1,8 @@
 """Probes of whole clips by `classifiers`, on one split of them or on many.
 
-A clip's vector is the mean over its consecutive segments, or its MFCCs. Few
-clips decide little, so the same may be repeated on random splits of all of
-them (`random_splits`).
+A clip's vector is pooled over its consecutive segments, or its MFCCs, or was
+made elsewhere (`other_vectors`). Few clips decide little, so the same may be
+repeated on random splits of all of them (`random_splits`).
 """
 
 import statistics
@@ -44,8 +44,8 @@ def over_splits(
 
   Returns:
     {"count": of the splits, name: {metric: {"mean", "deviation"}}}; those of
-    the trained encoder have "over_start", "over_untrained" and "over_mfcc" too,
-    with mean and deviation of the differences within a split.
+    the trained encoder have "over_start", "over_mfcc" and so on too, with mean
+    and deviation of the differences within a split.
   """
   rows = []
   for at in splits.positions:
@@ -62,15 +62,13 @@ def over_splits(
   found = {"count": len(splits.positions)}
   for name in rows[0]:
     found[name] = _summary([row[name] for row in rows])
-  for head in heads:
-    for other in scores.OTHERS:
-      if f"{other}_{head}" in rows[0]:
-        found[head][f"over_{other}"] = _summary(
-          [
-            {k: v - row[f"{other}_{head}"][k] for k, v in row[head].items()}
-            for row in rows
-          ]
-        )
+  for head, other in scores.pairs(rows[0]):
+    found[head][f"over_{other}"] = _summary(
+      [
+        {k: v - row[f"{other}_{head}"][k] for k, v in row[head].items()}
+        for row in rows
+      ]
+    )
   return found
 
 

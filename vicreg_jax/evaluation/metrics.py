@@ -119,6 +119,16 @@ def mean_over_clip(scores_MxK, clip_index_M, num_clips):
   return sum_NxK / count_N[:, None]
 
 
+def pooled_over_clip(y_MxD, clip_M, num_clips: int, pooling: str) -> np.ndarray:
+  """Of each clip's segments, as `pooling.of` has it: [N, D] or [N, 2 D]."""
+  mean_NxD = mean_over_clip(y_MxD, clip_M, num_clips)
+  if pooling == "mean":
+    return mean_NxD
+  square_MxD = (y_MxD - mean_NxD[clip_M]) ** 2
+  std_NxD = np.sqrt(mean_over_clip(square_MxD, clip_M, num_clips))
+  return np.concatenate([mean_NxD, std_NxD], axis=1)
+
+
 class Collapse(NamedTuple):
   """What tells whether dimensions have collapsed.
 

@@ -42,7 +42,8 @@ def write(
     workdir: to write to.
     prepared: whose test clips are searched.
     vectors: {name: vectors of the test clips [N, D]}.
-    encoders: {name: of the vectors}; what has none is of MFCCs.
+    encoders: {name: of the vectors}; "mfcc" has none, and vectors that were
+      made elsewhere have none to embed augmented crops.
     clips: at most so many are searched for by their augmented crops.
     seed: of the sample of clips, their crops and augmentations.
     batch_size: crops a step of an encoder.
@@ -75,11 +76,13 @@ def write(
       f"not asked: of {len(x_NxT)} crops all are among the {K} nearest"
     )
   for name, y_NxD in vectors.items():
+    results[name] = of_clips(y_NxD, labels_NxK, track_N)
     if name in encoders:
       embed = _of_encoder(encoders[name], batch_size)
-    else:
+    elif name == "mfcc":
       embed = _of_mfcc(prepared.sample_rate)
-    results[name] = of_clips(y_NxD, labels_NxK, track_N)
+    else:
+      continue
     clean_NxD = embed(x_NxT)
     for op, x_op_NxT in changed.items():
       results[name][f"augmented: {op}"] = found(clean_NxD, embed(x_op_NxT))

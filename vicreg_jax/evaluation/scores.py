@@ -11,6 +11,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -20,8 +21,6 @@ from vicreg_jax import files, mesh, plots
 from vicreg_jax.evaluation import bootstrap, metrics
 
 RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
-# What the trained encoder is compared with.
-OTHERS = ("start", "untrained", "mfcc")
 
 
 class Scores(NamedTuple):
@@ -82,6 +81,19 @@ def held_out(labels_NxK, predicted_NxK, *, single: bool) -> dict:
   return {f"valid_{k}": results[k] for k in names if k in results}
 
 
+def pairs(names: Collection[str]) -> list[tuple[str, str]]:
+  """(head of the trained encoder, what else there are scores of by this head).
+
+  `names`: "knn", "mfcc_knn" and so on.
+  """
+  found = []
+  for name in names:
+    others = [n for n in names if n.endswith(f"_{name}")]
+    if not any(name.endswith(f"_{head}") for head in names):
+      found += [(name, n.removesuffix(f"_{name}")) for n in others]
+  return found
+
+
 def add_intervals(
   results: dict,
   found: dict[str, Scores],
@@ -94,8 +106,8 @@ def add_intervals(
   """Adds to `results` how far each figure may be trusted; see `bootstrap`.
 
   A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
-  also "over_start", "over_untrained" and "over_mfcc", its differences to the
-  same head of those: {metric: {"difference", "interval"}}, of the same draws.
+  also "over_start", "over_mfcc" and so on, its differences to the same head of
+  the others: {metric: {"difference", "interval"}}, of the same draws.
   "bootstrap" says of what, and how. Of fewer than `bootstrap.LEAST` tracks a
   line in "notes" is all.
 
@@ -131,18 +143,17 @@ def add_intervals(
     }
     if rare:
       results[name]["interval"]["pr_auc"] = [math.nan, math.nan]
-    for other in OTHERS:
-      if f"{other}_{name}" in draws:
-        than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
-        results[name][f"over_{other}"] = {
-          k: {
-            "difference": (difference := results[name][k] - than[k]),
-            "interval": bootstrap.interval(
-              value_B - drawn[k], difference, effective
-            ),
-          }
-          for k, value_B in values.items()
-        }
+  for name, other in pairs(draws):
+    than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
+    results[name][f"over_{other}"] = {
+      k: {
+        "difference": (difference := results[name][k] - than[k]),
+        "interval": bootstrap.interval(
+          value_B - drawn[k], difference, effective
+        ),
+      }
+      for k, value_B in draws[name].items()
+    }
   results["bootstrap"] = {
     "method": bootstrap.METHOD,
     "draws": len(weight_BxN),
@@ -233,7 +244,7 @@ def reuse(workdir, made_of: dict) -> dict | None:
 
 
 def table(results: dict) -> str:
-  """`probe.json` for the terminal, at most 100 columns.
+  """`probe.json` for the terminal, at most 100 columns of names up to 10.
 
   A row for each predictor, with intervals where there are any; below it what
   training the encoder has bought; below that the same over random splits.
@@ -256,16 +267,13 @@ def table(results: dict) -> str:
       f"(95 % intervals: {made['draws']:,} draws of the {made['tracks']:,}"
       f" tracks of {made['clips']:,} test clips)"
     )
-    pairs = {
-      f"{name} vs {other}": results[name][f"over_{other}"]
-      for name in rows
-      for other in OTHERS
-      if f"over_{other}" in results[name]
-    }
-    if pairs:
+    compared = {}
+    for name in rows:
+      compared |= _over(name, results[name])
+    if compared:
       second = "accuracy" if "accuracy" in columns else "pr_auc"
-      compared = {k: columns[k] for k in ("roc_auc", second)}
-      parts.append(_grid(pairs, pairs, compared, _difference, 38))
+      some = {k: columns[k] for k in ("roc_auc", second)}
+      parts.append(_grid(compared, compared, some, _difference, 38))
   if "left_out" in results:
     out = results["left_out"]
     parts.insert(
@@ -318,16 +326,21 @@ def _difference(of, key) -> str:
   return f"{difference:+.1f} ({low:.1f} to {high:.1f}): {verdict}"
 
 
+def _over(name, of) -> dict:
+  """{"knn vs mfcc": its differences}"""
+  over = "over_"
+  return {
+    f"{name} vs {key.removeprefix(over)}": value
+    for key, value in of.items()
+    if key.startswith(over)
+  }
+
+
 def _splits_table(splits, columns) -> str:
   rows = {}
   for name, of in splits.items():
     if name != "count":
-      rows[name] = of
-      rows |= {
-        f"{name} vs {other}": of[f"over_{other}"]
-        for other in OTHERS
-        if f"over_{other}" in of
-      }
+      rows |= {name: of} | _over(name, of)
   title = f"mean and deviation over {splits['count']} random splits by tracks:"
   return f"{title}\n{_grid(rows, rows, columns, _spread, 18)}"
 

@@ -14,6 +14,7 @@ from vicreg_jax.evaluation import (
   bootstrap,
   classifiers,
   metrics,
+  other_vectors,
   random_splits,
   representations,
 )
@@ -61,6 +62,7 @@ def run(config, workdir: str) -> steps.TrainState:
     )
     by_labels = config.checkpoint.best_by == "knn"
     random_splits.of(prepared, config.probe, config.seed, by_labels=by_labels)
+    other_vectors.read(prepared, config)
   if config.checkpoint.best_by == "knn":
     prepared.check_labelled(
       "checkpoint.best_by=knn", ", or set --config.checkpoint.best_by=loss"

@@ -8,8 +8,9 @@ segments. Test clips are cut so too, and their segments' predictions averaged.
 The untrained encoder goes through the same protocol, and so does the one that
 the training began from, if there is one.
 
-Besides there are logistic regression and nearest neighbours on the mean over a
-clip's segments (`classifiers`), for which MFCCs are a third "encoder".
+Besides there are logistic regression and nearest neighbours on a clip's vector
+(`classifiers`), pooled over its segments; for them MFCCs are a third "encoder",
+and tables of vectors made elsewhere (`other_vectors`) are more.
 
 All of them may learn from a share of the labels alone (`label_fraction`).
 """
@@ -33,6 +34,7 @@ from vicreg_jax.evaluation import (
   clip_probes,
   label_share,
   metrics,
+  other_vectors,
   random_splits,
   representations,
   retrieval,
@@ -85,6 +87,7 @@ class _Task(NamedTuple):
   chosen: np.ndarray  # training clips whose labels are learned from
   on_clips: list[str]  # heads that take a clip's vector
   many: random_splits.Splits | None  # over which there are scores too
+  others: dict[str, other_vectors.Made]  # by name
 
   @property
   def single(self) -> bool:
@@ -125,14 +128,13 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   prepared.check_labelled("probing")
   if checkpoint is None:
     workdirs.save_config(config, workdir)
+  others = other_vectors.read(prepared, config)
   made_of = {
     "weights": encoder.fingerprint(),
     "data": prepared.name,
     "seed": config.seed,
-    "probe": config.probe.to_dict(),
+    "probe": _asked(config.probe, others),
   }
-  if not config.probe.retrieval:
-    del made_of["probe"]["retrieval"]
   frozen_encoders = {"": encoder}
   if config.probe.start and (source := encoder.config.get("init_from")):
     frozen_encoders["start_"] = _began_from(source, devices)
@@ -142,7 +144,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
     made_of["splits"] = random_splits.FIXED
   if done := scores.reuse(workdir, made_of):
     return done
-  task = _task(config, prepared, chosen)
+  task = _task(config, prepared, chosen, others)
   if config.probe.untrained:
     frozen_encoders["untrained_"] = representations.untrained(
       encoder.config.to_dict(),
@@ -164,6 +166,16 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   return results
 
 
+def _asked(probe, others) -> dict:
+  """The section of a config, as what a probe is made of."""
+  asked = probe.to_dict() | {"others": {k: v.sha256 for k, v in others.items()}}
+  # Older probes say nothing of what they did not do.
+  for key, unset in (("retrieval", 0), ("pooling", "mean"), ("others", {})):
+    if asked[key] == unset:
+      del asked[key]
+  return asked
+
+
 def _by_labels(config, prepared) -> bool:
   """Whether labels of this very data have made or chosen a run's weights."""
   chosen = config.get("checkpoint", {}).get("best_by") == "knn"
@@ -171,7 +183,7 @@ def _by_labels(config, prepared) -> bool:
   return (chosen or learned) and config.get("prepared") == prepared.name
 
 
-def _task(config, prepared, by_labels) -> _Task:
+def _task(config, prepared, by_labels, others) -> _Task:
   return _Task(
     config,
     prepared,
@@ -179,16 +191,17 @@ def _task(config, prepared, by_labels) -> _Task:
     label_share.of_training(prepared, config.probe.label_fraction, config.seed),
     [head for head in classifiers.NAMES if head in config.probe.heads],
     random_splits.of(prepared, config.probe, config.seed, by_labels=by_labels),
+    others,
   )
 
 
 def _probed(task, frozen_encoders):
-  """Of all encoders, and of MFCCs, which count as one.
+  """Of all encoders, and of what counts as one: MFCCs, other vectors.
 
   Returns {name: scores}, {head: _Fit} of the first encoder, and {prefix:
   vectors of clips by split}.
   """
-  found, fits, vectors = {}, {}, {}
+  found, fits, vectors, more = {}, {}, {}, {}
   for prefix, frozen in frozen_encoders.items():
     segments = _segments(task, frozen)
     of_heads, fits[prefix] = _scores(
@@ -204,10 +217,15 @@ def _probed(task, frozen_encoders):
     if task.on_clips:
       vectors[prefix] = _vectors(task, segments)
       found |= _on_clips(task, vectors[prefix], prefix)
+  if task.on_clips and task.config.probe.pooling != "mean":
+    size = frozen_encoders[""].size
+    more["mean_"] = {s: y[:, :size] for s, y in vectors[""].items()}
   if task.on_clips and task.config.probe.mfcc:
-    vectors["mfcc_"] = {s: mfcc.of_split(task.prepared, s) for s in SPLITS}
-    found |= _on_clips(task, vectors["mfcc_"], "mfcc_")
-  return found, fits[""], vectors
+    more["mfcc_"] = {s: mfcc.of_split(task.prepared, s) for s in SPLITS}
+  more |= {f"{name}_": made.y for name, made in task.others.items()}
+  for prefix, y in more.items():
+    found |= _on_clips(task, y, prefix)
+  return found, fits[""], vectors | more
 
 
 def _segments(task, encoder) -> dict:
@@ -222,9 +240,12 @@ def _segments(task, encoder) -> dict:
 
 
 def _vectors(task, segments) -> dict[str, np.ndarray]:
-  """Means over each clip's segments, by split."""
+  """Of each clip's segments, by split."""
+  pooling = task.config.probe.pooling
   return {
-    split: metrics.mean_over_clip(*of_split, len(task.everything[split]))
+    split: metrics.pooled_over_clip(
+      *of_split, len(task.everything[split]), pooling
+    )
     for split, of_split in segments.items()
   }
 
@@ -239,7 +260,7 @@ def _on_clips(task, vectors, prefix) -> dict:
 
 
 def _retrieve(task, workdir, frozen_encoders, vectors):
-  """Writes `retrieval.json` of all encoders, and of MFCCs."""
+  """Writes `retrieval.json` of all that there are vectors of."""
   p, of_test, encoders_by_name = task.config.probe, {}, {}
   for prefix, frozen in frozen_encoders.items():
     if prefix not in vectors:
@@ -249,6 +270,11 @@ def _retrieve(task, workdir, frozen_encoders, vectors):
     of_test[name], encoders_by_name[name] = vectors[prefix]["test"], frozen
   if p.mfcc:
     of_test["mfcc"] = mfcc.of_split(task.prepared, "test")
+  of_test |= {
+    prefix.removesuffix("_"): y["test"]
+    for prefix, y in vectors.items()
+    if prefix not in frozen_encoders
+  }
   retrieval.write(
     workdir,
     task.prepared,

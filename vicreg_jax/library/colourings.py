@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sklearn import cluster
 
 from vicreg_jax import files
+from vicreg_jax.library import made_by
 from vicreg_jax.library.tables import Rows, Tables, Tags, same
 from vicreg_jax.use.heads import Heads
 
@@ -85,11 +86,15 @@ def _clusters(unit_NxD) -> Colouring:
 
 def of_heads(tables: Tables, heads: Heads, rows: Rows, by: str) -> Colouring:
   """The most probable labels; a track's are the mean over its rows' own."""
+
+  def shares_of(y_NxD):
+    return heads.of_each(made_by.means(tables, y_NxD))
+
   if by == "segments":
-    best_N = heads.of_each(rows.y_NxD).argmax(axis=1)
+    best_N = shares_of(rows.y_NxD).argmax(axis=1)
   else:
     best_of = {}
-    for shares in tables.tracks(heads.of_each):
+    for shares in tables.tracks(shares_of):
       best_of |= zip(shares.paths, shares.y_NxD.argmax(axis=1))
     best_N = [best_of[path] for path in rows.paths]
   return of_values([heads.labels[i] for i in best_N])

@@ -38,9 +38,10 @@ from vicreg_jax.library import audio_paths, following
 from vicreg_jax.library import describe as describing
 from vicreg_jax.library.store import File, Store, list_path, read_list, sha256
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import pooling as pooling_lib
 
 FORMATS = ("parquet", "npz", "npy")
-POOLINGS = ("mean", "none")
+POOLINGS = (*pooling_lib.TIMES, "none")
 # Files decoded at a time, and segments that each keeps ahead of the encoder.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
 _DESCRIBED_SECONDS = 180.0  # from the beginning of a file
@@ -79,8 +80,8 @@ def embed_files(
     output: the table; see the module's docstring. Rows of other files that it
       has stay.
     hop_seconds: as `Encoder.embed_segments`.
-    pooling: "mean": a row a file, the mean over its segments; "none": a row a
-      segment.
+    pooling: "none": a row a segment; else a row a file, made of its segments:
+      see `pooling.of`.
     format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
       embeddings alone), made from a table that stays beside it.
     overwrite: begin anew, whatever is there; but see `files.output`.
@@ -106,16 +107,16 @@ def embed_files(
   table, output = _outputs(output, format, (*paths, *inputs), overwrite)
   about = {
     "encoder": encoder.fingerprint(),
-    "size": encoder.size,
+    "size": encoder.size * pooling_lib.TIMES.get(pooling, 1),
     "hop": encoders.hop_samples(hop_seconds, encoder.crop, encoder.sample_rate),
     "pooling": pooling,
   }
   with files.explained(given, "--output"), files.lock(table):
-    store = Store(table, about, encoder.size, overwrite, describe)
+    store = Store(table, about, overwrite, describe)
     followed = following.follow(store, paths, roots or {}, prune)
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"], describe)
-    rows = _Rows(pooling == "mean")
+    rows = _Rows(pooling)
     with contextlib.closing(reader), _progress(len(paths), known) as progress:
       for file, made in _made(encoder, reader, rows):
         store.add(file, made)
@@ -358,8 +359,8 @@ class _Closed(Exception):
 class _Rows:
   """Puts embeddings together by file."""
 
-  def __init__(self, mean: bool):
-    self._mean = mean
+  def __init__(self, pooling: str):
+    self._pooling = pooling
     self._y, self._seconds = [], []
 
   def of(self, y_BxD, notes) -> Iterator[tuple[File, tuple]]:
@@ -384,6 +385,7 @@ class _Rows:
       return (), (), ()
     starts_S, ends_S = zip(*self._seconds)
     y_SxD = np.stack(self._y)
-    if self._mean:
-      return starts_S[:1], ends_S[-1:], y_SxD.mean(0, keepdims=True)
-    return starts_S, ends_S, y_SxD
+    if self._pooling == "none":
+      return starts_S, ends_S, y_SxD
+    y_D = pooling_lib.of(y_SxD, self._pooling)
+    return starts_S[:1], ends_S[-1:], y_D[None]

@@ -1,16 +1,28 @@
 """What a table of embeddings was made by, and what can be asked of it."""
 
+import numpy as np
+
 from vicreg_jax.library.tables import Tables
 from vicreg_jax.use import encoder as encoders
+from vicreg_jax.use import pooling
 
 
 def check_passages(tables: Tables, by: str):
   """Raises ValueError if `by` is "segments", and a row is a whole file."""
-  if by == "segments" and tables.about.get("pooling") == "mean":
+  if by == "segments" and tables.about.get("pooling") in pooling.TIMES:
     raise ValueError(
       f"--by=segments: {tables.paths[0]} has one row a file; embed it with"
       " --pooling=none"
     )
+
+
+def means(tables: Tables, y_NxD: np.ndarray) -> np.ndarray:
+  """Of rows the means alone, which heads read, without their deviations."""
+  return y_NxD[:, : tables.size // _times(tables)]
+
+
+def _times(tables) -> int:
+  return pooling.TIMES.get(tables.about.get("pooling"), 1)
 
 
 def encoder_of(tables: Tables, model: str | None) -> encoders.Encoder:
@@ -25,10 +37,11 @@ def encoder_of(tables: Tables, model: str | None) -> encoders.Encoder:
       f"{tables.paths[0]} was not made by {model or 'the starter encoder'}:"
       " name the MODEL that it was made by, --model=MODEL"
     )
-  if encoder.size != tables.size:
+  size = encoder.size * _times(tables)
+  if size != tables.size:
     raise ValueError(
       f"{tables.paths[0]} has embeddings of {tables.size} numbers, and the"
-      f" encoder of {encoder.size}: name the MODEL that it was made by,"
+      f" encoder of {size}: name the MODEL that it was made by,"
       " --model=MODEL"
     )
   return encoder

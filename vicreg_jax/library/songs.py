@@ -24,6 +24,7 @@ from vicreg_jax.library import index as indexes
 from vicreg_jax.library.made_by import check_passages, encoder_of
 from vicreg_jax.library.neighbours import Hit
 from vicreg_jax.library.tables import Rows, Tables, Tags, joined, means, same
+from vicreg_jax.use import pooling
 
 # Of copies, in another format or with another rate: what is above is one song.
 _COPY, _COPY_SECONDS = 0.9999, 1.0
@@ -119,7 +120,10 @@ def _embedded(path, tables, encoder) -> Rows:
   y_SxD, starts_S, ends_S, _ = encoder.embed_segments(
     path, hop_seconds=hop and hop / encoder.sample_rate
   )
-  name = audio_paths.utf8(path)
+  name, how = audio_paths.utf8(path), tables.about.get("pooling")
+  if how in pooling.TIMES:  # one row, as those of the tables
+    y_1xD = pooling.of(y_SxD, how)[None]
+    return Rows([name], starts_S[:1], ends_S[-1:], y_1xD)
   return Rows([name] * len(y_SxD), starts_S, ends_S, y_SxD)
 
 

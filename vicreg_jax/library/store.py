@@ -84,7 +84,7 @@ class Store:
   between the two does not count them twice.
   """
 
-  def __init__(self, table, about, size, overwrite, described=False):
+  def __init__(self, table, about, overwrite, described=False):
     """Opens what there is, or begins anew.
 
     `table` and its list may be written, by `files.output`, and by nobody else
@@ -126,7 +126,7 @@ class Store:
         ("path", pa.string()),
         ("start", pa.float64()),
         ("end", pa.float64()),
-        ("embedding", pa.list_(pa.float32(), size)),
+        ("embedding", pa.list_(pa.float32(), about["size"])),
         *TAGS,
         *(DESCRIBED if self._described else ()),
       ]

@@ -90,7 +90,7 @@ class Tables:
       if size != self.size:
         raise ValueError(
           f"{path} has embeddings of {size} numbers, and {first} of"
-          f" {self.size}: give tables of one encoder"
+          f" {self.size}: give tables of one encoder and pooling"
         )
       if about.get("encoder") != self.about.get("encoder"):
         raise ValueError(
@@ -324,8 +324,9 @@ def _about(path, text) -> dict:
   """What a table says of itself; raises ValueError unless it can be so."""
   try:
     about = json.loads(text)
-    hop = about.get("hop")
-    if hop is None or (isinstance(hop, int) and hop > 0):
+    hop, pooling = about.get("hop"), about.get("pooling", "")
+    known = hop is None or (isinstance(hop, int) and hop > 0)
+    if known and isinstance(pooling, str):
       return about
   except (AttributeError, RecursionError, ValueError):
     pass

@@ -22,6 +22,7 @@ from vicreg_jax.training import best_checkpoint, checkpoint, steps
 from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.use import clmr, export, waveform
 from vicreg_jax.use import heads as heads_lib
+from vicreg_jax.use import pooling as pooling_lib
 
 # Segments a step, on all devices together. The same for every input: another
 # number is another compiled program, whose last bits may differ.
@@ -74,18 +75,23 @@ class Encoder:
     self._variables = variables
     self._apply = jit_encode(config, devices)
 
-  def embed(self, audio, sample_rate: float | None = None) -> np.ndarray:
-    """The mean [D] of a recording's consecutive segments, float32.
+  def embed(
+    self, audio, sample_rate: float | None = None, pooling: str = "mean"
+  ) -> np.ndarray:
+    """One vector of a recording's consecutive segments, float32: their mean.
 
     Args:
       audio: a path; or floats [T] or [channels, T], 1 being full scale, or
         16-bit integers. Loud floats may reach 16, as those of a file may.
       sample_rate: Hz of an array, 1,000 to 768,000; a file says its own.
+      pooling: "mean", [D]; or "mean_std", [2 D], whose second half is their
+        standard deviation.
 
     Raises:
       ValueError: the file gives no audio, or the array cannot be audio.
     """
-    return self.embed_segments(audio, sample_rate).embeddings.mean(0)
+    y_SxD = self.embed_segments(audio, sample_rate).embeddings
+    return pooling_lib.of(y_SxD, pooling)
 
   def embed_segments(
     self,

@@ -138,9 +138,10 @@ def _embed(verbs):
   )
   embed.add_argument(
     "--pooling",
-    choices=("mean", "none"),
+    choices=("mean", "mean_std", "none"),
     default="mean",
-    help="a row a file, the mean over its segments; or a row a segment",
+    help="a row a file, the mean over its segments, or their mean and then"
+    " their standard deviation; or a row a segment",
   )
   embed.add_argument(
     "--format",

@@ -9,7 +9,7 @@ import io
 import posixpath
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from vicreg_jax.data import audio
@@ -159,7 +159,7 @@ def _rows(path, content, ids, unread):
       f"{path} line {line}: a zero byte, as UTF-16 has; save the file as UTF-8"
     )
   reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-  find = _finder(ids)
+  find = finder(ids)
   header, rows, skipped = None, {}, {}
   first_missing = ""
   try:
@@ -201,7 +201,7 @@ def _rows(path, content, ids, unread):
   return header, rows, skipped
 
 
-def _finder(ids):
+def finder(ids: Iterable[str]) -> Callable[[str], str | None]:
   """The id of a name, or None. macOS writes accents in another way (NFD)."""
   ids, composed = set(ids), {}
   for id_ in sorted(ids, reverse=True):
