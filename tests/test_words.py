@@ -120,7 +120,9 @@ def test_commands_have_the_keys_of_their_config():
       flag.removeprefix("--").partition("=")[::2]
       for flag in shlex.split(command)
     )
-    config = runpy.run_path(str(ROOT / flags.pop("config")))["get_config"]()
+    file = flags.pop("config")
+    file = file if file.endswith(".py") else f"configs/{file}.py"
+    config = runpy.run_path(str(ROOT / file))["get_config"]()
     for flag in flags.keys() - MAIN_FLAGS:
       node = config
       for key in flag.removeprefix("config.").split("."):
