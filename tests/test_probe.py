@@ -27,6 +27,7 @@ from vicreg_jax.evaluation import (
   random_splits,
   representations,
   scores,
+  trained_heads,
 )
 from vicreg_jax.jobs import embed, pretrain, probe
 from vicreg_jax.model import optim, samplecnn
@@ -199,10 +200,12 @@ def linear_problem(n, seed=0):
 def fit(config, seed=0, encoder=None):
   y_NxD, labels_NxK = linear_problem(200)
   valid_y, valid_labels = linear_problem(100, 1)
-  valid = probe._Split(valid_y, np.arange(100), valid_labels)
+  valid = trained_heads._Split(valid_y, np.arange(100), valid_labels)
   encoder = encoder or FakeEncoder(y_NxD)
   with mock.patch.object(representations, "crops", FakeEncoder.crops):
-    return probe._train(config, encoder, None, labels_NxK, valid, False, "")
+    return trained_heads._train(
+      config, encoder, None, labels_NxK, valid, False, ""
+    )
 
 
 def test_the_linear_head_is_logistic_regression(probing):
@@ -230,7 +233,7 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
   torch = pytest.importorskip("torch")
   y_NxD, labels_NxK = linear_problem(20)
   tx = optim.adam(1.0, weight_decay=1e-2)
-  train_epoch, loss_of = probe._make_steps(tx, False)
+  train_epoch, loss_of = trained_heads._make_steps(tx, False)
   module = samplecnn.Head(3, 5)
   params = module.init(jax.random.key(0), y_NxD)["params"]
   hidden, out = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
@@ -238,7 +241,7 @@ def test_one_epoch_of_a_head_equals_pytorch(probing):
     for layer, name in ((hidden, "hidden"), (out, "out")):
       layer.weight.copy_(torch.tensor(np.array(params[name]["kernel"]).T))
       layer.bias.copy_(torch.tensor(np.array(params[name]["bias"])))
-  order_SxB, mask_SxB = probe._order(0, 0, 20, 8)
+  order_SxB, mask_SxB = trained_heads._order(0, 0, 20, 8)
   assert mask_SxB.sum() == 20 and order_SxB.shape == (3, 8)
   params, _ = train_epoch(
     module,
@@ -289,7 +292,7 @@ def test_scores_to_choose_by_are_those_of_the_validation_clips(probing):
     labels = labels | {"train": train_labels}
     prepared = types.SimpleNamespace(label_kind="multi")
     with mock.patch.object(representations, "crops", FakeEncoder.crops):
-      found, _ = probe._scores(
+      found, _ = trained_heads.score(
         probing, FakeEncoder(train_y), prepared, labels, segments, ""
       )
       return found
@@ -309,7 +312,7 @@ def test_the_best_validation_weights_are_kept(probing):
   probing.probe.plateau_patience = 100
   head = fit(probing)["mlp"]
   valid_y, valid_labels = linear_problem(100, 1)
-  _, loss_of = probe._make_steps(optim.adam(1.0), False)
+  _, loss_of = trained_heads._make_steps(optim.adam(1.0), False)
   best, last = (
     float(
       loss_of(head.module, params, valid_y, valid_labels, np.full(100, 0.01))
@@ -334,9 +337,9 @@ def test_a_long_clip_counts_as_any_other_for_the_best_epoch(probing):
   valid_y, valid_labels = linear_problem(21, 1)
   valid_labels[0] = 1 - valid_labels[0]
   clip_M = np.repeat(np.arange(21), [1000] + 20 * [10])
-  valid = probe._Split(valid_y[clip_M], clip_M, valid_labels)
+  valid = trained_heads._Split(valid_y[clip_M], clip_M, valid_labels)
   with mock.patch.object(representations, "crops", FakeEncoder.crops):
-    head = probe._train(
+    head = trained_heads._train(
       probing, FakeEncoder(y_NxD), None, labels_NxK, valid, False, ""
     )["linear"]
   logits = np.array(head.module.apply({"params": head.best_params}, valid_y))

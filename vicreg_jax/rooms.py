@@ -91,7 +91,7 @@ ROOMS = {
     "scores with intervals: what a vector is worth",
     "clip_probes",
     "metrics bootstrap classifiers scores representations label_share"
-    " other_vectors random_splits clip_probes retrieval",
+    " other_vectors random_splits trained_heads clip_probes retrieval",
   ),
   "jobs": Room(
     "a config and a workdir",

@@ -53,19 +53,8 @@ def write(
     input_pipeline.tracks(prepared, "test"), return_inverse=True
   )
   crop = next(iter(encoders.values())).crop
-  sample = np.sort(
-    np.random.default_rng(seed).permutation(len(labels_NxK))[:clips]
-  )
-  crops = input_pipeline.probe_crops(
-    prepared,
-    "test",
-    crop=crop,
-    seed=seed,
-    epoch=0,
-    batch_size=batch_size,
-    chosen=sample,
-  )
-  x_NxT = np.concatenate(list(crops))
+  sample = np.random.default_rng(seed).permutation(len(labels_NxK))[:clips]
+  x_NxT = _crops(prepared, np.sort(sample), crop, seed, batch_size)
   results = {"clips": len(labels_NxK), "augmented clips": len(x_NxT)}
   if len(x_NxT) > K:
     changed = augmented(x_NxT, prepared.sample_rate, seed)
@@ -90,6 +79,20 @@ def write(
     content = json.dumps(results, indent=1).encode() + b"\n"
     with files.explained(f"{workdir}/{RESULTS}"):
       files.write(f"{workdir}/{RESULTS}", content)
+
+
+def _crops(prepared, chosen, crop, seed, batch_size) -> np.ndarray:
+  """A crop of each of the chosen test clips."""
+  batches = input_pipeline.probe_crops(
+    prepared,
+    "test",
+    crop=crop,
+    seed=seed,
+    epoch=0,
+    batch_size=batch_size,
+    chosen=chosen,
+  )
+  return np.concatenate(list(batches))
 
 
 def _of_encoder(encoder, batch_size) -> Embed:

@@ -96,13 +96,9 @@ def embed_files(
       somebody else's file, is being written by another command, or cannot be
       written; what was done is kept.
   """
-  for key, value, known in (
-    ("pooling", pooling, POOLINGS),
-    ("format", format, FORMATS),
-    ("prune", prune, following.PRUNE),
-  ):
-    if value not in known:
-      raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
+  _check("pooling", pooling, POOLINGS)
+  _check("format", format, FORMATS)
+  _check("prune", prune, following.PRUNE)
   given = output
   table, output = _outputs(output, format, (*paths, *inputs), overwrite)
   about = {
@@ -124,6 +120,16 @@ def embed_files(
     store.finish()
     if format != "parquet":
       _convert(table, output, format)
+  return _summary(paths, todo, store, followed)
+
+
+def _check(key, value, known):
+  if value not in known:
+    raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
+
+
+def _summary(paths, todo, store, followed) -> Summary:
+  """What became of files, of which `todo` were not known."""
   left_out, damaged = _faults(paths, store.find)
   lost = _faults(todo, store.find)[0]
   embedded = len(todo) - sum(lost.values())

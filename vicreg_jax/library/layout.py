@@ -85,10 +85,7 @@ def make(
       " artist, album, genre and year need files that tell them, and a column"
       " --table"
     )
-  track_of = tracks_of(dict.fromkeys(rows.paths))
-  tracks = dict.fromkeys(track_of.values())
-  numbers = {track: i for i, track in enumerate(tracks)}
-  track_N = np.array([numbers[track_of[p]] for p in rows.paths], np.int32)
+  track_N = _track_numbers(rows.paths)
   k = min(_UMAP_NEIGHBOURS, len(track_N) - 1)
   others = neighbours.of_all(
     rows.y_NxD, track_N, scaling, max(k, SHOWN), progress="neighbours"
@@ -96,17 +93,15 @@ def make(
   near = neighbours.merged(_of_own_track(unit_NxD, track_N, k), others)
   xy_Nx2, projection = _project(unit_NxD, [x[:, :k] for x in near], projection)
   cosine_Nx10, number_Nx10 = (x[:, :SHOWN] for x in others)
-  return Points(
-    rows,
-    xy_Nx2,
-    track_N,
-    number_Nx10,
-    cosine_Nx10,
-    told,
-    colourings,
-    total,
-    projection,
-  )
+  shown = rows, xy_Nx2, track_N, number_Nx10, cosine_Nx10
+  return Points(*shown, told, colourings, total, projection)
+
+
+def _track_numbers(paths) -> np.ndarray:
+  """Of each path the number of its track; see `tracks.tracks_of`."""
+  track_of = tracks_of(dict.fromkeys(paths))
+  numbers = {t: i for i, t in enumerate(dict.fromkeys(track_of.values()))}
+  return np.array([numbers[track_of[path]] for path in paths], np.int32)
 
 
 def _of_own_track(unit_NxD, track_N, k):
