@@ -15,11 +15,10 @@ import soundfile
 import vicreg_jax
 from vicreg_jax import bench
 from vicreg_jax import config as configs
-from vicreg_jax.benchmarks import augment, embed, gpu, pipeline, similar, step
+from vicreg_jax.benchmarks import augment, embed, gpu, pipeline, step
 from vicreg_jax.benchmarks.support import timing
 from vicreg_jax.data import audio, augment_config, seeds
 from vicreg_jax.data import augment as augment_ops
-from vicreg_jax.library.tables import Tables
 
 
 @pytest.fixture
@@ -312,23 +311,6 @@ def test_peak_memory_is_that_of_the_process_alone():
   before, more = map(float, done.stdout.split())
   assert before < 150 < ballast.nbytes / 2**20
   assert more == pytest.approx(100, abs=5)
-
-
-@pytest.mark.slow
-def test_similar_asks_for_what_is_nearest(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(similar, "_command", lambda *args: None)
-  results = results_of(capsys, "similar", "--vectors=60", "--repeats=2")
-  assert median(results["question, exact"]["s"]) > 0
-  if "build" in results:  # so few rows are all compared
-    assert results["build"]["recall_at_10"] == 1
-  path = str(tmp_path / "rows.parquet")
-  similar.write(path, 60)
-  (rows,) = Tables([path]).segments()
-  unit_NxD = rows.y_NxD.astype(float)
-  unit_NxD /= np.linalg.norm(unit_NxD, axis=1, keepdims=True)
-  first, second = np.argsort(unit_NxD[1:] @ unit_NxD[0])[:-3:-1] + 1
-  hits = similar._exact(path, rows.y_NxD[:1], "0.ogg".__eq__, 2)
-  assert [hit.path for hit in hits] == [f"{first}.ogg", f"{second}.ogg"]
 
 
 def test_errors(tmp_path, capsys):

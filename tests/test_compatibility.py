@@ -24,7 +24,6 @@ from vicreg_jax import config_limits, mesh
 from vicreg_jax.data import datasets
 from vicreg_jax.jobs import pretrain
 from vicreg_jax.library import embedding
-from vicreg_jax.library.tables import Tables
 from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 
@@ -121,16 +120,3 @@ def test_a_table_is_searched_and_goes_on(library, capsys):
   paths = [f"music/{i}.wav" for i in range(3)]
   done = embedding.embed_files(encoder, paths, "table.parquet", pooling="none")
   assert (done.embedded, done.known) == (0, 3)
-
-
-def test_an_index_answers(library, capsys):
-  pytest.importorskip("lancedb")
-  # An index is of a table that lies where it lay, and was not written since.
-  record = json.loads((library / "index/index.json").read_text())
-  of = record["vicreg_jax"]["tracks-none"]["of"]
-  of["tables"] = Tables(["table.parquet"]).state()
-  (library / "index/index.json").write_text(json.dumps(record))
-  before = written(library / "index")
-  paths = [row["path"] for row in similar(capsys, "--index=index")]
-  assert paths == ["music/1.wav", "music/2.wav"]
-  assert written(library / "index") == before

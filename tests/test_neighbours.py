@@ -147,15 +147,13 @@ def torn(tmp_path, monkeypatch):
   return tables, y_NxD, track_N
 
 
-@pytest.mark.parametrize("index", [False, True])
-def test_a_track_is_one_whatever_its_spelling(torn, capsys, tmp_path, index):
+def test_a_track_is_one_whatever_its_spelling(torn, capsys, tmp_path):
   tables, y_NxD, track_N = torn
   tracks = np.stack([y_NxD[track_N == t].mean(axis=0) for t in range(5)])
   expected = cosines(tracks[2:3], tracks)[0]
   order = [i for i in np.argsort(-expected) if i != 2]
-  flags = ["--index=index"] if index and pytest.importorskip("lancedb") else []
   for path in ("x/2.ogg", f"{tmp_path}/x/2.ogg", "./y/..//x/2.ogg"):
-    hits = similar(capsys, *tables, path, *flags)
+    hits = similar(capsys, *tables, path)
     assert [hit["path"] for hit in hits] == [f"x/{i}.ogg" for i in order]
     found = [hit["similarity"] for hit in hits]
     np.testing.assert_allclose(found, expected[order], atol=1e-6)
@@ -197,7 +195,6 @@ def test_one_spelling_of_another_directory_is_as_it_was(
   (tmp_path / "x").mkdir()
   monkeypatch.chdir(tmp_path / "x")
   table = write(tmp_path / "a", np.eye(3) + 1, ["../y/a", "../y/b", "../x/c"])
-  assert not Tables([table]).are_joined()
   hits = similar(capsys, table, "c")
   assert {hit["path"] for hit in hits} == {"../y/a", "../y/b"}
 

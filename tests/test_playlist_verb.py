@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from test_index import index  # noqa: F401
 from test_neighbours import call, cosines, draw, scaled, similar, write
 
 import vicreg_jax
@@ -33,12 +32,8 @@ def touch(*paths):
 
 
 @pytest.mark.parametrize("scale", ["none", "standardise", "whiten"])
-@pytest.mark.parametrize("indexed", [False, True])
-def test_several_songs_are_asked_for_by_their_mean(
-  capsys, scale, indexed, request
-):
+def test_several_songs_are_asked_for_by_their_mean(capsys, scale):
   """And away from others: by float64."""
-  flags = [request.getfixturevalue("index")] if indexed else []
   y_NxD = draw(size=(40, 8)) * np.linspace(1, 5, 8) + 2
   tables = [
     write("a", y_NxD[:25]),
@@ -55,7 +50,7 @@ def test_several_songs_are_asked_for_by_their_mean(
     names = [f"{i}.ogg" for i in like]
     hits = similar(
       capsys, *tables, *names, *(f"--not={i}.ogg" for i in far), "--top=9",
-      f"--scale={scale}", *flags,
+      f"--scale={scale}",
     )  # fmt: skip
     assert [hit["path"] for hit in hits] == [f"{i}.ogg" for i in order]
     np.testing.assert_allclose(
@@ -165,9 +160,7 @@ def test_names_are_shown_where_they_are_known(capsys):
   assert len({line.index(line.split()[-1]) for line in lines}) == 1
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-def test_copies_are_shown_once(capsys, indexed, request):
-  flags = [request.getfixturevalue("index")] if indexed else []
+def test_copies_are_shown_once(capsys):
   draw = np.random.default_rng(0).normal  # the same, whatever ran before
   y_NxD = draw(size=(30, 8))
   y_NxD[10:28] = y_NxD[1] + 0.002 * draw(size=(18, 8))
@@ -179,9 +172,8 @@ def test_copies_are_shown_once(capsys, indexed, request):
   seconds[28:] = 99.0
   y_NxD[28] += 0.004 * draw(size=8)
   table = write("t", y_NxD, told={"duration": seconds})
-  flags += ["--top=11"]
-  hits = similar(capsys, table, "1.ogg", *flags)
-  assert call("similar", table, "1.ogg", *flags) is None
+  hits = similar(capsys, table, "1.ogg", "--top=11")
+  assert call("similar", table, "1.ogg", "--top=11") is None
   assert "copies, not shown: 18" in capsys.readouterr().err
   kinds = [min(int(hit["path"].split(".")[0]), 29) for hit in hits]
   # Of the 18 copies of the song itself one, the longer one, one of 2 and 29.

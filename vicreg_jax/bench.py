@@ -7,7 +7,6 @@ augment   CPU time of each augmentation, against sox and others
 pipeline  the tf.data pipeline: cores, crops alone, memory
 step      the train step, against PyTorch
 embed     the verb `embed`, against onnxruntime; its start and memory
-similar   the nearest of many vectors, against an index of LanceDB
 startup   from the command to the first step; memory of training
 gpu       a card in ten minutes: steps, whole trainings, embedding, memory
 

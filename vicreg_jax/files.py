@@ -152,14 +152,6 @@ def kept_npz(path, made_of: list, make: Callable[[], dict]) -> dict:
   return arrays
 
 
-def remove_tree(path):
-  """Deletes a directory, if it is there. Raises OSError if it cannot be."""
-  with os_errors(path):
-    directory = epath.Path(path)
-    if directory.exists():
-      directory.rmtree()
-
-
 def output(
   path,
   flag="--output",
@@ -261,18 +253,16 @@ def _is_table(head, file) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path, flag="--output", *, directory=False):
-  """Keeps others from writing `path` meanwhile: a file, or a directory.
+def lock(path, flag="--output"):
+  """Keeps others from writing a file meanwhile, by `PATH.lock` beside it.
 
   The kernel lets go when the process dies, however that comes about. Of several
   hosts with one directory, let the first one lock. Buckets have no locks, some
   network disks neither: there nothing is kept.
 
   Args:
-    path: a file, beside which `PATH.lock` lies meanwhile; or a directory, which
-      is made.
+    path: of the file; its folder is made.
     flag: by which the user has named the path.
-    directory: which of the two it is.
 
   Raises:
     ValueError: another one holds it, of this process or another.
@@ -282,11 +272,10 @@ def lock(path, flag="--output", *, directory=False):
     yield
     return
   place = os.path.realpath(path)
-  os.makedirs(place if directory else os.path.dirname(place), exist_ok=True)
-  name = place if directory else f"{place}.lock"
+  os.makedirs(os.path.dirname(place), exist_ok=True)
+  name = f"{place}.lock"
   while True:
-    kind = os.O_DIRECTORY if directory else os.O_RDWR | os.O_CREAT
-    file = os.open(name, kind, 0o666)
+    file = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       _hold(file, path, flag)
       with contextlib.suppress(FileNotFoundError):
@@ -299,10 +288,9 @@ def lock(path, flag="--output", *, directory=False):
   try:
     yield
   finally:
-    if not directory:
-      with contextlib.suppress(OSError):
-        if not os.fstat(file).st_size:  # else it is somebody's
-          os.unlink(name)
+    with contextlib.suppress(OSError):
+      if not os.fstat(file).st_size:  # else it is somebody's
+        os.unlink(name)
     os.close(file)
 
 

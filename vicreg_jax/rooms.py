@@ -81,10 +81,10 @@ ROOMS = {
   ),
   "library": Room(
     "a collection of audio files",
-    "its table of vectors; neighbours, playlists, index, map",
+    "its table of vectors; neighbours, playlists, map",
     "embedding",
     "playlists audio_paths store following describe embedding tables made_by"
-    " neighbours route index songs colourings layout page serve",
+    " neighbours route songs colourings layout page serve",
   ),
   "evaluation": Room(
     "a frozen encoder, labelled clips",
@@ -121,7 +121,7 @@ ROOMS = {
     "flags",
     "what `bench NAME` measures: one a file, by its name",
     "pipeline",
-    "decode augment pipeline step embed similar startup gpu",
+    "decode augment pipeline step embed startup gpu",
   ),
   "doors": Room(
     "a command line",

@@ -128,12 +128,10 @@ def add_intervals(
   rare = bootstrap.rarest(labels_NxK, track_N) < bootstrap.LEAST
   effective = bootstrap.effective(track_N)
   weight_BxN = bootstrap.weights(track_N, seed)
-  draws = {
-    name: bootstrap.weighted(
-      labels_NxK, scores.predicted_NxK, weight_BxN, single=single
-    )
-    for name, scores in found.items()
-  }
+  draws = {}
+  for name, of in found.items():
+    scored = labels_NxK, of.predicted_NxK, weight_BxN
+    draws[name] = bootstrap.weighted(*scored, single=single)
   for name, values in draws.items():
     results[name]["interval"] = {
       k: bootstrap.interval(
@@ -144,22 +142,26 @@ def add_intervals(
     if rare:
       results[name]["interval"]["pr_auc"] = [math.nan, math.nan]
   for name, other in pairs(draws):
-    than, drawn = results[f"{other}_{name}"], draws[f"{other}_{name}"]
-    results[name][f"over_{other}"] = {
-      k: {
-        "difference": (difference := results[name][k] - than[k]),
-        "interval": bootstrap.interval(
-          value_B - drawn[k], difference, effective
-        ),
-      }
-      for k, value_B in draws[name].items()
-    }
+    results[name][f"over_{other}"] = _over(
+      results, draws, name, f"{other}_{name}", effective
+    )
   results["bootstrap"] = {
     "method": bootstrap.METHOD,
     "draws": len(weight_BxN),
     "tracks": tracks,
     "clips": len(track_N),
   }
+
+
+def _over(results, draws, name, other, effective) -> dict:
+  """{metric: the difference of two predictors, and its interval}."""
+  differences = {}
+  for k, value_B in draws[name].items():
+    difference = results[name][k] - results[other][k]
+    drawn_B = value_B - draws[other][k]
+    interval = bootstrap.interval(drawn_B, difference, effective)
+    differences[k] = {"difference": difference, "interval": interval}
+  return differences
 
 
 def majority(train_labels_NxK, test_labels_MxK) -> dict:

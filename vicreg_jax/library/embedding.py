@@ -96,9 +96,7 @@ def embed_files(
       somebody else's file, is being written by another command, or cannot be
       written; what was done is kept.
   """
-  _check("pooling", pooling, POOLINGS)
-  _check("format", format, FORMATS)
-  _check("prune", prune, following.PRUNE)
+  _check(pooling=pooling, format=format, prune=prune)
   given = output
   table, output = _outputs(output, format, (*paths, *inputs), overwrite)
   about = {
@@ -112,9 +110,8 @@ def embed_files(
     followed = following.follow(store, paths, roots or {}, prune)
     todo, known = store.wanted(paths)
     reader = _Reader(todo, encoder, about["hop"], describe)
-    rows = _Rows(pooling)
     with contextlib.closing(reader), _progress(len(paths), known) as progress:
-      for file, made in _made(encoder, reader, rows):
+      for file, made in _made(encoder, reader, _Rows(pooling)):
         store.add(file, made)
         progress.update()
     store.finish()
@@ -123,9 +120,12 @@ def embed_files(
   return _summary(paths, todo, store, followed)
 
 
-def _check(key, value, known):
-  if value not in known:
-    raise ValueError(f"{key} is {value!r}; use one of {', '.join(known)}")
+def _check(**values):
+  known = {"pooling": POOLINGS, "format": FORMATS, "prune": following.PRUNE}
+  for key, value in values.items():
+    if value not in known[key]:
+      names = ", ".join(known[key])
+      raise ValueError(f"{key} is {value!r}; use one of {names}")
 
 
 def _summary(paths, todo, store, followed) -> Summary:

@@ -11,7 +11,7 @@ A song is a track of the tables, or another file, which is embedded.
 import collections
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from vicreg_jax import files, messages
 from vicreg_jax.data.audio import AudioError
 from vicreg_jax.data.tracks import tracks_of
 from vicreg_jax.library import audio_paths, neighbours, playlists, route
-from vicreg_jax.library import index as indexes
 from vicreg_jax.library.made_by import check_passages, encoder_of
 from vicreg_jax.library.neighbours import Hit
 from vicreg_jax.library.tables import Rows, Tables, Tags, joined, means, same
@@ -137,7 +136,6 @@ def similar(
   at: float | None = None,
   top: int = 10,
   scale: str = "none",
-  index: str = "",
   other_tracks: bool = False,
   limits: Limits = _NONE,
 ) -> Found:
@@ -153,7 +151,6 @@ def similar(
     at: of passages: like the one at this second.
     top: at most so many.
     scale: of `neighbours.SCALES`, before vectors are unit vectors.
-    index: a directory of `index.of_tables`, to be asked instead.
     other_tracks: leaves out pieces of the same track, as in a data set.
     limits: on tracks; their copies are left out besides: equal vectors, or a
       cosine above 0.9999 and durations that differ by a second at most.
@@ -165,43 +162,28 @@ def similar(
   passages = by == "segments"
   seeds = read(tables, like, model)
   others = read(tables, unlike, model) if unlike else []
-  if passages and (others or len(seeds) > 1):
-    raise ValueError(
-      "--by=segments is for one song, without --not: passages have no mean"
-    )
-  query = seeds[0] if passages else _tracks(seeds)
-  if at is not None:
-    query = _passage(query, at)
+  query = _passages(seeds, others, at) if passages else _tracks(seeds)
   names = {rows.paths[0] for rows in (*seeds, *others)}
   is_own = (_pieces(names, tables) if other_tracks else names).__contains__
-  scaling, search = _search(tables, by, scale, index)
+  scaling = neighbours.scaling_of(tables, scale)
+
+  def search(scaled_QxD, count):
+    pieces = tables.segments() if passages else tables.tracks()
+    return neighbours.search(scaled_QxD, pieces, scaling, is_own, count)
+
   unit_QxD = np.asarray(scaling.unit(query.y_NxD))
   if passages:
-    hits = search(unit_QxD, is_own, top)
+    hits = search(unit_QxD, top)
     return Found(hits, query, tables.tags({hit.path for hit in hits}), 0)
   far = scaling.unit(_tracks(others).y_NxD) if others else ()
   blend_1xD = neighbours.blend(unit_QxD, far)
   choice, wanted = _Choice(tables, limits, query.paths, top), top
   while True:
-    hits = search(blend_1xD, is_own, wanted)
+    hits = search(blend_1xD, wanted)
     kept, tags, copies = choice.of(hits)
     if len(kept) >= top or len(hits) < wanted:
       return Found(kept, query, tags, copies)
     wanted *= 4  # most of them were left out
-
-
-def _search(tables, by, scale, index) -> tuple[neighbours.Scaling, Callable]:
-  """The scaling, and what finds hits as `Index.search` does."""
-  if index:
-    made = indexes.of_tables(index, tables, by, scale)
-    return made.scaling, made.search
-  scaling = neighbours.scaling_of(tables, scale)
-
-  def search(scaled_QxD, leave_out, count):
-    pieces = tables.segments() if by == "segments" else tables.tracks()
-    return neighbours.search(scaled_QxD, pieces, scaling, leave_out, count)
-
-  return scaling, search
 
 
 def _tracks(songs: Iterable[Rows]) -> Rows:
@@ -209,8 +191,18 @@ def _tracks(songs: Iterable[Rows]) -> Rows:
   return joined(*(next(means([rows])) for rows in songs))
 
 
-def _passage(rows: Rows, second: float) -> Rows:
-  """The row whose middle is nearest to a second. Raises if it has none."""
+def _passages(seeds, others, second: float | None) -> Rows:
+  """Rows of the one song, or its row whose middle is nearest to a second.
+
+  Raises ValueError if there is not one song, or nothing at that second.
+  """
+  if others or len(seeds) > 1:
+    raise ValueError(
+      "--by=segments is for one song, without --not: passages have no mean"
+    )
+  (rows,) = seeds
+  if second is None:
+    return rows
   if not rows.start_N.min() <= second <= rows.end_N.max():
     raise ValueError(
       f"--at={second:g}: {rows.paths[0]} is embedded from"

@@ -119,10 +119,6 @@ class Tables:
       self._told[path] = [name for name in Tags._fields if name in schema.names]
       return kind.list_size, about, table.metadata.num_rows
 
-  def state(self) -> list:
-    """[path, size, time of the last change] of each file."""
-    return [_state(path) for path in self.paths]
-
   @functools.cached_property
   def _groups(self) -> list[tuple[str, int, pa.Array]]:
     """(file, row group, the path of each run of rows in it)."""
@@ -166,10 +162,6 @@ class Tables:
       else:
         first[key] = name
     return spelled, apart
-
-  def are_joined(self) -> bool:
-    """Whether rows of one track lie apart, or under several spellings."""
-    return any(self._spellings)
 
   def names(self) -> list[str]:
     """The path of each track."""
@@ -334,14 +326,6 @@ def _about(path, text) -> dict:
     f"{path} says of itself {text[:80]!r}, which `embed` has not written: embed"
     f" its files again, or take the entry {KEY.decode()!r} out of its metadata"
   )
-
-
-def _state(path):
-  if files.is_bucket(path):
-    stat = epath.Path(path).stat()
-    return [path, stat.length, stat.mtime]
-  stat = os.stat(path)
-  return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
 
 
 @contextlib.contextmanager

@@ -221,13 +221,6 @@ def _similar(verbs):
     " are",
   )
   similar.add_argument(
-    "--index",
-    metavar="DIR",
-    default="",
-    help="asked instead of the tables, and built from them where there is none:"
-    " for many questions, or millions of vectors",
-  )
-  similar.add_argument(
     "--per-artist", type=_count, metavar="N", help="at most N songs of each"
   )
   similar.add_argument(

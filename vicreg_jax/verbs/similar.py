@@ -27,7 +27,6 @@ def run(args) -> int:
     at=args.at,
     top=args.top,
     scale=args.scale,
-    index=args.index,
     other_tracks=args.other_tracks,
     limits=limits,
   )
