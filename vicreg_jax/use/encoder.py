@@ -267,11 +267,7 @@ def jit_encode(config, devices: Mesh) -> Callable:
 
 
 def load(
-  source,
-  *,
-  step: int = -1,
-  epoch: float = -1.0,
-  devices: Mesh | None = None,
+  source, *, step: int = -1, epoch: float = -1.0, devices: Mesh | None = None
 ) -> Encoder:
   """A frozen encoder; see `vicreg_jax.load`.
 
@@ -415,9 +411,7 @@ def _best_by(config: dict) -> str | None:
   """The measure that tells a run's best step, if there is one."""
   keys = config.get("checkpoint")
   by = keys.get("best_by") if isinstance(keys, dict) else None
-  return (
-    by if by in tuple(best_checkpoint.MEASURES) else None
-  )  # whatever kind it is
+  return by if by in tuple(best_checkpoint.MEASURES) else None  # of any kind
 
 
 def _best_step(run, by) -> int:
