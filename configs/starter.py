@@ -15,6 +15,8 @@ from vicreg_jax import config as configs
 def get_config():
   config = configs.base_clmr()
   config.data.name = "folder"
+  # Renderings of a piece, TRACK.1-0-30 and TRACK.2-0-30, are one track.
+  config.data.track_pattern = r"(.+?)(?:\.\d)?-\d+-\d+"
   config.data.crop = 19_683  # 0.9 s
   config.model.blocks = 8
   config.model.width = 0.5

@@ -4,7 +4,9 @@ import csv
 import importlib.util
 import pathlib
 import shutil
+import struct
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
@@ -40,6 +42,9 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
     path = tree / "usr/share/game" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, RATE)
+  with zipfile.ZipFile(tree / "usr/share/game/data.pk3", "w") as archive:
+    archive.write(tree / "usr/share/game/music/end.wav", "music/packed.wav")
+  (tree / "usr/share/game/music/end.wav").unlink()
   (tree / "usr/share/game/music/noise.ogg").write_bytes(b"no music")
   licence = tree / "usr/share/doc/game-data/copyright"
   licence.parent.mkdir(parents=True)
@@ -56,7 +61,9 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   subprocess.run(
     ["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True
   )
-  monkeypatch.setattr(script, "PACKAGES", ("game-data",))
+  (tmp_path / "list.txt").write_text("# one\ngame-data\n")
+  monkeypatch.setattr(script, "LIST", tmp_path / "list.txt")
+  monkeypatch.setattr(script, "SOUNDFONTS", ())
   monkeypatch.setattr("sys.argv", ["starter_corpus", f"--output={out}"])
   script.main()
   assert "3 clips of 2 tracks" in capsys.readouterr().out
@@ -64,7 +71,7 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   assert sorted(clips) == [
     "b_side-0-30.ogg",
     "b_side-30-60.ogg",
-    "end-0-30.ogg",
+    "packed-0-30.ogg",
   ]
   samples, rate = soundfile.read(clips["b_side-30-60.ogg"])
   assert (rate, samples.shape) == (22_050, (30 * 22_050,))
@@ -78,7 +85,23 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   )
   assert why["jingle.wav"] == "shorter than 30 s"
   assert why["noise.ogg"] == "not decodable"
-  assert why["wind.wav"] == "not in a folder of music"
+  assert why["wind.wav"] == "not named as music"
   assert rows["b-side.wav"]["clips"] == "2"
   assert rows["b-side.wav"]["version"] == "1.2-3"
   assert (out / "licences/game.txt").read_text() == "CC0-1.0"
+
+
+def test_lumps_of_a_wad(script, tmp_path):
+  """As Doom has them: a header, the lumps, and a directory of them."""
+  lumps = [("MAP01", b""), ("D_RUNNIN", b"MThd and so on"), ("D_DEAD", b"x")]
+  data, directory = b"", b""
+  for name, lump in lumps:
+    entry = 12 + len(data), len(lump), name.encode()
+    directory += struct.pack("<ii8s", *entry)
+    data += lump
+  head = b"IWAD" + struct.pack("<ii", len(lumps), 12 + len(data))
+  assert list(script.wad_lumps(head + data + directory)) == lumps
+  (tmp_path / "doom.wad").write_bytes(head + data + directory)
+  script.unpack_archives(tmp_path)
+  (found,) = (tmp_path / "doom.wad.unpacked").iterdir()
+  assert found.name == "D_RUNNIN.mid" and found.read_bytes() == lumps[1][1]
