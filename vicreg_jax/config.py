@@ -179,11 +179,11 @@ def base_pretrain() -> ml_collections.ConfigDict:
       # Effective rank, spectrum and correlations of representations and
       # embeddings of so many clips to validate on (section 5.1); 0: never.
       diagnostics=dict(every_epochs=0.0, clips=2048),
-      # keep_at_epochs: epochs that are saved, and stay, besides.
-      # best_by: what counts is the last state, or, if this is not "", the best
-      # by "loss" on the clips to validate on, or by "knn": how well neighbours
-      # among the training clips tell their labels. The state before the first
-      # step is one of those.
+      # keep_at_epochs: these epochs are saved besides, and never deleted.
+      # best_by: which state the run gives. "" is the last one. "loss" is the
+      # state of the lowest loss on the validation clips. "knn" is the state
+      # whose neighbours among the training clips name the labels of validation
+      # clips best. The state before the first step takes part.
       checkpoint=dict(every_epochs=5.0, keep=3, keep_at_epochs=(), best_by=""),
       probe_after=False,  # probe the encoder on the same data set
       probe=_probe(),

@@ -1,15 +1,15 @@
 """Random numbers without state: seeds as functions of what they are for.
 
-Whatever is drawn of a clip is a function of (seed of the run, epoch, clip, a
-number of what is drawn). So a stream of clips may be entered anywhere, and
-nothing depends on the order or the number of threads and hosts.
+Each random number of a clip is a function of the run's seed, the epoch, the clip
+and the number of its purpose. So a stream of clips may be entered anywhere, and
+no number depends on the order or on how many threads and hosts there are.
 """
 
 import tensorflow as tf
 
-# What is drawn from `example_seed`: the augmentations of view 0, 1, ... of a
-# clip have the view's number, their crops CROP + view. The order of an epoch
-# belongs to no clip, which counts as clip 0.
+# Purposes of `example_seed`. The augmentations of view 0, 1, ... of a clip have
+# the number of the view, the crop of a view has CROP + view. The order of an
+# epoch belongs to no clip; it is drawn as if for clip 0.
 FILES, SHUFFLE, CROP = 101, 102, 103
 
 # What `op_seed` is for: a view's augmentations, and its crop. An augmentation's

@@ -122,7 +122,8 @@ def _knn(x_NxD, labels_NxK, others, single) -> Iterator:
 def _shares(labels_NxK, distance_MxN, index_MxN, k):
   """Of each label among the k nearest, weighted.
 
-  Rounded, so that all of them and all of them are a tie whatever the weights.
+  Shares are rounded: two labels that all k neighbours have are then a tie,
+  whatever the weights.
   """
   weight_MxN = np.exp(-distance_MxN[:, :k] / TEMPERATURE)
   weight_MxN /= weight_MxN.sum(axis=1, keepdims=True)

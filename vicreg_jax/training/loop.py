@@ -28,7 +28,7 @@ from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training import writer as writer_lib
 
 # A continued run may change these keys, and all keys that begin with one of
-# them. The data may lie elsewhere: "prepared" says which data they are.
+# them. The data may have moved: the key "prepared" names the data.
 HARMLESS = (
   "checkpoint.every_epochs",
   "checkpoint.keep",

@@ -108,7 +108,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
 
 
 def _chosen(data):
-  """Keys that decide what clips are, where they are not as they begin."""
+  """The keys that decide which clips there are, if they are not the defaults."""
   keys = {"folders": data.folders, "track_pattern": data.track_pattern}
   return {k: v for k, v in keys.items() if v not in ("auto", "")}
 
