@@ -1,8 +1,8 @@
 """Random numbers without state: seeds as functions of what they are for.
 
-Each random number of a clip is a function of the run's seed, the epoch, the clip
-and the number of its purpose. So a stream of clips may be entered anywhere, and
-no number depends on the order or on how many threads and hosts there are.
+Each random number of a clip is a function of the run's seed, the epoch, the
+clip and the number of its purpose. So a stream of clips may be entered
+anywhere, and the order, threads and hosts do not matter.
 """
 
 import tensorflow as tf

@@ -108,7 +108,7 @@ class Folder(base.ClipBuilder, skip_registration=True):
 
 
 def _chosen(data):
-  """The keys that decide which clips there are, if they are not the defaults."""
+  """The keys that decide which clips there are, unless at their defaults."""
   keys = {"folders": data.folders, "track_pattern": data.track_pattern}
   return {k: v for k, v in keys.items() if v not in ("auto", "")}
 
