@@ -46,7 +46,7 @@ def run(args) -> int:
   html = page.page(made, audio, os.path.dirname(args.output), args.color)
   with files.explained(args.output, "--output"):
     files.write(output, html.encode())
-  print(f"{args.output}: {page.note(made)}, {len(html) / 1e6:.1f} MB")
+  print(f"{args.output}: {page.note(made)}, {len(html) / 1e6:.2g} MB")
   if args.png:
     page.picture(made, png, args.color)
     print(args.png)
