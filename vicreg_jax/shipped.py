@@ -37,4 +37,5 @@ def _find(name, prefix, inner):
     return name
   (folder, *_) = filter(os.path.isdir, _FOLDERS)
   path = os.path.join(folder, inner, f"{short}.py")
-  return path if short == name or os.path.isfile(path) else name
+  bare = short == name and not os.path.isdir(name)
+  return path if bare or os.path.isfile(path) else name
