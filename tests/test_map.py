@@ -306,7 +306,7 @@ def test_tags_are_those_of_each_segment_on_average(tmp_path):
   # Of rows with deviations the means are read.
   y_NxD = np.concatenate([logits, -9 * logits], axis=1)
   table = write(tmp_path / "m", y_NxD, about={"pooling": "mean_std"})
-  labels, code_N, _ = make(table, heads=heads).colourings["tag"]
+  labels, code_N, *_ = make(table, heads=heads).colourings["tag"]
   assert [labels[code] for code in code_N] == ["a", "b", "b"]
 
 

@@ -142,7 +142,7 @@ def add_intervals(
     if rare:
       results[name]["interval"]["pr_auc"] = [math.nan, math.nan]
   for name, other in pairs(draws):
-    results[name][f"over_{other}"] = _over(
+    results[name][f"over_{other}"] = _differences(
       results, draws, name, f"{other}_{name}", effective
     )
   results["bootstrap"] = {
@@ -153,7 +153,7 @@ def add_intervals(
   }
 
 
-def _over(results, draws, name, other, effective) -> dict:
+def _differences(results, draws, name, other, effective) -> dict:
   """{metric: the difference of two predictors, and its interval}."""
   differences = {}
   for k, value_B in draws[name].items():
