@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from chromium import PROGRAM, Browser
-from test_neighbours import call, cosines, scaled, similar, write
-from test_verbs import headed
+from tables import call, cosines, headed, scaled, similar, write
 
 import vicreg_jax
 from vicreg_jax.library import (

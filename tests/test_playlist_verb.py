@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from test_neighbours import call, cosines, draw, scaled, similar, write
+from tables import call, cosines, scaled, similar, write
 
 import vicreg_jax
 from vicreg_jax import files
 from vicreg_jax.library import playlists, songs
 from vicreg_jax.library.tables import Tables
+
+draw = np.random.default_rng(0).normal
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 from conftest import SIZES, shrink
-from test_neighbours import cosines, scaled
+from tables import cosines, scaled
 
 from vicreg_jax import config as configs
 from vicreg_jax.data import datasets

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from absl import app
-from test_neighbours import write
+from tables import headed, write
 
 import vicreg_jax
 from vicreg_jax import __main__ as command
@@ -33,26 +33,6 @@ def call(*flags):
   with pytest.raises(SystemExit) as end:
     command.main([str(flag) for flag in flags])
   return end.value.code
-
-
-def headed(small_run, run, names=("rock", "jazz", "folk"), hidden=8):
-  """Makes a workdir with the run's encoder and two heads; gives the heads."""
-  run.mkdir()
-  for path in ("config.json", "checkpoints"):
-    (run / path).symlink_to(f"{small_run}/{path}")
-  draw = np.random.default_rng(0).normal
-
-  def dense(inputs, outputs):
-    return {"kernel": draw(size=(inputs, outputs)), "bias": draw(size=outputs)}
-
-  params = {
-    "linear": {"out": dense(16, len(names))},
-    "mlp": {"hidden": dense(16, hidden), "out": dense(hidden, len(names))},
-  }
-  weights = vicreg_jax.load(small_run).fingerprint()
-  heads = heads_lib.Heads(names, True, weights, 3, params)
-  heads_lib.save(heads, str(run))
-  return heads
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
