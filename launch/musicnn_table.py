@@ -7,9 +7,10 @@
 
 MusiCNN (Pons and Serra 2019, ISC licence) is a supervised tagger. It needs a
 TensorFlow without Keras 3, so it has an environment of its own, and this script
-imports nothing of the package. The table has the columns `path`, below DIR, and
-`embedding`: of each file the mean over patches of 3 s without overlap; shorter
-files are left out. `--config.probe.others="musicnn=musicnn.parquet"` takes it.
+imports nothing of the package. The table has the columns `path`, below DIR;
+`embedding`, of each file the mean over patches of 3 s without overlap; and
+`tags`, the probabilities of the model's 50 tags, means too. Shorter files are
+left out. `--config.probe.others="musicnn=musicnn.parquet"` takes the table.
 """
 
 import argparse
@@ -37,9 +38,9 @@ def main():
   )
   parser.add_argument(
     "--layer",
-    choices=("penultimate", "mean_pool", "max_pool", "tags"),
+    choices=("penultimate", "mean_pool", "max_pool"),
     default="penultimate",
-    help="200, 753, 753 numbers, or the probabilities of 50 tags",
+    help="200, 753, 753 numbers",
   )
   args = parser.parse_args()
   files = [
@@ -49,34 +50,55 @@ def main():
   ]
   if not files:
     sys.exit(f"error: {args.folder} has no audio files")
-  paths, rows = [], []
+  patches, rows = tagger(args.model, args.layer), []
   for number, file in enumerate(files, 1):
     print(f"\r{number} of {len(files)}", end="", file=sys.stderr, flush=True)
     try:
-      rows.append(vector(file, args.model, args.layer))
-      path = os.fsencode(file.relative_to(args.folder))
-      paths.append(path.decode(errors="backslashreplace"))
+      embedding, tags = (y_PxD.mean(axis=0) for y_PxD in patches(file))
     except Exception as e:  # of any library that reads audio
       print(f"\nleft out: {file}: {e!r}", file=sys.stderr)
+      continue
+    path = os.fsencode(file.relative_to(args.folder))
+    path = path.decode(errors="backslashreplace")
+    rows.append(dict(path=path, embedding=embedding, tags=tags))
   print(file=sys.stderr)
   if not rows:
     sys.exit(f"error: nothing in {args.folder} could be read")
-  y_NxD = np.stack(rows).astype(np.float32)
-  column = pa.FixedSizeListArray.from_arrays(y_NxD.ravel(), y_NxD.shape[1])
-  table = pa.table({"path": paths, "embedding": column})
+  sizes = dict(embedding=len(embedding), tags=len(tags))
+  schema = [("path", pa.string())]
+  schema += [(k, pa.list_(pa.float32(), n)) for k, n in sizes.items()]
+  table = pa.Table.from_pylist(rows, pa.schema(schema))
   pq.write_table(table, args.output)
-  print(f"{args.output}: {len(paths)} files, {y_NxD.shape[1]} numbers each")
+  print(f"{args.output}: {len(rows)} files, {len(embedding)} numbers each")
 
 
-def vector(file, model: str, layer: str) -> np.ndarray:
-  """The mean [D] over a file's patches."""
-  from musicnn.extractor import extractor  # it loads TensorFlow
+def tagger(model: str, layer: str):
+  """A function from a file to its patches' vectors [P, D] and tags [P, 50].
 
-  with contextlib.redirect_stdout(io.StringIO()):
-    tags_PxK, _, features = extractor(
-      str(file), model=model, extract_features=True
-    )
-  return (tags_PxK if layer == "tags" else features[layer]).mean(axis=0)
+  musicnn's own `extractor`, with one graph for all files instead of one each.
+  """
+  import musicnn  # these load TensorFlow
+  import tensorflow.compat.v1 as tf
+  from musicnn import configuration, extractor, models
+
+  tf.disable_eager_execution()
+  frames = 3 * configuration.SR // configuration.FFT_HOP
+  with contextlib.redirect_stdout(io.StringIO()), tf.name_scope("model"):
+    x = tf.placeholder(tf.float32, [None, frames, configuration.N_MELS])
+    training = tf.placeholder(tf.bool)
+    logits, *layers = models.define_model(x, training, model, 50)
+  names = ("timbral", "temporal", "cnn1", "cnn2", "cnn3", "mean_pool")
+  names += ("max_pool", "penultimate")
+  outputs = layers[names.index(layer)], tf.sigmoid(logits)
+  session = tf.Session()
+  weights = pathlib.Path(musicnn.__file__).parent / model
+  tf.train.Saver().restore(session, f"{weights}/")
+
+  def patches(file):
+    x_PxTxM, _ = extractor.batch_data(str(file), frames, overlap=frames)
+    return session.run(outputs, {x: x_PxTxM, training: False})
+
+  return patches
 
 
 if __name__ == "__main__":
