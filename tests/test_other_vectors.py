@@ -139,7 +139,7 @@ def test_tables_made_elsewhere_are_rows(
     }
   paths = {n: write(tmp_path / n, of) for n, of in tables.items()}
   probing.probe.others = ",".join(f"{n}={path}" for n, path in paths.items())
-  probing.probe.update(pooling="mean_std", splits=2, retrieval=5)
+  probing.probe.update(splits=2, retrieval=5)
   results = probe.run(probing, str(tmp_path / "probe"))
   prefixes = ("", "mean_", "peer_", "own_", "own_mean_")
   names = [f"{p}{head}" for p in prefixes for head in ("logistic", "knn")]

@@ -486,10 +486,10 @@ def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
     y_MxD, clip_M = representations.segments(
       encoder, prepared, split, batch_size=8
     )
-    trained[split] = np.stack(
-      [y_MxD[clip_M == i].mean(axis=0) for i in range(max(clip_M) + 1)]
-    )
-  for prefix, y in (("", trained), ("mfcc_", of_mfcc)):
+    of_clips = [y_MxD[clip_M == i] for i in range(max(clip_M) + 1)]
+    trained[split] = np.stack([np.r_[y.mean(0), y.std(0)] for y in of_clips])
+  mean = {split: y[:, : encoder.size] for split, y in trained.items()}
+  for prefix, y in (("", trained), ("mean_", mean), ("mfcc_", of_mfcc)):
     for head in ("logistic", "knn"):
       train, valid = (
         classifiers.Vectors(y[s], labels[s]) for s in ("train", "valid")
@@ -504,7 +504,7 @@ def test_heads_on_clips_are_scored_for_three_encoders(whole, prepared):
       assert results_of["valid_roc_auc"] == auc
       assert results_of["C" if head == "logistic" else "k"] == found.chosen
   names = [f"{p}{h}" for p in ("", "untrained_") for h in ALL]
-  names += ["mfcc_logistic", "mfcc_knn"]
+  names += ["mean_logistic", "mean_knn", "mfcc_logistic", "mfcc_knn"]
   assert list(results) == [*names, "bootstrap", "splits", "step", "of"]
   on_clips = {n for n in names if n.endswith(("logistic", "knn"))}
   assert set(results["splits"]) == {"count", *on_clips}

@@ -91,9 +91,9 @@ def _probe() -> dict:
     untrained=True,  # also report the encoder before pretraining
     start=True,  # also report the encoder that it began from (init_from)
     mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
-    # A clip's vector for these two, of its segments': their "mean"; or their
-    # mean and then their deviation, "mean_std", beside rows of the mean alone.
-    pooling="mean",
+    # A clip's vector for these two, of its segments': their mean and then their
+    # deviation, "mean_std", beside rows of the mean alone; or the "mean".
+    pooling="mean_std",
     others="",  # also report tables made elsewhere: "musicnn=m.parquet,b=..."
     # So many of the training clips' labels are learned from: a fixed share of
     # their tracks, by class where labels are single, at least one of each.
