@@ -9,8 +9,9 @@ MusiCNN (Pons and Serra 2019, ISC licence) is a supervised tagger. It needs a
 TensorFlow without Keras 3, so it has an environment of its own, and this script
 imports nothing of the package. The table has the columns `path`, below DIR;
 `embedding`, of each file the mean over patches of 3 s without overlap; and
-`tags`, the probabilities of the model's 50 tags, means too. Shorter files are
-left out. `--config.probe.others="musicnn=musicnn.parquet"` takes the table.
+`tags`, the probabilities of the model's 50 tags, means too, whose names are in
+the table's metadata. Shorter files are left out.
+`--config.probe.others="musicnn=musicnn.parquet"` takes the table.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import os
 import pathlib
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -67,7 +67,8 @@ def main():
   sizes = dict(embedding=len(embedding), tags=len(tags))
   schema = [("path", pa.string())]
   schema += [(k, pa.list_(pa.float32(), n)) for k, n in sizes.items()]
-  table = pa.Table.from_pylist(rows, pa.schema(schema))
+  names = {"tags": ",".join(names_of_tags(args.model))}
+  table = pa.Table.from_pylist(rows, pa.schema(schema, names))
   pq.write_table(table, args.output)
   print(f"{args.output}: {len(rows)} files, {len(embedding)} numbers each")
 
@@ -99,6 +100,13 @@ def tagger(model: str, layer: str):
     return session.run(outputs, {x: x_PxTxM, training: False})
 
   return patches
+
+
+def names_of_tags(model: str) -> list[str]:
+  from musicnn import configuration
+
+  mtt = model.startswith("MTT")
+  return configuration.MTT_LABELS if mtt else configuration.MSD_LABELS
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""Heads for the starter encoder, of the tags that it agrees on with MusiCNN.
+
+    python -m vicreg_jax embed MODEL DIR/audio --output=segments.parquet \
+        --pooling=none
+    python launch/musicnn_table.py DIR/audio --output=musicnn.parquet
+    python launch/starter_tags.py MODEL DIR/audio PREPARED/clips.csv \
+        segments.parquet musicnn.parquet --output=HEADS
+
+DIR is the folder of `launch/starter_corpus.py`, PREPARED what is prepared of
+it (the line "prepared" of a training names it).
+The logits of MusiCNN's tags are learned from the segments of the training
+tracks by ridge regression, whose strength the tracks to validate on choose. A
+clip's probability is the mean over its segments. The agreement is the ROC-AUC
+by which that tells the tenth of the clips in which MusiCNN finds the tag most.
+Tags stay of at least `BAR` on the tracks to validate on and on those to test
+on; the printed figure is of the latter.
+"""
+
+import argparse
+import csv
+import pathlib
+
+import numpy as np
+import pyarrow.parquet as pq
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+
+import vicreg_jax
+from vicreg_jax.use import heads
+
+BAR, TOP = 0.85, 0.9
+STRENGTHS = np.logspace(2, 6, 9)
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  for name in ("model", "audio", "clips", "segments", "tags"):
+    parser.add_argument(name)
+  parser.add_argument("--output", required=True, type=pathlib.Path)
+  args = parser.parse_args()
+  encoder = vicreg_jax.load(args.model)
+  metadata = pq.read_schema(args.tags).metadata
+  names = metadata[b"tags"].decode().split(",")
+  by_split = read(args)
+  clips, x_SxD, p_NxK = by_split["train"]
+  model, trials = None, []
+  for strength in STRENGTHS:
+    tried = fitted(x_SxD, logits(p_NxK)[clips], strength)
+    trials.append((agreement_K(tried, *by_split["valid"]).mean(), strength))
+    if trials[-1] == max(trials):
+      model = tried
+  valid_K, test_K = (
+    agreement_K(model, *by_split[s]) for s in ("valid", "test")
+  )
+  kept = np.flatnonzero((valid_K >= BAR) & (test_K >= BAR))
+  for auc, strength in trials:
+    print(f"strength {strength:9.0f}: {100 * auc:.1f} on tracks to validate on")
+  for k in sorted(kept, key=lambda k: -test_K[k]):
+    print(f"| {names[k]} | {100 * test_K[k]:.0f} |")
+  print(f"{len(kept)} of {len(names)} tags; all: {100 * test_K.mean():.1f}")
+  kernel_DxK, bias_K = model
+  out = {"kernel": kernel_DxK[:, kept], "bias": bias_K[kept]}
+  args.output.mkdir(parents=True, exist_ok=True)
+  made = heads.Heads(
+    tuple(names[k] for k in kept),
+    False,
+    encoder.fingerprint(),
+    encoder.step,
+    {"linear": {"out": {k: v.astype(np.float32) for k, v in out.items()}}},
+  )
+  heads.save(made, str(args.output))
+
+
+def read(args) -> dict:
+  """{split: (clip of each segment [S], segments [S, D], tags [N, K])}."""
+  tags = table(args.tags, args.audio, "tags")
+  with open(args.clips, newline="") as file:
+    split_of = {row["id"]: row["split"] for row in csv.DictReader(file)}
+  of_clips = {}
+  for path, y_D in table(args.segments, args.audio, "embedding"):
+    of_clips.setdefault(path, []).append(y_D)
+  found = {}
+  for split in ("train", "valid", "test"):
+    rows = [(p, t) for p, t in tags if split_of[p] == split and p in of_clips]
+    segments = [of_clips[path] for path, _ in rows]
+    clip_S = np.repeat(np.arange(len(rows)), [len(y) for y in segments])
+    p_NxK = np.stack([p_K for _, p_K in rows])
+    found[split] = clip_S, np.concatenate(segments), p_NxK
+  return found
+
+
+def table(path: str, audio: str, column: str) -> list[tuple[str, np.ndarray]]:
+  """(path below `audio`, vector) of each row; paths may begin with `audio`."""
+  columns = pq.read_table(path, columns=["path", column])
+  vectors = np.stack(columns[column].to_numpy())
+  paths = columns["path"].to_pylist()
+  return [
+    (path.removeprefix(f"{audio}/"), vector)
+    for path, vector in zip(paths, vectors, strict=True)
+  ]
+
+
+def logits(p_NxK: np.ndarray) -> np.ndarray:
+  return np.log(p_NxK) - np.log1p(-p_NxK)
+
+
+def fitted(x_SxD, y_SxK, strength: float) -> tuple[np.ndarray, np.ndarray]:
+  """Weights [D, K] and bias [K], of standardised vectors, for vectors as is."""
+  mean_D, deviation_D = x_SxD.mean(0), x_SxD.std(0) + 1e-6
+  ridge = Ridge(strength).fit((x_SxD - mean_D) / deviation_D, y_SxK)
+  kernel_DxK = ridge.coef_.T / deviation_D[:, None]
+  return kernel_DxK, ridge.intercept_ - mean_D @ kernel_DxK
+
+
+def agreement_K(model, clip_S, x_SxD, p_NxK) -> np.ndarray:
+  """The ROC-AUC [K] of each tag's top tenth of the clips."""
+  kernel_DxK, bias_K = model
+  ours_SxK = 1 / (1 + np.exp(-(x_SxD @ kernel_DxK + bias_K)))
+  total_NxK = np.zeros_like(p_NxK)
+  np.add.at(total_NxK, clip_S, ours_SxK)
+  ours_NxK = total_NxK / np.bincount(clip_S)[:, None]
+  top_NxK = p_NxK > np.quantile(p_NxK, TOP, axis=0)
+  pairs = zip(top_NxK.T, ours_NxK.T, strict=True)
+  return np.array([roc_auc_score(top_N, y_N) for top_N, y_N in pairs])
+
+
+if __name__ == "__main__":
+  main()
