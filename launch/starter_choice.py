@@ -53,14 +53,10 @@ def main():
   print(f"{'':24}accuracy  roc_auc  p@10  track  tags")
   for table in args.tables:
     row = judge(read(table, args.audio, "embedding"), tags)
-    print(
-      f"{table:24}" + "  ".join(f"{value:.1f}" for value in row), flush=True
-    )
+    print(f"{table:23} " + "  ".join(f"{value:.1f}" for value in row))
 
 
-def read(
-  table: str, audio: pathlib.Path, column: str
-) -> dict[str, list[float]]:
+def read(table: str, audio: pathlib.Path, column: str) -> dict:
   """{path below `audio`: vector} of a table, whose paths may begin with it."""
   rows = pq.read_table(table, columns=["path", column]).to_pylist()
   return {row["path"].removeprefix(f"{audio}/"): row[column] for row in rows}

@@ -29,7 +29,7 @@ import vicreg_jax
 from vicreg_jax.use import heads
 
 BAR, TOP = 0.85, 0.9
-STRENGTHS = np.logspace(2, 6, 9)
+STRENGTHS = np.logspace(0, 6, 13)
 
 
 def main():

@@ -1,0 +1,115 @@
+"""launch/starter_choice.py and launch/starter_tags.py on tables made here."""
+
+import csv
+import runpy
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import vicreg_jax
+from vicreg_jax.use import heads
+
+D, K = 6, 5
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+@pytest.fixture(scope="module")
+def music():
+  """Vectors of 4 games of 10 tracks of 3 clips, and tags that follow them."""
+  rng = np.random.default_rng(0)
+  names, vectors = [], []
+  for game in range(4):
+    of_game_D = rng.normal(size=D)
+    for track in range(10):
+      of_track_D = of_game_D + 0.5 * rng.normal(size=D)
+      for clip in range(3):
+        names.append(f"g{game}/t{track}-{30 * clip}-{30 * clip + 30}.ogg")
+        vectors.append(of_track_D + 0.3 * rng.normal(size=D))
+  x_NxD = np.array(vectors)
+  logits_NxK = x_NxD @ rng.normal(size=(D, K)) - 1
+  logits_NxK[:, -1] = rng.normal(size=len(x_NxD))  # nothing tells this tag
+  return names, x_NxD, sigmoid(logits_NxK)
+
+
+def write(path, names, **columns):
+  table = {"path": names} | {
+    name: pa.FixedSizeListArray.from_arrays(
+      pa.array(y.ravel(), pa.float32()), y.shape[1]
+    )
+    for name, y in columns.items()
+  }
+  metadata = {"tags": ",".join(f"tag{k}" for k in range(K))}
+  pq.write_table(pa.table(table).replace_schema_metadata(metadata), path)
+  return str(path)
+
+
+def run(monkeypatch, script, *args):
+  monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
+  runpy.run_path(f"launch/{script}.py", run_name="__main__")
+
+
+def by_hand(names, x_NxD):
+  """Precision at 10 of the game, and of the track at 1, clip by clip."""
+  x_NxD = (x_NxD - x_NxD.mean(0)) / x_NxD.std(0)
+  x_NxD /= np.linalg.norm(x_NxD, axis=1, keepdims=True)
+  track = [name.split("-")[0] for name in names]
+  precisions, same = [], []
+  for i in range(len(names)):
+    order = [j for j in np.argsort(-(x_NxD @ x_NxD[i])) if j != i]
+    same.append(track[order[0]] == track[i])
+    others = [j for j in order if track[j] != track[i]][:10]
+    precisions.append(np.mean([names[j][:2] == names[i][:2] for j in others]))
+  return 100 * np.mean(precisions), 100 * np.mean(same)
+
+
+def test_the_better_vectors_win(music, tmp_path, monkeypatch, capsys):
+  names, x_NxD, p_NxK = music
+  noise_NxD = np.random.default_rng(1).normal(size=x_NxD.shape)
+  tables = [
+    write(tmp_path / f"{table}.parquet", paths, embedding=y_NxD)
+    for table, paths, y_NxD in (
+      ("ours", [f"music/{name}" for name in names], x_NxD),
+      ("noise", names, noise_NxD),
+    )
+  ]
+  tags = write(tmp_path / "tags.parquet", names, tags=p_NxK)
+  run(monkeypatch, "starter_choice", "music", tags, *tables)
+  rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+  ours, noise = (dict(zip(rows[0], map(float, row[1:]))) for row in rows[1:])
+  expected = by_hand(names, x_NxD)
+  assert (ours["p@10"], ours["track"]) == pytest.approx(expected, abs=0.06)
+  assert ours["accuracy"] > 75 and ours["roc_auc"] > 90
+  assert 40 < noise["roc_auc"] < 60 and 35 < noise["tags"] < 65
+  # Four of five tags are linear in the vectors.
+  assert ours["tags"] > (4 * 97 + 30) / 5
+
+
+def test_tags_that_agree_become_heads(music, tmp_path, monkeypatch, capsys):
+  names, x_NxD, p_NxK = music
+  x_NxD = np.pad(x_NxD, ((0, 0), (0, 512 - D)))  # as wide as the starter's
+  segments = np.repeat(names, 2)
+  x_SxD = np.repeat(x_NxD, 2, 0)
+  splits = ["train"] * 6 + ["valid"] * 2 + ["test"] * 2
+  with open(tmp_path / "clips.csv", "w", newline="") as file:
+    writer = csv.writer(file)
+    rows = [(name, splits[int(name[4])]) for name in names]
+    writer.writerows([("id", "split"), *rows])
+  tables = (
+    write(tmp_path / "segments.parquet", segments, embedding=x_SxD),
+    write(tmp_path / "tags.parquet", names, tags=p_NxK),
+  )
+  out = tmp_path / "heads"
+  flags = ("starter", "music", tmp_path / "clips.csv", *tables)
+  run(monkeypatch, "starter_tags", *flags, f"--output={out}")
+  made = heads.load(str(out))
+  assert made.labels == ("tag0", "tag1", "tag2", "tag3")
+  assert "4 of 5 tags" in capsys.readouterr().out
+  assert made.encoder == vicreg_jax.load("starter").fingerprint()
+  got = [made.probabilities(x_D[None]) for x_D in x_NxD]
+  np.testing.assert_allclose(got, p_NxK[:, :-1], atol=0.15)
