@@ -10,9 +10,10 @@ is scored as it is, adapted by configs/folder.py, and trained with the labels; a
 quarter-width encoder of the same crop begins from scratch. "linear" and
 "logistic" are of one split; the others are means over ten random ones, with no
 track in two parts. Their test clips may have been any, so no weights are chosen
-by labels: those of the last epoch are taken. Expected time: two hours on two
-cores for 154 clips of 30 s. Expected result: figures for four game soundtracks
-are in BUILD_NOTES.md.
+by labels: those of the last epoch are taken. With a table that
+launch/musicnn_table.py has made, `--config.probe.others=musicnn=TABLE` gives
+MusiCNN's row. Expected time: two hours on two cores for 154 clips of 30 s.
+Expected result: figures for four game soundtracks are in BUILD_NOTES.md.
 """
 
 from vicreg_jax.study import figures, plan
@@ -85,6 +86,7 @@ def get_suite(scale):
     others = PROBES | {"probe.start": True, "probe.mfcc": True}
     adapted = job("adapted-clmr", "folder", seed, ADAPT_EPOCHS, others)
     add("MFCCs", adapted, "mfcc_", ("logistic", *SPLITS))
+    add("MusiCNN", adapted, "musicnn_", ("logistic", *SPLITS))
     scratch = SCRATCH | PROBES
     untrained = scratch | {"probe.untrained": True}
     clmr = job("clmr", "folder", seed, EPOCHS, untrained)
