@@ -1,4 +1,4 @@
-"""Which of several encoders knows the held-out music of the corpus best?
+r"""Which of several encoders knows the held-out music of the corpus best?
 
     awk -F, -v d=DIR/audio '$2 != "train" && NR > 1 {print d "/" $1}' \
         PREPARED/clips.csv > held_out.txt
@@ -11,7 +11,7 @@ DIR is the folder of `launch/starter_corpus.py`, PREPARED what is prepared of it
 (the line "prepared" of a training names it). A line a table, in percent:
 
   accuracy, roc_auc  of a clip's game, by regression on standardised vectors;
-                     ten splits by track of the games with three tracks and more
+                     splits by track of the games with three tracks and more
   p@10               of ten nearest clips of other tracks, the game's
   track              nearest clips that are of the same track
   tags               agreement with MusiCNN's 50 tags: ridge regression to their
@@ -19,6 +19,13 @@ DIR is the folder of `launch/starter_corpus.py`, PREPARED what is prepared of it
                      tenth of the clips, mean over tags
 
 The tags are MusiCNN's word, no truth: they choose, nothing learns from them.
+MusiCNN's table may be among the judged tables. `--mfcc` adds a row of MFCCs.
+
+Any folder of classes can be judged, as the four soundtracks of the card, whose
+X_guitar-0-30.ogg and X_song-30-60.ogg are of one track:
+
+    python launch/starter_choice.py DIR musicnn.parquet a.parquet ... --mfcc \
+        --splits=30 '--clip=(.+?)(?:_guitar|_song)?-\d+-\d+\.ogg'
 """
 
 import argparse
@@ -37,8 +44,11 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
+from vicreg_jax.data import audio, mfcc
+
 CLIP = r"(.+?)(?:\.\d)?-\d+-\d+\.ogg"  # a track, and where a clip of it is
-SPLITS, TESTED, K, TOP = 10, 0.3, 10, 0.9
+TESTED, K, TOP = 0.3, 10, 0.9
+RATE = 22_050  # Hz
 
 
 def main():
@@ -48,12 +58,19 @@ def main():
   parser.add_argument("audio", type=pathlib.Path)
   parser.add_argument("tags", help="launch/musicnn_table.py has made it")
   parser.add_argument("tables", nargs="+", help="`embed` has made them")
+  parser.add_argument("--clip", default=CLIP, help="its group is the track")
+  parser.add_argument("--splits", type=int, default=10)
+  parser.add_argument("--mfcc", action="store_true")
   args = parser.parse_args()
   tags = read(args.tags, args.audio, "tags")
+  tables = {t: read(t, args.audio, "embedding") for t in args.tables}
+  if args.mfcc:
+    paths = next(iter(tables.values())).keys() & tags.keys()
+    tables["MFCC"] = {path: of_mfcc(args.audio / path) for path in paths}
   print(f"{'':24}accuracy  roc_auc  p@10  track  tags")
-  for table in args.tables:
-    row = judge(read(table, args.audio, "embedding"), tags)
-    print(f"{table:23} " + "  ".join(f"{value:.1f}" for value in row))
+  for table, embeddings in tables.items():
+    row = judge(embeddings, tags, args.clip, args.splits)
+    print(f"{table:23} " + "  ".join(row), flush=True)
 
 
 def read(table: str, audio: pathlib.Path, column: str) -> dict:
@@ -62,27 +79,34 @@ def read(table: str, audio: pathlib.Path, column: str) -> dict:
   return {row["path"].removeprefix(f"{audio}/"): row[column] for row in rows}
 
 
-def judge(embeddings: dict, tags: dict) -> tuple[float, ...]:
+def of_mfcc(path: pathlib.Path) -> np.ndarray:
+  """Means and deviations [80] of 20 MFCCs and their slopes."""
+  return mfcc.features(audio.load(str(path), RATE), RATE)
+
+
+def judge(embeddings: dict, tags: dict, clip: str, splits: int) -> list[str]:
   """The five figures of a table, in percent."""
   paths = sorted(embeddings.keys() & tags.keys())
   x_NxD = scale([embeddings[path] for path in paths])
-  track_N = np.array([re.fullmatch(CLIP, path)[1] for path in paths])
+  track_N = np.array([re.fullmatch(clip, path)[1] for path in paths])
   game_N = np.array([path.split("/")[0] for path in paths])
   several_N = [len(set(track_N[game_N == game])) >= 3 for game in game_N]
   ours = x_NxD[several_N], game_N[several_N], track_N[several_N]
-  found = *of_games(*ours), *of_neighbours(*ours)
+  accuracies, auc = of_games(*ours, splits)
+  others = auc, *of_neighbours(*ours)
   agreed_K = of_tags(x_NxD, np.array([tags[path] for path in paths]), track_N)
-  return tuple(100 * np.array([*found, np.mean(agreed_K)]))
+  accuracy = f"{100 * np.mean(accuracies):.1f}±{100 * np.std(accuracies):.1f}"
+  return [accuracy, *(f"{100 * x:.1f}" for x in (*others, np.mean(agreed_K)))]
 
 
-def of_games(x_NxD, game_N, track_N) -> tuple[float, float]:
-  """Accuracy and ROC-AUC (mean over games), means over the splits."""
+def of_games(x_NxD, game_N, track_N, splits) -> tuple[list[float], float]:
+  """Accuracies of the splits, and ROC-AUC, mean over splits and games."""
   model = make_pipeline(
     StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)
   )
-  splits = GroupShuffleSplit(SPLITS, test_size=TESTED, random_state=0)
+  drawn = GroupShuffleSplit(splits, test_size=TESTED, random_state=0)
   accuracies, aucs = [], []
-  for train, test in splits.split(x_NxD, game_N, track_N):
+  for train, test in drawn.split(x_NxD, game_N, track_N):
     model.fit(x_NxD[train], game_N[train])
     accuracies.append(model.score(x_NxD[test], game_N[test]))
     p_NxG = model.predict_proba(x_NxD[test])
@@ -90,7 +114,7 @@ def of_games(x_NxD, game_N, track_N) -> tuple[float, float]:
       is_game_N = game_N[test] == game
       if is_game_N.any():
         aucs.append(roc_auc_score(is_game_N, p_N))
-  return np.mean(accuracies), np.mean(aucs)
+  return accuracies, np.mean(aucs)
 
 
 def of_neighbours(x_NxD, game_N, track_N) -> tuple[float, float]:

@@ -69,6 +69,30 @@ def test_it_hears_timbre_rather_than_loudness(starter):
   assert cosine(a, b) > 0.9 > cosine(a, c) + 0.1
 
 
+def test_its_tags_tell_a_soft_tone_from_a_beat(starter):
+  t = np.arange(4 * 22_050) / 22_050
+  noise = np.random.default_rng(0).normal(0, 0.5, len(t))
+  drum = noise * np.exp(-8 * (8 * t % 1))  # 8 strokes a second
+  bass = 0.3 * np.sign(np.sin(2 * np.pi * 110 * t))
+  tone, beat = (
+    starter.tags(x.clip(-1, 1).astype(np.float32), 22_050)
+    for x in (0.2 * glide(4.0, 300, 300), drum + bass)
+  )
+  for tag in ("slow", "classical", "ambient", "quiet"):
+    assert tone[tag] > 0.1 > 5 * beat[tag]
+  for tag in ("fast", "techno", "rock", "beat"):
+    assert beat[tag] > 0.3 > 5 * tone[tag]
+
+
+def test_the_card_names_its_tags(starter):
+  card = (FOLDER / "README.md").read_text()
+  table = card.split("| tag |")[1].split("\n\n")[0]
+  rows = [line.split("|")[1:4] for line in table.splitlines()[2:]]
+  agreed = {row[0].strip(): row[1:] for row in rows}
+  assert agreed.keys() == set(starter.heads.labels) and len(agreed) >= 15
+  assert all(float(value) >= 85 for value, _ in agreed.values())
+
+
 def test_a_folder_of_that_name_has_to_be_named_as_one(tmp_path, monkeypatch):
   """ "starter" is the package's own, wherever it is asked for."""
   (tmp_path / "starter").mkdir()

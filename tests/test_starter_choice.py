@@ -81,7 +81,10 @@ def test_the_better_vectors_win(music, tmp_path, monkeypatch, capsys):
   tags = write(tmp_path / "tags.parquet", names, tags=p_NxK)
   run(monkeypatch, "starter_choice", "music", tags, *tables)
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-  ours, noise = (dict(zip(rows[0], map(float, row[1:]))) for row in rows[1:])
+  ours, noise = (
+    dict(zip(rows[0], (float(x.split("±")[0]) for x in row[1:])))
+    for row in rows[1:]
+  )
   expected = by_hand(names, x_NxD)
   assert (ours["p@10"], ours["track"]) == pytest.approx(expected, abs=0.06)
   assert ours["accuracy"] > 75 and ours["roc_auc"] > 90
