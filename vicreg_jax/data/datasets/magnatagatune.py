@@ -52,7 +52,7 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
     return data.convention
 
   def fits(self, prepared: Prepared) -> bool:
-    """By its labels: they were named by how many clips have each tag."""
+    """Whether its labels have the right order, by how many clips have each."""
     if files_lib.is_bucket(prepared.path):
       return False  # all would be copied
     wanted = {
