@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # TensorFlow only reads and augments audio here. Without oneDNN its results do
-# not depend on which instructions a CPU has, and it starts without a notice.
+# not depend on a CPU's instructions, and it starts without a notice.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow imports Keras, and Keras scikit-learn, unless it is told to look
@@ -18,19 +18,19 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
 def cache_directory(name: str) -> str:
-  """A directory of the user's for what can be had again; it may not be there.
+  """The user's directory for caches, which may not exist yet.
 
-  Under `~/.cache`, or where XDG_CACHE_HOME says.
+  It is below `~/.cache`, or XDG_CACHE_HOME.
   """
   base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   return os.path.join(base, "vicreg_jax", name)
 
 
 def _keep_compiled_programs():
-  """Points JAX's compilation cache at the user's, unless it is set already.
+  """Puts JAX's compilation cache into the user's, unless it is set already.
 
-  A run that compiles what another has compiled starts sooner. Without a place
-  to write, JAX would warn at every program, so it is not told of one.
+  Runs start sooner with programs that another run has compiled. The cache is
+  not set if it cannot be written: JAX would warn at every program.
   """
   path = cache_directory("xla")
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -57,7 +57,7 @@ def load(source, *, step: int = -1, epoch: float = -1.0) -> "Encoder":
       one if the training kept it (`checkpoint.best_by`), else the newest.
 
   Raises:
-    ValueError: there is no encoder; says what was expected and what found.
+    ValueError: there is no encoder; the message has expected and found.
   """
   from vicreg_jax.use import encoder  # JAX takes a second to import
 

@@ -13,10 +13,10 @@
     python -m vicreg_jax import clmr_checkpoint_10000.zip --workdir=DIR
 
 MODEL is "starter", a training's workdir, a folder that `export` has written, or
-a file of CLMR's weights. The first four are configs, as `vicreg_jax.main` runs
-them. `VERB --help` says more. Exit codes: 0 complete, 1 an error, in one line,
-3 complete but for files that were left out, 69 no device to compute on, 75
-interrupted: the same command continues.
+a file of CLMR's weights. The first four verbs are configs, which
+`vicreg_jax.main` runs. `VERB --help` lists options. Exit codes: 0 complete, 1
+an error, in one line, 3 complete, but files were left out, 69 no device to
+compute on, 75 interrupted: the same command continues.
 """
 
 import importlib

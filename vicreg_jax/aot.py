@@ -1,19 +1,18 @@
-"""Compiles a training for a TPU that is not there, and says what it will cost.
+"""Compiles a training for a TPU, without a TPU, and estimates its cost.
 
     python -m vicreg_jax.aot --config=configs/vicreg_fma.py --topology=v3-8
 
 The TPU's compiler (libtpu, `pip install -e '.[aot]'`) runs on Linux without a
 TPU. It compiles the very step that training runs, for the topology's devices,
-and its cost model says what the step takes. That is the compiler's estimate
-and not a measurement: `optimal_seconds` takes each operation at the speed of
-the memory or of the matrix unit, whichever is slower, so a real step takes
-longer. `scheduled_cycles` are the scheduler's own, larger estimate; it covers
-fused operations alone.
+and its cost model estimates time and memory. The estimate is no measurement:
+`optimal_seconds` takes each operation at the speed of the memory or of the
+matrix unit, whichever is slower, so a real step takes longer.
+`scheduled_cycles` are the scheduler's own, larger estimate; it covers only
+fused operations.
 
-The host augments beside the step; its time is that of its threads, if each is
-as fast as one of ours (`tpu_estimate.HOST_MS_A_VIEW`). With
---config.data.augment_on=device the augmentation's program is compiled as well,
-and compared with it.
+The host augments during the step; its time assumes threads as fast as ours
+(`tpu_estimate.HOST_MS_A_VIEW`). With --config.data.augment_on=device the
+augmentation's program is compiled as well, and compared with the host.
 """
 
 import json
@@ -53,7 +52,7 @@ def _clips(config):
 
 
 def _check_writable(path):
-  """Now rather than after minutes of compiling."""
+  """Raises now rather than after minutes of compiling."""
   directory = os.path.dirname(os.path.abspath(path))
   if not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
     raise ValueError(
@@ -78,8 +77,8 @@ def run(config) -> dict:
 def _main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-  jax.config.update("jax_platforms", "cpu")  # libtpu is for compiling alone
-  # JAX cannot read programs for devices that are not there.
+  jax.config.update("jax_platforms", "cpu")  # libtpu only compiles
+  # JAX cannot read cached programs for missing devices.
   jax.config.update("jax_enable_compilation_cache", False)
   with cli.errors():
     if JSON.value:

@@ -8,12 +8,12 @@ pipeline  the tf.data pipeline: cores, crops alone, memory
 step      the train step, against PyTorch
 embed     the verb `embed`, against onnxruntime; its start and memory
 startup   from the command to the first step; memory of training
-gpu       a card in ten minutes: steps, whole trainings, embedding, memory
+gpu       a GPU in ten minutes: steps, whole trainings, embedding, memory
 
-Without NAME all run, one after another. `NAME --help` says what is measured,
-and how. Peers take turns with ours in every round; a figure is the median over
-the rounds, its quartiles in brackets; `speedup_of_ours` is how many times as
-fast ours is. Peers that are not installed are left out, and named.
+Without NAME all run, one after another. `NAME --help` describes a measurement.
+Peers take turns with ours in every round. A figure is the median over the
+rounds, with quartiles in brackets; `speedup_of_ours` is the peer's time over
+ours. Peers that are not installed are named and left out.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""What a config is checked against: known keys, kinds of values, limits.
+"""Checks a config: known keys, kinds of values, limits.
 
-Every function raises ValueError, which names key, value and what is allowed.
+Every function raises ValueError, which names key, value and allowed values.
 """
 
 import difflib
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-# Beyond these no run could be meant: steps are int32 on a device, and what
-# float32 cannot hold would turn into infinity there.
+# No run can have larger values: steps are int32 on a device, and floats beyond
+# float32 would become infinite there.
 LARGEST_INT = 2**31 - 1
 LARGEST_FLOAT = 1e30
 
 
 class Bounds(NamedTuple):
-  """Of a number, or of each number of a list. None: there is no such bound."""
+  """Bounds of a number, or of each number of a list. None: no such bound."""
 
   least: float | None = None
   above: float | None = None
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     )
 
   def hold(self, value) -> bool:
-    """Whether the value is within."""
+    """Whether a value is within the bounds."""
     return (
       (self.least is None or value >= self.least)
       and (self.above is None or value > self.above)
@@ -77,7 +77,7 @@ def check_kinds(config: ConfigDict, base: ConfigDict):
 
 
 def _fault(value, like):
-  """What `value` would have to be, if it is not of the kind of `like`."""
+  """The kind that `value` should have, unless it is of the kind of `like`."""
   if isinstance(like, ConfigDict):
     is_section = isinstance(value, ConfigDict)
     return "" if is_section else f"a section with {', '.join(like)}"

@@ -1,6 +1,6 @@
 """`--config` and its overrides, for the commands that take a config.
 
-A config is a Python file of yours, and is run: only take those you trust.
+A config is a Python file, which is run: only use files that you trust.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from vicreg_jax import messages, python_file, shipped
 
 
 class _ConfigFile(flags.ArgumentParser):
-  """In the place of ml_collections', whose errors do not tell what to do."""
+  """Replaces ml_collections' parser, whose errors name no remedy."""
 
   def parse(self, path):
     """The config of FILE.py, or of FILE.py:ARGUMENT of its get_config.
@@ -31,7 +31,7 @@ class _ConfigFile(flags.ArgumentParser):
           f"--config={file}: get_config returns {type(config).__name__}: let it"
           " return a ConfigDict, such as vicreg_jax.config.base_pretrain()"
         )
-    except ValueError as e:  # which absl would wrap in words of its own
+    except ValueError as e:  # absl would add words of its own
       raise flags.IllegalFlagValueError(str(e)) from e
     return config.lock()
 
@@ -42,7 +42,7 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show where an error came from.")
 
 
 def parse(argv):
-  """Parses the flags; what is wrong with them is said in one line."""
+  """Parses the flags; errors are one line."""
   try:
     return flags.FLAGS(["--help" if arg == "-h" else arg for arg in argv])
   except SystemExit:  # absl shows the help, and says that this is an error
@@ -50,7 +50,7 @@ def parse(argv):
   except flags.Error as e:
     if "--debug" in argv:
       raise
-    # absl does not say whose name it is.
+    # absl does not name the flag.
     spaced = [flag for flag in argv[1:] if " " in flag.partition("=")[0]]
     which = (
       f"{messages.line(spaced[0])}: " if "space" in str(e) and spaced else ""
@@ -82,7 +82,7 @@ def parse(argv):
 
 @contextlib.contextmanager
 def errors():
-  """Ends the command with one line for what its user can put right."""
+  """Ends the command with one line for errors that users can mend."""
   try:
     yield
   except ValueError as e:

@@ -14,7 +14,7 @@ from vicreg_jax.data import augment_config
 
 JOBS = ("pretrain", "supervised", "probe", "prepare", "embed")
 TRAINING = ("pretrain", "supervised")  # jobs that train an encoder
-# Keys that the configs of older runs lack, and what those were run with.
+# Keys that the configs of older runs lack, and the values of those runs.
 ADDED = {
   "checkpoint.best_by": "",
   "data.augment_on": "host",
@@ -43,18 +43,18 @@ def _data() -> dict:
     path="",  # source files, for data sets that have any
     dir="~/tensorflow_datasets",  # prepared data, shared by all runs; or gs://
     beam="",  # "runner=DirectRunner": options of Apache Beam; "": threads
-    labels="auto",  # folder: "folders", "csv", "none", or whichever is there
+    labels="auto",  # folder: "folders", "csv", "none", or whichever exists
     csv="",  # folder: labels; "" looks for labels.csv in data.path
-    # folder: whether those called train, valid and test are "splits", or all
-    # are "classes"; "auto": splits where there is a train.
+    # folder: whether folders called train, valid and test are "splits" or
+    # "classes" like others; "auto": splits if there is a train.
     folders="auto",
-    track_pattern="",  # folder: of a path, its group is the track; "": by names
+    track_pattern="",  # folder: its group in a path is the track; "": by names
     seed=0,  # synthetic: which pieces are composed
     sizes=(200, 50, 100),  # synthetic: clips of train, valid and test
     clip_seconds=10.0,  # synthetic
     subset="medium",  # fma: "small", "medium" (the thesis's), "large", "full"
-    # fma, "large" and "full": all of a clip's top genres ("several"), or the
-    # clips that have one ("single").
+    # fma, "large" and "full": all of a clip's top genres ("several"), or only
+    # clips with one ("single").
     genres="several",
     split_set="filtered",  # gtzan: without its faults, or "full"
     convention="all",  # magnatagatune: all clips, or only the "tagged"
@@ -66,7 +66,7 @@ def _data() -> dict:
 
 
 def _data_with_crop() -> dict:
-  """Probing and embedding take these from the encoder's run instead."""
+  """`_data`, and keys that other jobs take from the encoder's run."""
   return _data() | dict(
     sample_rate=22_050,  # Hz
     crop=59_049,  # samples of a view (2.68 s); shorter clips are skipped
@@ -76,8 +76,8 @@ def _data_with_crop() -> dict:
 def _probe() -> dict:
   """Thesis section 3.3.4 and the code that CLMR released."""
   return dict(
-    # What predicts labels: the thesis's "linear" and "mlp"; and, of a clip's
-    # mean vector, "logistic" regression and nearest neighbours, "knn".
+    # The thesis's "linear" and "mlp"; and, for a clip's vector, "logistic"
+    # regression and nearest neighbours, "knn".
     heads=("linear", "mlp"),
     batch_size=256,  # crops a step of the heads
     encode_batch_size=64,  # crops a step of the frozen encoder
@@ -89,22 +89,22 @@ def _probe() -> dict:
     stop_patience=10,  # epochs without a lower validation loss; 0: never
     distinct_crops=0,  # crops a clip, then over again; 0: new every epoch
     untrained=True,  # also report the encoder before pretraining
-    start=True,  # also report the encoder that it began from (init_from)
-    mfcc=True,  # also report MFCCs, by those of "logistic" and "knn" there are
+    start=True,  # also report the encoder that the training began from
+    mfcc=True,  # also report MFCCs, if "logistic" or "knn" is among the heads
     # A clip's vector for these two, of its segments': their mean and then their
     # deviation, "mean_std", beside rows of the mean alone; or the "mean".
     pooling="mean_std",
     others="",  # also report tables made elsewhere: "musicnn=m.parquet,b=..."
-    # So many of the training clips' labels are learned from: a fixed share of
-    # their tracks, by class where labels are single, at least one of each.
-    # (An encoder that checkpoint.best_by="knn" chose was chosen by all labels.)
+    # The share of the training tracks to learn from: a fixed choice, at least
+    # one track, or one of each class where labels are single.
+    # (But checkpoint.best_by="knn" chooses an encoder by all labels.)
     label_fraction=1.0,
-    # > 1: "logistic" and "knn" also on so many random splits of all labelled
-    # clips, in which no track is in two parts. Where labels chose the weights
-    # (checkpoint.best_by="knn"), the fixed test split's alone are tested.
+    # > 1: "logistic" and "knn" also on this many random splits of all labelled
+    # clips; no track is in two parts. If labels chose the weights
+    # (checkpoint.best_by="knn"), only the fixed test split's tracks are tested.
     splits=1,
-    # > 0: retrieval.json, too: how well test clips find those of their class
-    # and track, and so many of them themselves by augmented crops.
+    # > 0: also writes retrieval.json: whether test clips find their class and
+    # track, and whether this many of them are found by augmented crops.
     retrieval=0,
   )
 
@@ -139,13 +139,13 @@ def base_pretrain() -> ml_collections.ConfigDict:
       seed=0,
       batch_size=768,  # clips, over all devices
       epochs=1000,
-      steps=0,  # > 0: so many steps, whatever epochs says
+      steps=0,  # > 0: replaces epochs
       dtype="bfloat16",
       init_from="",  # an encoder to begin with: a workdir, an export, CLMR's
-      # Where views are augmented: "host", or "device", ahead of the step.
+      # Where views are augmented: "host", or "device", before the step.
       data=_data_with_crop() | dict(augment_on="host"),
-      # Clips to validate on: split "valid" of another data set, for which
-      # name, path and seed stand in for those of `data`; "": of `data` itself.
+      # Validation clips: the split "valid" of another data set, whose name,
+      # path and seed replace those of `data`; name "": of `data`.
       valid_data=dict(name="", path="", seed=0),
       train_splits=("train",),  # splits to train on
       shuffle_buffer=2048,  # clips; a larger set is shuffled by a window
@@ -177,13 +177,13 @@ def base_pretrain() -> ml_collections.ConfigDict:
       log_every_steps=50,
       eval_every_epochs=20.0,  # validation loss, figure A.1; 0: never
       # Effective rank, spectrum and correlations of representations and
-      # embeddings of so many clips to validate on (section 5.1); 0: never.
+      # embeddings of some validation clips (section 5.1); 0: never.
       diagnostics=dict(every_epochs=0.0, clips=2048),
-      # keep_at_epochs: these epochs are saved besides, and never deleted.
-      # best_by: which state the run gives. "" is the last one. "loss" is the
-      # state of the lowest loss on the validation clips. "knn" is the state
-      # whose neighbours among the training clips name the labels of validation
-      # clips best. The state before the first step takes part.
+      # keep_at_epochs: these epochs are saved, too, and never deleted.
+      # best_by: the state that the run returns. "": the last one. "loss": the
+      # one with the lowest loss on the validation clips. "knn": the one whose
+      # nearest training clips predict the labels of validation clips best. The
+      # state before the first step takes part.
       checkpoint=dict(every_epochs=5.0, keep=3, keep_at_epochs=(), best_by=""),
       probe_after=False,  # probe the encoder on the same data set
       probe=_probe(),
@@ -211,8 +211,8 @@ def _adam() -> dict:
 def base_supervised() -> ml_collections.ConfigDict:
   """SampleCNN trained with labels (thesis table 4.1, SampleCNN*), without data.
 
-  Batch size, rate, decay and patience are those of the code that CLMR released;
-  BUILD_NOTES.md says what it does otherwise.
+  Batch size, rate, decay and patience are those of CLMR's released code;
+  BUILD_NOTES.md lists the differences from it.
   """
   config = base_pretrain()
   for key in (
@@ -231,8 +231,8 @@ def base_supervised() -> ml_collections.ConfigDict:
   config.eval_every_epochs = 1.0
   config.optim.update(_adam())
   config.optim.encoder_scale = 1.0  # the encoder's rate over the head's
-  config.freeze_epochs = 0.0  # so long the head learns alone
-  config.train_fraction = 1.0  # of the tracks, see probe.label_fraction
+  config.freeze_epochs = 0.0  # first epochs, in which the head learns alone
+  config.train_fraction = 1.0  # of the tracks; see probe.label_fraction
   config.stop_patience = 20  # epochs without a lower validation loss; 0: never
   config.encode_batch_size = 64  # segments a step of evaluation
   return config
@@ -280,24 +280,24 @@ class Durations:
   per_epoch: int
   total: int
   warmup: int
-  frozen: int  # first steps that leave the encoder as it is
+  frozen: int  # first steps, which do not change the encoder
   eval_every: int  # 0: never
   diagnose_every: int  # 0: never
   checkpoint_every: int
-  keep_at: tuple[int, ...]  # steps that are saved besides, and stay
-  note: str  # what is otherwise than the config says, for the summary; or ""
+  keep_at: tuple[int, ...]  # steps that are saved, too, and never deleted
+  note: str  # for the summary: differences from the config; or ""
 
   def save_due(self, step: int) -> bool:
-    """Whether the state of a step is saved; the last one always is."""
+    """Whether the state of a step is saved; the last state always is."""
     every = step % self.checkpoint_every == 0
     return every or step in self.keep_at or step == self.total
 
   def eval_due(self, step: int) -> bool:
-    """Whether a step's state is evaluated; if any is, the last one too."""
+    """Whether a step's state is evaluated; the last is, if any is."""
     return self._due(step, self.eval_every)
 
   def diagnose_due(self, step: int) -> bool:
-    """As `eval_due`, whether it is searched for a collapse."""
+    """Whether a step's state is diagnosed; the last is, if any is."""
     return self._due(step, self.diagnose_every)
 
   def _due(self, step, every):
@@ -365,5 +365,5 @@ def _keep_at(epochs, per_epoch, total):
 
 
 def epoch_to_step(epoch: float, per_epoch: int) -> int:
-  """The step at which so many epochs are over."""
+  """The step at which `epoch` epochs are over."""
   return max(1, round(epoch * per_epoch))

@@ -1,7 +1,7 @@
-"""What the values of a config must be: bounds, or names to choose from.
+"""Limits of a config's values: bounds, or names to choose from.
 
-Of data, the names are those of modules that need TensorFlow, which a config
-does not. `validate` refuses a config that no run could follow.
+Names for data sets are repeated here, as their modules need TensorFlow and a
+config does not. `validate` refuses a config that no run could follow.
 """
 
 import ml_collections
@@ -125,8 +125,8 @@ LIMITS = {
 for _op in augment_config.default_augment():
   LIMITS[f"augment.{_op}.p"] = _PROBABILITY
 _LIMITS_OF_JOB = {
-  "embed": {"batch_size": _ABOVE_0},  # nothing is compared within it
-  "supervised": {"eval_every_epochs": _ABOVE_0},  # it chooses the weights
+  "embed": {"batch_size": _ABOVE_0},  # no loss compares clips of a batch
+  "supervised": {"eval_every_epochs": _ABOVE_0},  # evaluation chooses weights
 }
 
 
@@ -169,10 +169,9 @@ def validate(config):
 
 
 def validate_encoder(config):
-  """Raises ValueError unless an encoder can be made of a run's config.
+  """Raises ValueError unless a run's config describes an encoder.
 
-  Its other keys are not looked at: a run that an older version of this package
-  has saved may lack some.
+  Other keys are ignored: the run of an older version may lack some.
   """
   base = configs.base_pretrain()
   keys = dict(seed=base.seed, dtype=base.dtype, data={}, model={})

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-# By this, near its beginning or its end, an output is known for this package's.
+# A mark near the beginning or the end of this package's outputs.
 MARK = "generator: vicreg_jax"
 _LOOKED_AT = 4096  # bytes
-# How those begin that hold no mark.
+# Beginnings of outputs without a mark.
 _STARTS = (b"path,bytes,modified,sha256,rows,reason",)  # lists beside tables
-# Of the pages that were written before there was a mark.
+# Of pages that older versions wrote without a mark.
 _TITLE = b"<title>Map of music</title>"
-# What helps, by an error's number; elsewhere nothing but another place.
+# Remedies by an error's number; for other errors, another place.
 _REMEDIES = {
   errno.ENOSPC: "Free disk space there",
   errno.EDQUOT: "Free disk space there",
@@ -38,22 +38,22 @@ def is_bucket(path) -> bool:
 
 
 def absolute(path) -> epath.Path:
-  """A directory by its absolute path, `~` being the home."""
+  """The absolute path of a directory, with `~` as the home."""
   path = epath.Path(path)
   # epath would take a URL for a directory of this one.
   return path if is_bucket(path) else path.expanduser().resolve()
 
 
 def exists(path) -> bool:
-  """Whether there is such a file. Raises OSError if that cannot be seen."""
+  """Whether a file exists. Raises OSError if that cannot be seen."""
   with os_errors(path):
     return epath.Path(path).exists()
 
 
 def is_empty(path) -> bool:
-  """Whether a directory has no files, or is not there.
+  """Whether a directory has no files, or does not exist.
 
-  Raises OSError if it is a file, or cannot be read.
+  Raises OSError if the path is a file, or cannot be read.
   """
   with os_errors(path):
     directory = epath.Path(path)
@@ -69,7 +69,7 @@ def read(path) -> bytes:
 def read_metrics(path) -> list[dict]:
   """The lines of a metrics.jsonl, each with its "step"; without a torn end.
 
-  Raises ValueError if the file cannot be read, or a line is none of metrics.
+  Raises ValueError if the file cannot be read, or a line has no metrics.
   """
   try:
     *texts, _ = read(path).split(b"\n")
@@ -94,8 +94,8 @@ def read_metrics(path) -> list[dict]:
 def write(path, content: bytes):
   """Writes a file whole or not at all, and makes its directory.
 
-  Raises OSError if it cannot be written. An object in a bucket is whole by
-  itself: it is there once all of it has come.
+  Raises OSError if the file cannot be written. An object in a bucket appears
+  only once it is complete.
   """
   path = epath.Path(path)
   with os_errors(path):
@@ -130,10 +130,10 @@ _unkept = {}  # path: (what they are made of, arrays), where none can be written
 
 
 def kept_npz(path, made_of: list, make: Callable[[], dict]) -> dict:
-  """The arrays in a file if they are made of the same, else what `make` gives.
+  """The arrays in a file if `made_of` is the same, else those of `make`.
 
-  These are kept there, or by this process if they cannot be written: a disk may
-  be full, or somebody else's.
+  New arrays are written to the file, or kept by this process if they cannot be
+  written: a disk may be full, or somebody else's.
   """
   import numpy as np
 
@@ -160,20 +160,21 @@ def output(
   overwrite: bool | None = False,
   ours: bool = False,
 ) -> str:
-  """The file to write an output to: where links lead.
+  """The file to write an output to, behind any links.
 
-  An output goes to a new name, or takes the place of a file that this package
-  has written (`is_ours`).
+  An output goes to a new name, or replaces a file that this package has written
+  (`is_ours`).
 
   Args:
-    path: that the user has named, by `flag`.
-    inputs: what the command reads, which stays in any case.
-    overwrite: whether anything else may be replaced; None: the user cannot say
-      so.
-    ours: whether the file is known for this package's, if there is one.
+    path: of the output, as the user gave it by `flag`.
+    inputs: files that the command reads, which are never replaced.
+    overwrite: whether other files may be replaced; None: the command has no
+      such flag.
+    ours: whether an existing file is known to be this package's.
 
   Raises:
-    ValueError: it is none of these, or cannot be written; nothing is changed.
+    ValueError: the file must not be replaced, or cannot be written; nothing is
+      changed.
   """
   named = f"{flag}={path}"
   with explained(path, flag):
@@ -191,12 +192,12 @@ def output(
 
 
 def _target(path, named) -> str:
-  """Where a path leads. Raises OSError unless a file can be written there."""
+  """The target of a path. Raises OSError unless it can be written."""
   path = os.fspath(path)
   if is_bucket(path):
     return path
   target = os.path.realpath(os.path.expanduser(path))
-  # Others mean their standard output by "-".
+  # In other programs "-" is the standard output.
   if path in ("", "-") or (
     os.path.lexists(target) and not os.path.isfile(target)
   ):
@@ -212,7 +213,7 @@ def _target(path, named) -> str:
 
 
 def _is_among(inputs, target, there) -> bool:
-  """Whether a file is one of some, by whatever name."""
+  """Whether a file is one of the inputs, by any name."""
   if is_bucket(target) or not there:  # other outputs may be among the inputs
     return any(
       target in (os.fspath(path), os.path.abspath(path)) for path in inputs
@@ -226,9 +227,9 @@ def _is_among(inputs, target, there) -> bool:
 
 
 def is_ours(path) -> bool:
-  """Whether this package has written a file, by what it holds.
+  """Whether this package has written a file, by its content.
 
-  Raises OSError if it cannot be read.
+  Raises OSError if the file cannot be read.
   """
   with os_errors(path), epath.Path(path).open("rb") as f:
     head = f.read(_LOOKED_AT)
@@ -240,7 +241,7 @@ def is_ours(path) -> bool:
 
 
 def _is_table(head, file) -> bool:
-  """Whether it is a table of embeddings."""
+  """Whether a file is a table of embeddings."""
   if not head.startswith(b"PAR1"):
     return False
   import pyarrow as pa
@@ -254,18 +255,18 @@ def _is_table(head, file) -> bool:
 
 @contextlib.contextmanager
 def lock(path, flag="--output"):
-  """Keeps others from writing a file meanwhile, by `PATH.lock` beside it.
+  """Locks a file against other writers, by `PATH.lock` beside it.
 
-  The kernel lets go when the process dies, however that comes about. Of several
-  hosts with one directory, let the first one lock. Buckets have no locks, some
-  network disks neither: there nothing is kept.
+  The kernel releases the lock when the process dies. If several hosts share a
+  directory, let the first one lock. Buckets and some network disks have no
+  locks: there nothing is locked.
 
   Args:
     path: of the file; its folder is made.
-    flag: by which the user has named the path.
+    flag: by which the user gave the path.
 
   Raises:
-    ValueError: another one holds it, of this process or another.
+    ValueError: this process or another one holds the lock already.
     OSError: the place cannot be written; see `explained`.
   """
   if is_bucket(path):
@@ -311,7 +312,7 @@ def _hold(file, path, flag):
 def explained(path, flag="--workdir"):
   """Raises ValueError, which names the remedy, if `path` cannot be written.
 
-  `flag`: by which the user has named the place.
+  `flag`: by which the user gave the path.
   """
   try:
     with os_errors(path):
@@ -327,7 +328,7 @@ def explained(path, flag="--workdir"):
 
 @contextlib.contextmanager
 def os_errors(path):
-  """Buckets are TensorFlow's, whose errors are no OSError."""
+  """Turns TensorFlow's errors, of buckets, into OSError."""
   if not is_bucket(path):
     yield
     return

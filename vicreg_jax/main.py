@@ -1,7 +1,7 @@
 """The door: `python -m vicreg_jax.main --config=configs/X.py --workdir=DIR`.
 
-`--config.key=value` overrides a key of the config, which is a Python file of
-your own: only run configs that you trust.
+`--config.key=value` overrides a key of the config, which is a Python file: only
+run configs that you trust.
 """
 
 import importlib
@@ -61,8 +61,8 @@ def main(argv):
   config = cli.CONFIG.value
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   workdir = os.path.expanduser(WORKDIR.value or f"runs/{name.stem}")
-  # Training saves when it is told to stop. Elsewhere nothing is lost either:
-  # what was half-written is removed on the way out, and made again.
+  # A training saves on signals. Other jobs lose nothing either: half-written
+  # files are removed on the way out, and made again.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     with cli.errors():
@@ -74,7 +74,7 @@ def main(argv):
 
 
 def start(given: list[str]):
-  """The command with these flags; ends the process."""
+  """Runs the command with these flags, and ends the process."""
   flags.mark_flag_as_required("config")
   app.run(main, [__name__, *given], flags_parser=cli.parse)
 

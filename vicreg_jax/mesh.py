@@ -5,9 +5,9 @@ split over the mesh's only axis, "data"; everything else is replicated. Under
 `jit` the arrays are global, so batch statistics and losses are over the global
 batch by construction.
 
-With several hosts every process runs the same program in step. What differs
-between them, each must learn before the next computation over all devices, or
-they wait for each other for ever: hence `gather`, `any_host` and
+With several hosts all processes run the same program in step. If they differ in
+some value, all must learn of it before the next computation over all devices,
+or they wait for each other forever: hence `gather`, `any_host` and
 `first_host_first`.
 """
 
@@ -30,7 +30,7 @@ _meetings = itertools.count()  # a barrier's name serves once
 
 
 class DeviceError(ValueError):
-  """No device can be used: here, but perhaps on another machine, or later."""
+  """No device can be used here now, but perhaps elsewhere, or later."""
 
   exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
@@ -38,15 +38,16 @@ class DeviceError(ValueError):
 def join_hosts(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ):
-  """Joins the other processes of a run. To call before JAX is used.
+  """Joins the other processes of a run. Call it before any use of JAX.
 
   Args:
-    coordinator: HOST:PORT at which process 0 can be reached by all.
-    num_processes, process_id: how many there are, and which this is. All three
+    coordinator: HOST:PORT at which all can reach process 0.
+    num_processes, process_id: their number, and this one's. All three arguments
       are None where the platform knows them (TPU pods, Slurm).
 
   Raises:
-    ValueError: they do not fit together, or the others cannot be joined.
+    ValueError: the arguments contradict each other, or the others cannot be
+      joined.
   """
   given = {
     "--coordinator": coordinator,
@@ -69,8 +70,8 @@ def join_hosts(
       coordinator.rpartition(":")[0].strip("[]"),
       f"--coordinator={coordinator}: its name",
     )
-  # JAX's own handler would keep SIGTERM from the jobs, which agree on a step
-  # to stop at by themselves, and elsewhere end at once.
+  # JAX's own handler would hide SIGTERM from the jobs: trainings agree on a
+  # step to stop at, and other jobs end at once.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -94,8 +95,8 @@ def _check_resolves(name, named):
 
 
 def is_first_host() -> bool:
-  """Whether this process is the one that writes what is written once."""
-  # A process alone need not open its devices to know: others may hold them.
+  """Whether this process writes the files that one process writes for all."""
+  # A single process does not open its devices here: others may hold them.
   return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -103,14 +104,14 @@ def is_first_host() -> bool:
 def first_host_first():
   """Runs a block on the first host, and then on the others at once.
 
-  For what is made unless it is there: where hosts share a disk or a bucket the
-  others find it; where each has a disk of its own they make it too.
+  For files that are made unless they exist: with a shared disk or bucket the
+  other hosts find them; with disks of their own they make them, too.
   """
   if not is_first_host():
     wait_for_hosts()
   try:
     yield
-  finally:  # also after an error: the others shall meet it, not wait
+  finally:  # also after an error: the others must not wait
     if is_first_host():
       wait_for_hosts()
 
@@ -134,7 +135,7 @@ def gather(*values: int) -> np.ndarray:
 def any_host(devices: Mesh) -> Callable[[bool], jax.Array]:
   """A function that tells all hosts whether the flag of any of them is set.
 
-  As a step it is only dispatched: `bool(result)` waits for it.
+  The function only dispatches a step: `bool(result)` waits for it.
   """
   reduce = jax.jit(jnp.any, out_shardings=replicated(devices))
 
@@ -149,7 +150,7 @@ def make_mesh() -> Mesh:
   """All devices of all hosts along one axis, "data", host after host.
 
   Raises:
-    DeviceError: there is none that can be used.
+    DeviceError: no device can be used.
     ValueError: there are other hosts, and `join_hosts` was not called; or this
       host's own name does not resolve.
   """
@@ -184,7 +185,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def global_batch(mesh: Mesh, host_batch: np.ndarray) -> jax.Array:
-  """The global array of which every host holds consecutive rows.
+  """The global array of every host's consecutive rows.
 
   Args:
     mesh: the mesh.
@@ -220,17 +221,17 @@ def check_batch(batch_size: int, mesh: Mesh):
 def stream_key(seed: int, stream: str, step: int = 0) -> jax.Array:
   """The key of a named stream at a step: fold_in(seed, stream, step).
 
-  Nothing random is saved: whoever knows seed, name and step has the key.
+  No random state is saved: seed, name and step give the key.
   """
   key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
   return jax.random.fold_in(key, step)
 
 
 def compiler_options(devices: Mesh) -> dict[str, str] | None:
-  """What `jax.jit` is to be told for programs on these devices.
+  """Options of `jax.jit` for programs on these devices.
 
   On CPUs jaxlib 0.10 hands products and sums to YNNPACK, which copies whole
-  weights first: of VICReg's projector alone a step takes three times as long.
+  weights first: VICReg's projector alone makes a step three times as long.
   """
   if devices.devices.flat[0].platform != "cpu":
     return None

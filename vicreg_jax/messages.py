@@ -1,4 +1,4 @@
-"""How a command ends: an error in one line, and its exit code."""
+"""Ends a command with an error in one line, and its exit code."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def end(error):
 
 
 def line(error) -> str:
-  """An error as one line: what it quotes may be long, and hold line ends."""
+  """An error as one line, though it may quote long text with line ends."""
   text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
   half = _LONGEST_ERROR // 2
   short = len(text) <= _LONGEST_ERROR
@@ -26,7 +26,7 @@ def line(error) -> str:
 
 
 def ours(error) -> bool:
-  """Whether this package raised it, for the user to read."""
+  """Whether this package raised an error, for the user to read."""
   last = error.__traceback__
   while last.tb_next:
     last = last.tb_next

@@ -1,6 +1,6 @@
-"""Figures of a run, from the files it left. Matplotlib, without a display.
+"""Figures of a run, from its files. Matplotlib, without a display.
 
-Below them stands what `study/figures.py` draws with too.
+The functions below the figures also serve `study/figures.py`.
 """
 
 import io
@@ -21,7 +21,7 @@ TERMS = (
   "top1",
 )
 LEARNING_RATE = "learning_rate"
-# Titles of what a predictor is scored by, all in percent.
+# Titles of the scores, all in percent.
 SCORES = {
   "roc_auc": "ROC-AUC",
   "pr_auc": "PR-AUC",
@@ -30,7 +30,7 @@ SCORES = {
   "accuracy": "accuracy",
 }
 _MOST_LABELS = 60
-# Okabe and Ito's blue and vermilion: apart in print and to the colour-blind.
+# Okabe and Ito's blue and vermilion, for print and the colour-blind.
 BLUE, RED = "#0072B2", "#D55E00"
 # prefix in metrics.jsonl: label, style.
 SERIES = {
@@ -49,7 +49,7 @@ def training_curves(metrics_jsonl_path, out_png):
   positive and span a decade; a null (nan or infinite) is a gap.
 
   Raises:
-    ValueError: if the file is missing, faulty or holds none of these metrics.
+    ValueError: the file is missing, faulty or has none of these metrics.
   """
   lines = files.read_metrics(metrics_jsonl_path)
   panels = [
@@ -74,7 +74,7 @@ def training_curves(metrics_jsonl_path, out_png):
       # A point that has no neighbour draws no line: mark the sparse ones.
       size = 3 if len(steps) <= 50 else 0
       ax.plot(steps, values, label=label, markersize=size, **style)
-    if term != LEARNING_RATE:  # which is read on a linear axis
+    if term != LEARNING_RATE:  # its axis is linear
       log_if_wide(ax, [v for *_, values in series for v in values])
     ax.set_ylabel(term.replace("_", "\n"))
     ax.grid(alpha=0.3)
@@ -143,7 +143,7 @@ def per_tag_auc(rows, out_png):
 
 
 def clips(seconds, dbfs, labels, label_counts, out_png):
-  """What a data set holds: durations, loudness, and clips of each label.
+  """Draws a data set: durations, loudness, and clips of each label.
 
   Args:
     seconds, dbfs: {split: values}, a value a clip: its length, and its RMS in
@@ -203,7 +203,7 @@ def _height(term):
 
 
 def _by_prefix(lines, term):
-  """[(label, style, steps, values)] of the prefixes that a term comes under."""
+  """[(label, style, steps, values)] of the prefixes of a term."""
   found = []
   for prefix, (label, style) in SERIES.items():
     points = [
@@ -228,8 +228,8 @@ def log_if_wide(ax, values):
 
 def subplots(**options):
   """A figure and its axes, as pyplot's `subplots` of the same options."""
-  # Imported here: only figures should pay for it. A Figure of its own needs
-  # neither pyplot's global state nor a display.
+  # Imported here, as only figures need Matplotlib. A Figure without pyplot
+  # needs neither global state nor a display.
   from matplotlib.figure import Figure
 
   size = options.pop("figsize")

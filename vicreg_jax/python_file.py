@@ -1,6 +1,6 @@
-"""Runs a Python file of the user's, as configs and suites are.
+"""Runs a Python file of the user's: a config or a suite.
 
-Only take those you trust.
+Only use files that you trust.
 """
 
 import difflib
@@ -15,17 +15,17 @@ _MOST = 20  # names of files that are listed
 
 
 def call(path: str, function: str, *args, flag: str = "") -> Any:
-  """What a function of a file returns, `get_config` of a config for example.
+  """The result of a function of a file, such as `get_config` of a config.
 
   Args:
     path: of the file.
     function: its name.
     *args: for the function.
-    flag: by which the user has named the file; "" if another file did.
+    flag: by which the user gave the file; "" if another file named it.
 
   Raises:
     ValueError: there is no such file or function, or the file's own code has
-      failed. Names the file, and the line or the names that are near.
+      failed. Names the file, and the line or similar names.
   """
   path = os.fspath(path)
   named = f"{flag}={path}" if flag else path
@@ -35,7 +35,7 @@ def call(path: str, function: str, *args, flag: str = "") -> Any:
     loader = importlib.machinery.SourceFileLoader("user_file", path)
     spec = importlib.util.spec_from_loader(loader.name, loader)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # where dataclasses look for it
+    sys.modules[loader.name] = module  # dataclasses look here
     loader.exec_module(module)
     if hasattr(module, function):
       return getattr(module, function)(*args)
@@ -49,7 +49,7 @@ def call(path: str, function: str, *args, flag: str = "") -> Any:
 
 
 def _instead(path):
-  """Says of a path which is no file what is there instead."""
+  """Describes what a path leads to, if it is no file."""
   is_folder = os.path.isdir(path)
   folder = path if is_folder else os.path.dirname(path) or "."
   if not os.path.isdir(folder):

@@ -2,10 +2,9 @@
 
     python -m vicreg_jax.rooms
 
-prints the map that CONTRIBUTING.md shows. A module imports only what stands
-before it here: a room those above it, a module of a room those before it in
-that room. So nothing comes round in a circle, and a reader can begin at the
-top. A test holds the imports to it.
+prints the map that CONTRIBUTING.md shows. A module imports only modules of
+rooms above its own, and modules before it in its room. So there are no circles,
+and a reader can begin at the top. A test checks the imports.
 """
 
 from typing import NamedTuple
@@ -19,7 +18,7 @@ class Room(NamedTuple):
     gives: what goes out.
     first: the module to open first.
     modules: in the order in which they may import one another.
-    folder: whether it is one; else its modules are the package's own.
+    folder: whether the room is a folder; else its modules are at the top.
   """
 
   takes: str

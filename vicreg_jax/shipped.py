@@ -18,14 +18,14 @@ def config(name: str) -> str:
 
   Args:
     name: a path; or the name of a shipped config, with or without `configs/`
-      and `.py`. What is neither is given back as it is; but a bare name as the
-      file that would be it, beside those that are there.
+      and `.py`. Other paths are returned unchanged, and other bare names as
+      files beside the shipped ones, for an error that lists these.
   """
   return _find(name, "configs/", "")
 
 
 def suite(name: str) -> str:
-  """As `config`, of a suite."""
+  """As `config`, for a suite."""
   return _find(name, "configs/suites/", "suites")
 
 

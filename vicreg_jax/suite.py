@@ -3,14 +3,14 @@
     python -m vicreg_jax.suite --suite=configs/suites/convergence.py \\
         --workdir=DIR [--scale=smoke] [--config.key=value ...]
 
-Each run is a command of its own, which `--list` prints. What is finished is
-skipped, what was interrupted continues, and a run that fails is reported at the
-end. Suites that share a --workdir share their runs. `--only=3` does one member,
-for arrays of jobs on several machines. `--collect` runs nothing, and makes the
-table and the figure of what is there. A --config.key is for all runs that have
-it: --config.data.dir, for example.
+Each run is a command of its own, which `--list` prints. Finished runs are
+skipped, interrupted ones continue, and failed ones are reported at the end.
+Suites that share a --workdir share their runs. `--only=3` does one run of the
+list, for arrays of jobs on several machines. `--collect` runs nothing, and
+makes table and figure of the finished runs. A --config.key, such as
+--config.data.dir, is set in all runs that have it.
 
-A suite is a Python file, and is run: only take those you trust.
+A suite is a Python file, which is run: only use files that you trust.
 """
 
 import argparse

@@ -6,16 +6,15 @@ parameters, in
 
 sox             one process for all views, an effects chain each; the time of
                 empty chains (start, reading, writing) is taken off. White
-                noise at 80 dB, which one view in a hundred gets, it goes
-                without.
+                noise at 80 dB, for one view in a hundred, is left out
 pedalboard      its own effects on a view in memory; filters are of first
                 order, and the noise is left out as well
-audiomentations what it has of them: neither echo nor Freeverb, so no chain
+audiomentations its effects: neither echo nor Freeverb, so no chain
 
-With --on=device JAX augments all views as one batch on the device that there
-is (`data.augment_on`): its time on the clock, memory besides the views, bytes a
-view that the host sends; against torch-audiomentations, which has no echo and
-no Freeverb either, on the same device.
+With --on=device JAX augments all views as one batch on the available device
+(`data.augment_on`): wall time, memory besides the views, bytes a view that the
+host sends; against torch-audiomentations, which has no echo and no Freeverb
+either, on the same device.
 """
 
 import contextlib
@@ -190,7 +189,7 @@ def _sox(stack, name, views_NxT, draws):
 
 
 def sox_effects(draws: dict) -> list[str]:
-  """The effects of sox that do what was drawn for one view, but noise."""
+  """The effects of sox for the draws of one view, without noise."""
   effects = []
   for op, d in draws.items():
     if op == "polarity":

@@ -1,10 +1,10 @@
 """The verb `embed` with the starter encoder: its rate, its start, its memory.
 
-`embed` makes a table of the files. `onnxruntime` has the same weights in a loop
-as one would write it: `librosa.load`, then the file's segments in batches.
-`encoder alone` has all segments in memory. `first embedding` is the time from a
-command to what it prints of one file, with a full compilation cache;
-`short files` is a command that embeds many of half a second.
+`embed` makes a table of the files. `onnxruntime` runs the same weights in a
+plain loop: `librosa.load`, then the file's segments in batches. `encoder alone`
+has all segments in memory. `first embedding` is the time from a command to its
+output for one file, with a full compilation cache; `short files` is a command
+that embeds many files of half a second.
 """
 
 import functools

@@ -1,12 +1,12 @@
 """The tf.data pipeline from a prepared data set to batches in memory.
 
-`1 core`, `2 cores`: processes that may use so many and take turns. Views a
-second, and CPU time a view. `crops_...`: of crops alone, as where a device
-augments them (`data.augment_on`); what the host takes besides is augmentation.
+`1 core`, `2 cores`: processes on one or two cores, which take turns. Views a
+second, and CPU time a view. `crops_...`: crops alone, as for a device that
+augments them (`data.augment_on`); the host's other time is augmentation.
 `memory`: peak of a process that reads an epoch, or its first 1,000 batches, of
 a small and of a large data set of tiny clips, a thousand to a file: only the
-shuffle's window and the index may tell them apart. And how long the index takes
-to be made, and the first batch after it.
+shuffle's window and the index may differ. Also the time to make the index, and
+the first batch after it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from vicreg_jax.benchmarks.support import timing
 from vicreg_jax.data import datasets
 from vicreg_jax.data.augment_config import VIEWS
 
-_MAX_CORES = 2  # what the comparison of cores goes up to
+_MAX_CORES = 2  # most cores of the comparison
 _A_FILE = 1000  # tiny clips
 _NAME = b"a clip's"  # of eight characters, as numbers have
 _MOST_BATCHES = 1000  # of tiny clips
@@ -147,9 +147,9 @@ def _tiny(directory, clips):
 def _worker(job, cores, config):
   """A process of this module that may use the given cores.
 
-  Gives a function: have it do the next part of its job, and say what it found.
-  Between the parts it is stopped, lest it reads ahead for the next. Left to end
-  by itself, it might wait a minute for TensorFlow's tuning of its datasets.
+  Gives a function that has the process do the next part of its job, and returns
+  the result. Between parts the process is stopped, lest it read ahead. It is
+  killed, as its end might wait a minute for TensorFlow's tuning of datasets.
   """
   task = {"job": job, "config": config.to_dict()}
   command = [sys.executable, "-m", "vicreg_jax.benchmarks.pipeline"]
@@ -243,7 +243,7 @@ def _main():
   import ml_collections
 
   answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what libraries print is no answer
+  os.dup2(2, 1)  # output of libraries is no answer
   task = json.loads(sys.argv[1])
   config = ml_collections.ConfigDict(task["config"])
   parts = {"stream": _stream, "memory": _memory}[task["job"]](config)

@@ -1,6 +1,6 @@
-"""Audio files to mono float32, and the 16-bit form they are kept in. NumPy.
+"""Decodes audio files to mono float32, and converts to 16 bits. NumPy.
 
-libsndfile decodes what it can, to its end; FFmpeg (by PyAV) the rest.
+libsndfile decodes the formats that it knows, FFmpeg (by PyAV) the others.
 """
 
 import contextlib
@@ -20,36 +20,36 @@ import soxr
 
 from vicreg_jax.data import ffmpeg
 
-INT16_SCALE = 32767  # both signs; so that +1 fits
+INT16_SCALE = 32767  # for both signs, as +1 has to fit
 TOO_LONG = "too long"
 FOLDER_NOT_READABLE = "folder not readable"
 
-# By these a folder's audio is known; what is in a file decides how it is read.
+# Suffixes of audio in a folder; a file's content decides how it is read.
 EXTENSIONS = frozenset({
   ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".ape", ".au", ".caf", ".dsf",
   ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".mp4", ".mpc", ".oga",
   ".ogg", ".opus", ".snd", ".spx", ".tta", ".w64", ".wav", ".weba",
   ".webm", ".wma", ".wv",
 })  # fmt: skip
-# Sound, or notes, of which nothing here makes samples.
+# Suffixes of sound, or of notes, that nothing here decodes.
 UNREAD = frozenset({
   ".amr", ".dff", ".dts", ".it", ".mid", ".midi", ".mod", ".ra", ".ram", ".s3m",
   ".shn", ".tak", ".voc", ".xm",
 })  # fmt: skip
 
-# What lies outside cannot be music, and resampling it could fill the memory.
+# Other rates cannot be music, and resampling them could fill the memory.
 SAMPLE_RATES = range(1_000, 768_001)
 MAX_CHANNELS = 16
 _MAX_SECONDS = 4 * 3600
 # Of full scale. Floats above it are integers that nobody has scaled.
 MAX_PEAK = 16
 _BLOCK_FRAMES = 1 << 18
-# Errors of a path at whose end there is nothing; ELOOP: a link to itself.
+# Errors of paths that lead to nothing; ELOOP: a link to itself.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
-# Formats of which libsndfile may miss the end: their headers need not tell it.
+# Formats whose end libsndfile may miss, as headers need not tell the length.
 _STREAMS = ("FLAC", "MP3", "OGG")
-# Tags at the end that are no reason to look there for sound.
+# Tags at the end of a file: no sound follows.
 _TAG_BYTES = 4096
 # Of an Ogg stream: the mark of a page, its version, "first", or "first, last".
 _FIRST_PAGE = re.compile(rb"OggS\0[\2\6]")
@@ -59,7 +59,7 @@ _reading = contextvars.ContextVar("reading", default=(None, np.inf))
 
 
 class _Bytes(io.BytesIO):
-  """With a name, of which FFmpeg takes a hint where the content gives none."""
+  """Bytes with a name, a hint for FFmpeg where the content gives none."""
 
   name = ""
 
@@ -67,7 +67,7 @@ class _Bytes(io.BytesIO):
 class _Sound(soundfile.SoundFile):
   """Seeks after each block, as soundfile does, but not in an OGG.
 
-  There it would repeat what follows a gap.
+  In an OGG, seeking would repeat the sound after a gap.
   """
 
   def seekable(self):
@@ -75,7 +75,7 @@ class _Sound(soundfile.SoundFile):
 
 
 class AudioError(ValueError):
-  """A file that gives no audio. `reason` is one of few, to be counted."""
+  """A file without audio. There are few reasons, which are counted."""
 
   def __init__(self, path, reason: str, detail: str = ""):
     self.path = os.fspath(path)
@@ -89,9 +89,9 @@ class AudioError(ValueError):
 
 @contextlib.contextmanager
 def reading(most_seconds: float = np.inf) -> Iterator[list[str]]:
-  """Collects notes of what is lost of files that this thread reads.
+  """Collects notes of lost parts of files that this thread reads.
 
-  Outside of it they are warnings. Files that are longer are "too long".
+  Outside of this context notes are warnings. Longer files are "too long".
   """
   notes = []
   token = _reading.set((notes, most_seconds))
@@ -105,9 +105,9 @@ def load(path, sample_rate: int = 22_050) -> np.ndarray:
   """Decodes a file to float32 [T], mono, at `sample_rate` Hz.
 
   Channels are averaged; soxr resamples ("HQ"). Loud files may exceed 1 a
-  little. What a file holds decides how it is read, not its name. It is decoded
-  in blocks, so that what its header promises is never allocated. Of a damaged
-  file there is what can be decoded, and a note; see `reading`.
+  little. A file's content, not its name, decides how it is read. Decoding is in
+  blocks: the length that a header promises is never allocated. A damaged file
+  gives the samples that can be decoded, and a note; see `reading`.
 
   Raises `AudioError`, whose `reason` is one of `check`, "not readable", "empty
   file", "not decodable", "absurd header", "too long", "no samples", "not
@@ -124,7 +124,7 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
   path = os.fspath(path)
   check(path)
   try:
-    # Two libraries read it by turns, so Python must not read ahead.
+    # Two libraries read the file in turns, so Python must not read ahead.
     file = io.FileIO(path)
   except OSError as error:
     raise AudioError(path, "not readable", error.strerror) from None
@@ -135,9 +135,9 @@ def blocks(path, sample_rate: int = 22_050) -> Iterator[np.ndarray]:
 def check(path):
   """Raises `AudioError` unless a path leads to a plain file.
 
-  Its `reason` is "not found", "not a file" (of a pipe or a device, too),
-  "folder not readable" or "not readable". The file is not opened: a pipe would
-  wait for somebody who writes into it.
+  Its `reason` is "not found", "not a file" (a pipe or a device, too), "folder
+  not readable" or "not readable". The file is not opened: a pipe would wait for
+  a writer.
   """
   path, reason = os.fspath(path), "not readable"
   try:
@@ -163,7 +163,7 @@ def loads(content: bytes, name: str, sample_rate: int = 22_050) -> np.ndarray:
 
 
 def _decode(file, name, sample_rate):
-  """Pieces that are not empty, and at least one of them."""
+  """At least one piece, none of them empty."""
   some = False
   for block in _resampled(file, name, sample_rate):
     if not block.size:
@@ -182,10 +182,10 @@ def _decode(file, name, sample_rate):
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-  """Rounds float samples to int16; +-1 becomes +-32767, beyond is clipped.
+  """Rounds float samples to int16; +-1 becomes +-32767, louder is clipped.
 
-  32767 rather than 32768, so that +1 fits: the scale is the same for both
-  signs, and inverting the polarity stays exact.
+  With 32767 rather than 32768, +1 fits, both signs have the same scale, and
+  inverting the polarity stays exact.
   """
   scaled = np.clip(samples, -1, 1)
   scaled *= INT16_SCALE
@@ -193,7 +193,7 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def from_int16(samples: np.ndarray) -> np.ndarray:
-  """The float32 samples that `to_int16` has rounded; error <= 1 / 65534."""
+  """Inverts `to_int16`, with an error of at most 1 / 65534."""
   return samples.astype(np.float32) / np.float32(INT16_SCALE)
 
 
@@ -235,7 +235,7 @@ def _frames(file, name):
 
   The links of an Ogg chain may differ in rate and channels.
   """
-  lost = seconds = 0.0  # of links that can be read
+  lost = seconds = 0.0  # of readable links
   read = unread = 0  # bytes
   fault = None
   for link in _links(file, name):
@@ -256,7 +256,7 @@ def _frames(file, name):
 
 
 def _links(file, name):
-  """The links of an Ogg chain, one after another; else the file as it is."""
+  """The links of an Ogg chain, one after another, or the whole file."""
   try:
     starts = _link_starts(file)
     if len(starts) < 2:
@@ -272,10 +272,10 @@ def _links(file, name):
 
 
 def _link_starts(file):
-  """Where the links of an Ogg file begin; of another file there are none.
+  """Positions of the links of an Ogg file; none for other files.
 
-  A link is what comes between a first page and the next. Of streams that run
-  beside one another, the first pages do, too.
+  A link reaches from its first page to the next link's. Parallel streams of a
+  link have their first pages side by side.
   """
   file.seek(0)
   if file.read(4) != b"OggS":
@@ -290,21 +290,21 @@ def _link_starts(file):
     if page != end:
       starts.append(page)
     file.seek(page)
-    head = file.read(27 + 255)  # whose last bytes are the sizes of its parts
+    head = file.read(27 + 255)  # ends with the sizes of the page's parts
     end = page + 27 + head[26] + sum(head[27 : 27 + head[26]])
   return starts
 
 
 def _sound(file, name, size):
-  """As `_frames`; returns how much of it is lost, and all of it, in seconds.
+  """As `_frames`; returns the lost and the whole length, in seconds.
 
-  libsndfile's; where these end before the file does, FFmpeg's from there on.
+  libsndfile decodes first; if it stops before the end, FFmpeg continues.
   """
   if not size:
     raise AudioError(name, "empty file")
   done, broken = 0, False
   file.seek(0)
-  # libsndfile gets a file by its number: through Python's it needs the GIL.
+  # libsndfile gets a file's number: a Python file would need the GIL.
   source = file if isinstance(file, io.BytesIO) else file.fileno()
   try:
     with _Sound(source, closefd=False) as sound:
@@ -335,14 +335,14 @@ def _sound(file, name, size):
     if broken or not done:
       raise AudioError(name, "not decodable", str(error)) from None
     return 0.0, done / rate
-  except OSError as error:  # of the disk, not of what is in the file
+  except OSError as error:  # of the disk, not of the content
     raise AudioError(name, "not readable", error.strerror) from None
 
 
 def _is_cut(file):
-  """Whether an MP3 says how long it is, and ends within a frame.
+  """Whether an MP3's header has its length, and the MP3 ends within a frame.
 
-  Where it does not say so, libsndfile guesses.
+  Without a length libsndfile guesses.
   """
   file.seek(0)
   head = file.read(10)

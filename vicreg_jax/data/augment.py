@@ -5,9 +5,9 @@ length. Use inside a `tf.data` map:
 
     x_T = augment(x_T, seed, config, sample_rate)
 
-Randomness is a pure function of `seed` (see `seeds.py`): no state, so a view
-does not depend on the order or number of threads. Sums over samples are kept
-out of multi-threaded reductions for the same reason.
+Randomness is a pure function of `seed` (see `seeds.py`), so a view does not
+depend on the order or number of threads. For the same reason, sums over samples
+avoid multi-threaded reductions.
 """
 
 import math
@@ -20,17 +20,17 @@ from vicreg_jax.data.pitch import pitch_shift, view_of
 
 _COLUMNS = 4  # a coin and at most three parameters
 
-# Half kernels that a block is for, and its samples: short blocks fit the cache.
+# Longest half kernel of a block, and its samples: short blocks fit the cache.
 _FILTER_BLOCKS = ((64, 2048), (448, 4096), (augment_config.FILTER_HALF, 8192))
 
-# --- what is drawn -----------------------------------------------------------
+# --- random numbers ----------------------------------------------------------
 
 
 def draw(seed, config):
-  """What `augment` will do: {op: {"on": bool, parameter: float32}} scalars.
+  """Draws for `augment`: {op: {"on": bool, parameter: float32}} scalars.
 
-  An op reads its own row of one table, so switching an op off, or changing a
-  range, leaves all other draws as they were. Ops with p = 0 are left out.
+  Each op has its own row of one table of random numbers: switching an op off,
+  or changing a range, changes no other draw. Ops with p = 0 are left out.
   """
   used = {op: c for op, c in config.items() if c["p"]}
   if not used:
@@ -38,7 +38,7 @@ def draw(seed, config):
   u = tf.random.stateless_uniform([len(seeds.OPS) - 1, _COLUMNS], seed)
 
   def uniform(op, column, low, high):
-    # Rounding may step over an end.
+    # Rounding may exceed an end.
     value = low + (high - low) * u[seeds.OPS[op], column]
     return tf.clip_by_value(value, low, high)
 
@@ -101,8 +101,8 @@ def lowpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
   sinc x Hann, 8 zero crossings in all, unit sum, edges replicated. The lowest
   cut-off is 4 / 1024 of the sample rate (86 Hz at 22,050 Hz).
 
-  Where `cutoff_hz` is a tensor, `lowest_hz` is a number that it is never
-  below: the higher, the less there is to compute.
+  `lowest_hz` is a lower bound for a `cutoff_hz` that is a tensor: the higher,
+  the less there is to compute.
   """
   x_T, length = view_of(x_T)
   lowest = augment_config.lowest_cutoff(sample_rate)
@@ -149,7 +149,7 @@ def highpass(x_T, cutoff_hz, sample_rate, lowest_hz=None):
 def delay(x_T, delay_ms, factor, sample_rate):
   """x[n] + factor * x[n - d], d = floor(delay_ms * sample_rate / 1000)."""
   x_T, length = view_of(x_T)
-  # The product is exact in float32, so whole results are not floored away.
+  # The product is exact in float32: whole results are not floored down.
   samples = tf.cast(delay_ms * sample_rate / 1000, tf.int32)
   samples = tf.minimum(samples, length)
   echo = tf.pad(x_T[: length - samples], [[samples, 0]])
@@ -169,8 +169,8 @@ def reverb(x_T, room_size, reverberance, damping, sample_rate):
   arrives 70 dB down, and float32 errors, which grow by as much, stay there
   too.
 
-  On the circle the M = N / 2 points are (2k + 1/2) pi / M. There z^-M = -i r^-M
-  at all of them, so that the second half of the (real) signal goes into the
+  The M = N / 2 points on the circle are at angles (2k + 1/2) pi / M. At all of
+  them z^-M = -i r^-M: the second half of the (real) signal goes into the
   imaginary part of a complex FFT of M points.
   """
   x_T, length = view_of(x_T)
@@ -211,14 +211,14 @@ def _combs(delays_8, loop_RxC, on):
   half = on.rows * on.columns
 
   def power(quarters_M):
-    """z^D of each comb at points of so many quarters of a step, [8, M]."""
+    """z^D of each comb at points given in quarters of a step, [8, M]."""
     # Exact turns in integers: the products would not fit float32.
     turn_8xM = tf.math.floormod(delays_8[:, None] * quarters_M, 4 * half)
     angle_8xM = tf.cast(turn_8xM, tf.float32) * (math.pi / (2 * half))
     return tf.complex(tf.cos(angle_8xM), tf.sin(angle_8xM))
 
-  # Point k = row + rows * column, as `_fft` leaves them, so that z^D is an
-  # outer product of few exponentials.
+  # Point k = row + rows * column, in the order of `_fft`: z^D is an outer
+  # product of few exponentials.
   low_8xR = power(4 * np.arange(on.rows) + 1)
   high_8xC = power(4 * on.rows * np.arange(on.columns))
   growth_8 = tf.exp(tf.cast(delays_8, tf.float32) * on.log_radius)

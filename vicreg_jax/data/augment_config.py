@@ -1,7 +1,7 @@
-"""What a view of a clip is: how many there are, and how each is augmented.
+"""Defaults and checks of the `augment` section of a config.
 
-Defaults and checks of the `augment` section of a config, in plain Python: the
-operations themselves (`augment.py`) need TensorFlow, a config does not.
+In plain Python: the operations (`augment.py`) need TensorFlow, a config does
+not.
 """
 
 VIEWS = 2  # of a clip, in a training step
@@ -45,9 +45,9 @@ def lowest_cutoff(sample_rate):
 
 
 def validate_augment(config, sample_rate):
-  """Raises ValueError if a range is none, or no filter has such a cut-off.
+  """Raises ValueError if a range is empty, or no filter has such a cut-off.
 
-  What a value alone must be is in `config_limits.py`.
+  The bounds of single values are in `config_limits.py`.
   """
   lowest, highest = lowest_cutoff(sample_rate), sample_rate / 2
   for op, values in config.items():

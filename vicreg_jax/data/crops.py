@@ -1,13 +1,13 @@
-"""Where clips are cropped: all random crops, of trainings and probes.
+"""Random crops of clips, for trainings and probes.
 
 Three steps, each ahead of the next:
 
-  draw    a start for each crop of each clip, by a seed of its own. `order`, of
-          elements (`begin(...)`, position of a clip), says which clips.
-  read    the samples from there (and no more of the clip: `records.py`), by
+  draw    a start for each crop, by its own seed. `order` is a dataset of pairs
+          (`begin(...)`, position of a clip): the clips to crop.
+  read    the samples of the crop, and no more of the clip (`records.py`), by
           Python's threads.
-  use     as batches in memory (`batches`), or one by one in tf.data (`Queue`),
-          which augments them.
+  use     crops as batches in memory (`batches`), or one by one in tf.data
+          (`Queue`), which augments them.
 """
 
 import atexit
@@ -25,8 +25,8 @@ from vicreg_jax.data import audio, records, seeds
 from vicreg_jax.data.prepared import reading
 from vicreg_jax.data.threads import map_in_order
 
-# Clips read in one go for a queue, by so many threads, and how many goes ahead
-# of what follows.
+# For a queue: clips that are read together, threads, and groups that are read
+# ahead.
 _GROUP, _READERS, _GROUPS_AHEAD = 16, min(8, os.cpu_count()), 2
 _BATCHES_AHEAD = 4
 _DRAWERS = 4
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 
 
 def begin(seed: int, epoch, views: int) -> tf.Tensor:
-  """What all clips of an epoch share of their seeds, for `views` crops each."""
+  """The part of the seeds that all clips of an epoch share, by view."""
   numbers = [seeds.CROP + v for v in range(views)] + [*range(views)]
   return seeds.begin_seed(seed, epoch, tf.constant(numbers, tf.int64))
 
@@ -51,7 +51,7 @@ def begin(seed: int, epoch, views: int) -> tf.Tensor:
 def random_start(num_samples, crop: int, seed) -> tf.Tensor:
   """Start of a crop, uniform over 0 ... num_samples - crop (int64 scalar).
 
-  A clip shorter than the crop is an InvalidArgumentError.
+  A clip shorter than the crop raises an InvalidArgumentError.
   """
   num_samples = tf.cast(num_samples, tf.int64)
   check = tf.debugging.assert_greater_equal(
@@ -68,7 +68,7 @@ def random_start(num_samples, crop: int, seed) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def _draw(clips, order, crop, group) -> tf.data.Dataset:
-  """`Drawn`, of so many clips at a time."""
+  """A dataset of `Drawn`, of `group` clips each."""
   # A clip's number: a stable 62-bit hash of its id.
   number_N = tf.strings.to_hash_bucket_fast(clips.index.id_N, 2**62)
   length_N = tf.constant(clips.index.size_N // records.SAMPLE)
@@ -90,9 +90,9 @@ def _draw(clips, order, crop, group) -> tf.data.Dataset:
 
 
 def _read(clips, drawn, crop, function, ahead) -> Iterator:
-  """Yields function(blocks, skip, drawn) of each group, as `Clips.read` has it.
+  """Yields function(blocks, skip, drawn) of each group; see `Clips.read`.
 
-  The function, too, is called by the threads that read.
+  The reading threads also call the function.
   """
 
   def read(group):
@@ -107,8 +107,8 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields float32 crops `x_BxT`, one of each clip, and its position `clip_B`.
 
-  The last batch is as short as it comes out. Raises ValueError if a crop cannot
-  be read, or is not what was indexed.
+  The last batch may be shorter. Raises ValueError if a crop cannot be read, or
+  differs from its checksum.
   """
 
   def cut(blocks_Bx1xM, skip_Bx1, drawn):
@@ -126,9 +126,9 @@ def batches(
 class Queue:
   """Crops in the order of their clips, without end, for tf.data to work on.
 
-  TensorFlow can call Python to read (`tf.numpy_function`). But when a dataset's
-  iterator is deleted, it waits for calls that have begun and has the lock of
-  the interpreter, which they need to end. So a thread of ours fills a queue of
+  TensorFlow could call Python to read (`tf.numpy_function`). But when a
+  dataset's iterator is deleted, it holds the interpreter's lock and waits for
+  running calls, which need the lock to end. So a Python thread fills a queue of
   TensorFlow's.
   """
 
@@ -141,11 +141,11 @@ class Queue:
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._error = None
 
-  # Converting all that is called takes as long as tracing it; there is no
-  # Python in it to convert. The same holds wherever the decorator stands.
+  # AutoGraph's conversion takes as long as tracing, and nothing here needs it.
+  # The same holds wherever the decorator stands.
   @tf.autograph.experimental.do_not_convert
   def map(self, function: Callable) -> tf.data.Dataset:
-    """What `function` makes of each crop (int16 [T]) and its seed [2].
+    """Maps each crop (int16 [T]) and its seed [2] by `function`.
 
     The V crops of a clip follow each other.
     """
@@ -159,7 +159,7 @@ class Queue:
         tf.ensure_shape(seed_Rx2[row], [2]),
       )
 
-    # Each crop with all of its group, which is not copied, as rows would be.
+    # Each crop comes with its whole group: rows would be copied.
     return (
       tf.data.Dataset.range(np.iinfo(np.int64).max)
       .map(lambda _: tuple(self._queue.dequeue()))
@@ -172,9 +172,9 @@ class Queue:
     )
 
   def stream(self, dataset: tf.data.Dataset) -> Iterator:
-    """Elements as NumPy of what is made of `map`; once for each object.
+    """Elements, as NumPy, of a dataset made by `map`; call it once.
 
-    Raises ValueError if a crop cannot be read, or is not what was indexed.
+    Raises ValueError if a crop cannot be read, or differs from its checksum.
     """
     _running.add(self)
     iterator = dataset.as_numpy_iterator()
@@ -191,24 +191,24 @@ class Queue:
         if self._error:
           raise self._error
     finally:
-      # Before the iterator is deleted, which waits for what it asked for.
+      # Before the iterator is deleted, which waits for its requests.
       self.end()
 
   def end(self, wait: bool = False):
-    """Has the thread end. Wait only where no lock is held: not in clean-up."""
+    """Ends the thread. Wait only where no lock is held: not in clean-up."""
     if self._thread.is_alive():
       self._end_queue()
       if wait:
         self._thread.join()
 
   def _end_queue(self):
-    # Whoever cleans up may be building a graph, of which this is no part.
+    # Clean-up may happen while a graph is built, and must stay out of it.
     with tf.init_scope(), contextlib.suppress(tf.errors.CancelledError):
       self._queue.close(cancel_pending_enqueues=True)
 
   def _run(self):
     def rows(blocks_GxVxM, skip_GxV, drawn):
-      # Copied to TensorFlow here, where others go on, rather than by `enqueue`.
+      # Copy to TensorFlow here, in parallel, rather than in `enqueue`.
       return [
         tf.constant(x.reshape(-1, *x.shape[2:]))
         for x in (blocks_GxVxM, skip_GxV, drawn.seed_GxVx2)
@@ -230,6 +230,6 @@ _running = weakref.WeakSet()  # of Queue
 
 @atexit.register
 def _end_all():
-  """Left running at exit, threads would be stopped amid TensorFlow."""
+  """Ends all threads at exit: else they would stop inside TensorFlow."""
   for queue in list(_running):
     queue.end(wait=True)

@@ -1,8 +1,8 @@
 """The eight augmentations in JAX: batched, for a GPU or TPU to do by itself.
 
-Every op maps views `x_BxT` (float32) to views of the same shape, by parameters
-that are one number a view, `[B]`. These are traced: other values compile
-nothing anew. In any JAX code:
+Every op maps views `x_BxT` (float32) to views of the same shape. Parameters are
+one number a view, `[B]`, and traced: other values compile nothing anew. In any
+JAX code:
 
     import jax
     from vicreg_jax.data import device_augment
@@ -12,10 +12,10 @@ nothing anew. In any JAX code:
       semitones_B = jax.random.uniform(key, len(x_BxT), minval=-5, maxval=5)
       return device_augment.pitch_shift(x_BxT, semitones_B)
 
-The ops are those of `augment.py`, where each is explained, and equal them but
-for rounding. Two differ: noise is of another generator, and `pitch_shift` is
-the same vocoder with grains of one size. `augment` is the chain, by what
-`augment.draw` has drawn. Nothing of it has gradients.
+The ops equal those of `augment.py`, which explains them, up to rounding. Two
+differ: noise has another generator, and `pitch_shift` is the same vocoder with
+grains of one size. `augment` is the chain, with the draws of `augment.draw`.
+The ops have no gradients.
 """
 
 import math
@@ -33,8 +33,8 @@ from vicreg_jax.data import audio, augment_config, freeverb
 _GRAIN = 2560  # samples of a view, 116 ms at 22,050 Hz
 _HOP = 1024
 _TURN = 2.0**32  # in the units of `_chirp`
-# An op that works on some views has so many goes at those expected: a go has to
-# be large enough for a device, and the last one has views to spare.
+# An op on some views takes this many rounds for the expected number of them: a
+# round has to be large enough for a device, and the last one has spare views.
 GOES = 8
 LOOPS = ("noise", "filter", "pitch", "reverb")  # which those ops are
 
@@ -74,15 +74,15 @@ def gain(x_BxT, db_B):
 def lowpass(x_BxT, cutoff_hz_B, sample_rate, lowest_hz=None):
   """Windowed-sinc low-pass; -6 dB at the cut-off, linear phase, no delay.
 
-  `lowest_hz` is a number that no cut-off is below, by default the lowest that
-  there may be: the higher, the less there is to compute.
+  `lowest_hz` is a lower bound of the cut-offs, by default the lowest allowed
+  one: the higher, the less there is to compute.
   """
   length = x_BxT.shape[1]
   zeros = augment_config.FILTER_ZEROS / 2
   lowest_hz = lowest_hz or augment_config.lowest_cutoff(sample_rate)
   widest = math.floor(zeros * sample_rate / lowest_hz) + 1
   kernel_BxK = _sinc(cutoff_hz_B[:, None], sample_rate, widest)
-  # Overlap-save: what a block's transform wraps round is left out.
+  # Overlap-save: samples that a block's transform wraps round are left out.
   block = max(2048, 1 << (8 * widest - 1).bit_length())
   hop = block - 2 * widest
   count = -(-length // hop)
@@ -97,8 +97,8 @@ def lowpass(x_BxT, cutoff_hz_B, sample_rate, lowest_hz=None):
 def _sinc(cutoff_hz_Bx1, sample_rate, widest):
   """Kernels of `lowpass`, `widest` samples to either side."""
   zeros = augment_config.FILTER_ZEROS / 2
-  # By the remainder, and so exact: what a compiler makes of a division may not
-  # be where the quotient is whole.
+  # By the remainder, which is exact: a compiled division may not be exact where
+  # the quotient is whole.
   half_Bx1 = jnp.floor_divide(zeros * sample_rate, cutoff_hz_Bx1)
   n_K = np.arange(-widest, widest + 1, dtype=np.float32)
   angle = 2 * math.pi / sample_rate * cutoff_hz_Bx1 * n_K
@@ -109,7 +109,7 @@ def _sinc(cutoff_hz_Bx1, sample_rate, widest):
 
 
 def highpass(x_BxT, cutoff_hz_B, sample_rate, lowest_hz=None):
-  """What `lowpass` takes away."""
+  """`x_BxT` minus its `lowpass`."""
   return x_BxT - lowpass(x_BxT, cutoff_hz_B, sample_rate, lowest_hz)
 
 
@@ -125,12 +125,12 @@ def delay(x_BxT, delay_ms_B, factor, sample_rate):
 def pitch_shift(x_BxT, semitones_B):
   """Moves all frequencies by `semitones` (fractional, within +-7); same length.
 
-  As on the host: a grain's spectrum gets the phases that continue the grain
-  before it (a second analysis tells them), and is turned into a grain that is
-  squeezed by the shift's ratio, laid down where it was taken. There the size of
-  the inverse FFT squeezes; here it is a chirp-z transform, which evaluates a
-  spectrum at any steps: sum_f Y[f] exp(2 pi i f k ratio / N), by
-  2 f k = f^2 + k^2 - (k - f)^2 a convolution.
+  As on the host, a grain's spectrum gets the phases that continue the grain
+  before it (from a second analysis). It becomes a grain that is squeezed by the
+  shift's ratio, and laid down where it was taken. The host squeezes by the size
+  of the inverse FFT; here a chirp-z transform evaluates the spectrum at any
+  steps: sum_f Y[f] exp(2 pi i f k ratio / N), a convolution by
+  2 f k = f^2 + k^2 - (k - f)^2.
   """
   count, length = x_BxT.shape
   ratio_B = 2.0 ** (semitones_B / 12)
@@ -152,7 +152,7 @@ def pitch_shift(x_BxT, semitones_B):
   angle += bins.astype(np.float32) * rest_B[:, None, None]
   power = jnp.square(step_BxGxF.real) + jnp.square(step_BxGxF.imag)
   now_BxGxF *= _locked_rotation(jnp.cumsum(angle, 1) - angle, power)
-  # What an upward shift moves beyond the Nyquist frequency is left out.
+  # Bins that an upward shift moves beyond the Nyquist frequency are left out.
   kept_BxF = bins * ratio_B[:, None] <= _GRAIN / 2
   grains = _squeeze(jnp.where(kept_BxF[:, None], now_BxGxF, 0), ratio_B)
   # A grain's second hop overlaps with the first one of the next.
@@ -187,8 +187,8 @@ def _locked_rotation(angle, weight):
 def _chirp(ratio_B, n):
   """exp(i pi ratio n^2 / N), [B, len(n)]; N is a grain's samples.
 
-  Turns are thousands, more than float32 holds: integers of 32 bits, which drop
-  whole turns, have the most of them.
+  There are thousands of turns, too many for float32; 32-bit integers drop whole
+  turns and keep the fraction.
   """
   per_square_B = ratio_B * (_TURN / (2 * _GRAIN))
   whole_B = jnp.floor(per_square_B)
@@ -258,8 +258,8 @@ def reverb(x_BxT, room_size_B, reverberance_B, damping_B, sample_rate):
 
 
 def _comb_delays(room_size_B, sample_rate):
-  """Samples [B, 8]. Compared and not computed, hence the host's: fused, sums
-  that end in .5 would fall on either side.
+  """Samples [B, 8]. Compared with the host's steps rather than computed: fused
+  sums that end in .5 would round to either side.
   """
   shortest_8, room_8xK = freeverb.delay_steps(sample_rate)
   passed_Bx8xK = room_size_B[:, None, None] >= room_8xK
@@ -271,7 +271,7 @@ def _combs(delays_Bx8, loop_BxRxC, on):
   half = on.rows * on.columns
 
   def power(quarters):
-    """z^D at points of so many quarters of a step, but for the radius."""
+    """z^D at points given in quarters of a step, without the radius."""
     turn = delays_Bx8[..., None] * quarters % (4 * half)
     angle = turn.astype(jnp.float32) * (math.pi / (2 * half))
     return lax.complex(jnp.cos(angle), jnp.sin(angle))
@@ -306,7 +306,7 @@ def _frames(x_BxN, count, width, hop):
 
 
 def views_of(config, devices: Mesh) -> Callable:
-  """`views_of(batch) -> views_BxVxT` of what `input_pipeline` gives."""
+  """`views_of(batch) -> views_BxVxT` for batches of `input_pipeline`."""
   if config.data.augment_on == "device":
     return jit_augment(config, devices)
   return lambda views_BxVxT: views_BxVxT
@@ -342,13 +342,13 @@ def augment(x_BxT, draws, config, sample_rate):
 
   Args:
     x_BxT: the views.
-    draws: as `augment.draw` has them, arrays [B]; and as "seed" of "noise"
-      uint32 [B, 2]. Ops that are not in it are left out.
+    draws: of `augment.draw`, as arrays [B]; "noise" also has a "seed", uint32
+      [B, 2]. Ops without draws are left out.
     config: as `augment_config.default_augment()`.
     sample_rate: in Hz.
   """
   c, rate = config, sample_rate
-  # There is little to compute: of all views, and then it is chosen.
+  # Cheap ops: computed for all views, and then chosen.
   all_views = {
     "polarity": lambda x, d: invert_polarity(x),
     "gain": lambda x, d: gain(x, d["db"]),
@@ -384,21 +384,20 @@ def _filtered(x_BxT, draws, config, sample_rate):
 
 
 def apply_where(op, x_BxT, on_B, parameters, rows):
-  """`op(x, parameters)` of the views that are on; others stay as they are.
+  """Applies `op(x, parameters)` to the views that are on.
 
-  It works on so many rows at a time, and as often as there are views for it: a
-  rare op costs little, and any number of takers is right.
+  It takes `rows` views at a time, in as many rounds as necessary: a rare op
+  costs little, and any number of views is allowed.
 
   Args:
     op: of views [rows, T] and parameters [rows, ...].
     x_BxT: the views.
     on_B: whether a view takes the op.
     parameters: arrays [B, ...] in a dict or the like.
-    rows: static. Of a batch that takes no whole number of goes, the last one
-      has rows to spare.
+    rows: views a round, static; the last round may have spare rows.
   """
   count = len(x_BxT)
-  # The views that are on come first; numbers of no row fill the last go.
+  # The views that are on come first; invalid row numbers fill the last round.
   order = jnp.argsort(~on_B, stable=True)
   order = jnp.concatenate([order, count + jnp.arange(-count % rows)])
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# No playlists, which name other files; none that needs a network.
+# No playlists, which name other files, and no network protocols.
 _DEMUXERS = (
   "aac,ac3,aiff,ape,asf,au,caf,dsf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64"
   ",wav,wv"
 )
-# By how many seconds a file may be shorter than it says. Most count what an
-# encoder adds; durations of the last three are guesses from the first packets.
+# Seconds that a file may be shorter than its declared duration. Most formats
+# count an encoder's padding; the last three guess from their first packets.
 _SHORTER = {
   "flac": 1e-3, "ogg": 0.05, "aac": np.inf, "ac3": np.inf, "mp3": np.inf
 }  # fmt: skip
@@ -28,8 +28,8 @@ def opened(file, errors: str = "replace", **options: str) -> Iterator[tuple]:
 
   Args:
     file: binary, and seekable.
-    errors: what becomes of tags that are no UTF-8, as `str.encode` has it. From
-      19 on PyAV has "surrogateescape" whatever is asked for.
+    errors: for tags that are not UTF-8, as in `str.encode`. PyAV 19 and later
+      always use "surrogateescape".
     options: FFmpeg's.
 
   Raises:
@@ -50,9 +50,9 @@ def opened(file, errors: str = "replace", **options: str) -> Iterator[tuple]:
 
 
 def decode(file, skip: int):
-  """Yields (rate, samples float32 [channels, frames]) but of `skip` frames.
+  """Yields (rate, samples float32 [channels, frames]) after `skip` frames.
 
-  Returns how much is lost, and how long the whole is, in seconds.
+  Returns the lost and the whole length, in seconds.
 
   Raises:
     Undecodable: there is no sound in the file.
@@ -77,7 +77,7 @@ def decode(file, skip: int):
           failed += packet.size
           continue
         if packet.size:  # not the last one, which only flushes the decoder
-          # What fails before and after the sound are tags.
+          # Packets that fail before and after the sound are tags.
           bad += failed if good else 0
           good, failed = good + packet.size, 0
         for frame in frames:
@@ -96,7 +96,7 @@ def decode(file, skip: int):
   lost = bad / max(good + bad, 1)
   seconds += skip / rate  # which libsndfile has read, and FFmpeg has not
   if form == "flac" and not failed:
-    # It ends with a whole frame, which says where it is in the whole.
+    # The file ends with a whole frame, which has its position.
     expected = min(expected, end)
   if expected - seconds > _SHORTER.get(form, _SHORTER_ELSE):
     lost = max(lost, 1 - seconds / expected)
@@ -108,7 +108,7 @@ def _floats(frame):
   """The samples [channels, frames] as float32; integers are scaled to 1."""
   try:
     x_CxF = frame.to_ndarray()
-  except ValueError as error:  # NumPy or PyAV has no such samples
+  except ValueError as error:  # NumPy or PyAV does not know the samples' type
     raise Undecodable(str(error)) from None
   if not frame.format.is_planar:
     x_CxF = x_CxF.reshape(frame.samples, -1).T
@@ -120,7 +120,7 @@ def _floats(frame):
 
 
 def is_cut(file) -> bool:
-  """Whether an MP3 ends within a frame; else it is whole, whatever it says."""
+  """Whether an MP3 ends within a frame; else it is whole."""
   import av
 
   last = b""

@@ -1,6 +1,6 @@
-"""What the tags of an audio file say: FFmpeg reads them, by PyAV.
+"""Reads the tags of audio files, by FFmpeg (PyAV).
 
-Nothing is decoded: most files take under a millisecond.
+No sound is decoded: most files take under a millisecond.
 """
 
 import io
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from vicreg_jax.data import audio, ffmpeg
 
-# Blanks, for one line: controls, and Unicode's ends of lines.
+# Become blanks, to keep one line: controls, and Unicode's line ends.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 _NO_UTF8 = re.compile(r"[\ud800-\udfff]")
 
 
 class FileTags(NamedTuple):
-  """Of a file: "" and None are what nobody has told."""
+  """The tags of a file; "" and None are unknown."""
 
   artist: str = ""
   album: str = ""
@@ -25,13 +25,13 @@ class FileTags(NamedTuple):
   track: int | None = None  # its number in the album
   year: int | None = None
   genre: str = ""
-  seconds: float | None = None  # as the header says or lets guess
+  seconds: float | None = None  # by the header, or a guess from it
 
 
 class _File(io.FileIO):
-  """Where a damaged file sends the reader may be nowhere: -1 says so.
+  """A file whose `seek` returns -1 for bad positions, as in damaged files.
 
-  What was raised instead, PyAV would print.
+  PyAV would print an error that `seek` raises.
   """
 
   def seek(self, offset, whence=os.SEEK_SET):
@@ -42,16 +42,15 @@ class _File(io.FileIO):
 
 
 def read(path) -> FileTags:
-  """The tags of a file, of its container before those of its sound.
+  """The tags of a file; the container's come before the stream's.
 
-  Values are one line each; bytes that are no UTF-8 become U+FFFD. Without an
-  artist there is that of the album. Of "3/12" the track is 3, and of
-  "2003-05-01" the year is 2003.
+  Values are one line each; bytes that are not UTF-8 become U+FFFD. The album's
+  artist replaces a missing artist. "3/12" is track 3, "2003-05-01" year 2003.
 
   Raises:
-    AudioError: as `audio.load`, if the file is "not found", "not a file" (a
-      device, a pipe, a folder: none is opened), "not readable", an "empty file"
-      or "not decodable".
+    AudioError: as by `audio.load`: "not found", "not a file" (a device, a pipe
+      or a folder, which is not opened), "not readable", "empty file" or "not
+      decodable".
   """
   path = os.fspath(path)
   audio.check(path)
@@ -68,13 +67,13 @@ def read(path) -> FileTags:
 def _read(file, path):
   import av  # a tenth of a second
 
-  # Else WAV files are searched, for a tenth of a second, for what is no PCM.
+  # Else FFmpeg searches WAV files, for a tenth of a second, for other codecs.
   try:
     with ffmpeg.opened(file, "surrogateescape", max_probe_packets="1") as (
       container,
       stream,
     ):
-      # Ogg has them in its stream.
+      # Ogg has its tags in the stream.
       tags = _cleaned(stream.metadata) | _cleaned(container.metadata)
       seconds = None
       if (container.duration or 0) > 0:
@@ -111,6 +110,6 @@ def _told(tags) -> FileTags:
 
 
 def _number(pattern, text) -> int | None:
-  """What the pattern finds; 0 stands for none."""
+  """The number that the pattern finds; None for 0."""
   found = re.match(pattern, text)
   return (int(found[1]) or None) if found else None

@@ -1,8 +1,8 @@
-"""Freeverb as in sox's reverb.c: its constants, and what no parameter changes.
+"""Freeverb as in sox's reverb.c: constants, and factors without parameters.
 
-`reverb` in `augment.py` says how the transfer function is evaluated on a circle
-of radius r > 1. What depends on the length and the rate alone is here, once for
-TensorFlow and JAX.
+`reverb` in `augment.py` explains how the transfer function is evaluated on a
+circle of radius r > 1. Factors that depend only on length and rate are here,
+once for TensorFlow and JAX.
 """
 
 import functools
@@ -20,7 +20,7 @@ _DECAY = 3000.0  # of the circle's r, over a transform
 
 
 def comb_delays(room_size, sample_rate: float) -> np.ndarray:
-  """Samples of a room's combs, along a last axis; in float32 as TensorFlow's.
+  """Samples of a room's combs, along a last axis; in float32, as TensorFlow.
 
   Args:
     room_size: float32 [..., 1 or 8], in percent.
@@ -35,13 +35,13 @@ def comb_delays(room_size, sample_rate: float) -> np.ndarray:
 def delay_steps(sample_rate: float) -> tuple[np.ndarray, np.ndarray]:
   """Delays of the smallest room, [8], and the rooms at which they grow by one.
 
-  These are float32 [8, K], ascending, with infinity beyond the largest room.
+  The rooms are float32 [8, K], ascending; infinity is beyond the largest room.
   """
   shortest_8, longest_8 = (
     comb_delays(np.full(1, room, np.float32), sample_rate) for room in (0, 100)
   )
   steps_K = 1 + np.arange((longest_8 - shortest_8).max(), dtype=np.int32)
-  # Positive floats are ordered as their bits are: the first of them by halves.
+  # Positive floats are ordered like their bits: bisect to find the first.
   low_Kx8 = np.zeros([len(steps_K), 8], np.int32)
   high_Kx8 = np.full_like(low_Kx8, np.float32(100).view(np.int32))
   wanted_Kx8 = shortest_8 + steps_K[:, None]
@@ -57,16 +57,16 @@ def delay_steps(sample_rate: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Circle(NamedTuple):
-  """Points on a circle, k = row + rows * column, and what goes there and back.
+  """Points on a circle, k = row + rows * column, and factors for transforms.
 
   Attributes:
     rows, columns: their product M is half of the transform's length.
     log_radius: ln r.
     inverse_RxC: 1 / z.
     fixed_RxC: the four all-passes and the wet gain.
-    into_M: factors ahead of the transform of M points.
+    into_M: factors before the transform of M points.
     second: r^-M.
-    twiddles_CxR: between the short transforms that make up the long one.
+    twiddles_CxR: factors between the short transforms of the long one.
   """
 
   rows: int
@@ -82,7 +82,7 @@ class Circle(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def circle(length: int, sample_rate: float) -> Circle:
   """For signals of `length` samples; complex64, computed in float64."""
-  # Whose product is at least half of `length`, both good for an FFT.
+  # The product is at least half of `length`; both factors suit an FFT.
   rows = 1 << max(4, round(math.log2(length / 2) / 2))
   columns = 16 * -(-length // (2 * rows * 16))
   half = rows * columns

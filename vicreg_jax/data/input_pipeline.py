@@ -1,10 +1,9 @@
 """From prepared clips to batches: views, labelled crops, crops and segments.
 
-Here clips are put into an order, cropped (`crops.py`), augmented (`augment.py`)
-and batched. Everything drawn is a function of (seed, epoch, clip): the files'
-order, the shuffle, each view's crop and augmentation. No generator state
-exists, so a stream may be entered at any step, on any number of hosts and
-threads.
+Clips are put into an order, cropped (`crops.py`), augmented (`augment.py`) and
+batched. All random numbers are a function of (seed, epoch, clip): the files'
+order, the shuffle, each view's crop and augmentation. There is no generator
+state: a stream may start at any step, on any number of hosts and threads.
 """
 
 import itertools
@@ -21,7 +20,7 @@ from vicreg_jax.data.augment_config import VIEWS
 from vicreg_jax.data.prepared import Prepared, reading
 
 _OPEN_FILES = 16
-# Clips ordered ahead, for the time that the next epoch's shuffle takes to fill.
+# Clips ordered ahead, while the next epoch's shuffle fills.
 _ORDERED_AHEAD = 4096
 _BATCHES_AHEAD = 2
 _CUT = min(16, os.cpu_count())  # whole clips in memory
@@ -38,9 +37,9 @@ _WHOLE = Share()
 
 
 class Crops(NamedTuple):
-  """A batch that is augmented where it is trained on (`device_augment`).
+  """A batch for augmentation on the device (`device_augment`).
 
-  `draws` is what `draw_for_device` gives of each view, arrays [B, V, ...].
+  `draws` are those of `draw_for_device` for each view, arrays [B, V, ...].
   """
 
   pcm_BxVxT: np.ndarray  # int16
@@ -73,7 +72,7 @@ class Labels(NamedTuple):
 
 
 def num_train_clips(prepared: Prepared, config) -> int:
-  """Clips of the splits that the config trains on; ValueError without any."""
+  """Number of training clips of a config; ValueError if there are none."""
   count = sum(prepared.num_clips.get(s, 0) for s in config.train_splits)
   if not count:
     left_out = [f"{n} {reason}" for reason, n in prepared.skipped.items()]
@@ -91,13 +90,12 @@ def train_views(
 ) -> Iterator[np.ndarray | Crops]:
   """Batches `views_BxVxT` (float32) of the training clips, without end.
 
-  Or `Crops`, where `data.augment_on` is "device". Every epoch takes the clips
-  in an order of its own and drops a short last batch. Of each global batch
-  comes the host's share. Starting at a step skips clips before anything is
-  read.
+  Or `Crops`, if `data.augment_on` is "device". Every epoch has another order of
+  clips, and drops a short last batch. A host gets its share of each global
+  batch. Starting at a step skips clips without reading them.
 
-  Raises ValueError, at once or while it is read, if a file of the data cannot
-  be read, or not be copied from a bucket.
+  Raises ValueError, at once or later, if a file of the data cannot be read, or
+  cannot be copied from a bucket.
   """
   clips = records.Clips(prepared, config.train_splits)
   order = _order_without_end(clips, config, VIEWS, start_step, share)
@@ -107,11 +105,10 @@ def train_views(
 
 
 class ValidViews:
-  """Iterates over batches as `train_views`, the same of a split every time.
+  """Iterates over batches of a split, as `train_views`; all passes are equal.
 
-  Each pass is to be read to its end. One iterator serves them all: to build the
-  graph and to start it takes seconds, and a run evaluates often. The losses are
-  defined on whole batches, so a short last one is dropped.
+  Read each pass to its end. One iterator serves all passes, as a new one takes
+  seconds to start. Losses need whole batches: a short last one is dropped.
   """
 
   def __init__(self, prepared: Prepared, config, split: str, batch_size: int):
@@ -134,11 +131,11 @@ def labelled_crops(
   start_step: int = 0,
   share: Share = _WHOLE,
 ) -> Iterator[LabelledCrops]:
-  """Batches of a random crop of each training clip, and its labels, for ever.
+  """Endless batches of a random crop of each training clip, and its labels.
 
-  Orders, crops, shares and steps as in `train_views`; nothing is augmented. A
-  clip's crop is the one that `probe_crops` draws for the same seed and epoch.
-  If clips are `chosen`, by their positions in `labels`, there are no others.
+  Orders, shares and steps are as in `train_views`; nothing is augmented.
+  `probe_crops` draws the same crops for the same seed and epoch. With `chosen`,
+  positions in `labels`, there are only these clips.
   """
   clips = records.Clips(prepared, ("train",))
   order = _order_without_end(clips, config, 1, start_step, share, chosen)
@@ -153,7 +150,7 @@ def labelled_crops(
 def _order_without_end(
   clips, config, views, start_step, share, chosen=None
 ) -> tf.data.Dataset:
-  """`_order` of epoch after epoch, from a step on: a share of whole batches."""
+  """`_order` for all epochs, from a step on: a share of whole batches."""
   batch_size = config.batch_size
   count = len(clips.index.id_N) if chosen is None else len(chosen)
   per_epoch = count // batch_size
@@ -175,10 +172,10 @@ def _order_without_end(
 
 @tf.autograph.experimental.do_not_convert
 def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
-  """All clips once, or those chosen, in an order of the epoch's own.
+  """All clips, or those chosen, once, in the epoch's order.
 
-  What comes is as `crops` takes it. Several files at a time, in an order that
-  is drawn, give a clip each in turn; then clips are shuffled.
+  Elements are as for `crops`. Several files at a time, in random order, give a
+  clip each in turn; then clips are shuffled.
   """
   begun = crops.begin(config.seed, epoch, views)
 
@@ -209,7 +206,7 @@ def _order(clips, config, views, epoch, chosen=None) -> tf.data.Dataset:
 
 
 def draw_for_device(seed, chain) -> dict[str, dict[str, tf.Tensor]]:
-  """What `Crops` has of a view, by its seed [2] and `config.augment`."""
+  """The draws in `Crops` for a view, by its seed [2] and `config.augment`."""
   draws = augment.draw(seed, chain)
   if "noise" in draws:
     draws["noise"]["seed"] = tf.bitcast(seed, tf.uint32)[:, 0]
@@ -217,9 +214,9 @@ def draw_for_device(seed, chain) -> dict[str, dict[str, tf.Tensor]]:
 
 
 def _batches(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
-  """Whole batches `views_BxVxT`, or `Crops`, of what a queue holds.
+  """Whole batches `views_BxVxT`, or `Crops`, of a queue's crops.
 
-  A view at a time, so that there is one graph of the augmentations to build.
+  Views are augmented one at a time, by one graph.
   """
   chain = config.augment.to_dict()
 
@@ -244,8 +241,8 @@ def _batches(queue: crops.Queue, config, batch_size) -> tf.data.Dataset:
 
 
 def labels(prepared: Prepared, split: str) -> Labels:
-  """Ids and labels of every clip, in the order that all below use."""
-  if files.is_bucket(prepared.path):  # for an index all would be copied
+  """Ids and labels of every clip, in the order of all functions below."""
+  if files.is_bucket(prepared.path):  # an index would copy all records
     dataset = prepared.dataset(split).map(lambda e: (e["id"], e["labels"]))
     id_N, rows = zip(*_read(prepared, split, dataset), strict=True)
     labels_NxK = np.stack(rows)
@@ -278,8 +275,8 @@ def probe_crops(
 ) -> Iterator[np.ndarray]:
   """One random crop `x_BxT` of each clip, in the order of `labels`.
 
-  The last batch is as short as it comes out. Of `chosen` clips, if any are, by
-  their positions, the crops are the same.
+  The last batch may be shorter. With `chosen`, positions of clips, there are
+  only these clips, with the same crops.
   """
   clips = records.Clips(prepared, (split,))
   begun = crops.begin(seed, epoch, 1)
@@ -296,7 +293,7 @@ def segments(
 ) -> Iterator[Segments]:
   """Each clip cut into consecutive segments, a shorter rest dropped.
 
-  With `most` above 0 a clip gives at most so many of them, evenly spread.
+  `most`: how many segments a clip at most, evenly spread; 0: all.
 
   All batches have `batch_size` rows; the last is padded and masked. Every
   segment of every clip comes exactly once, in the order of `labels`.

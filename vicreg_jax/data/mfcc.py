@@ -1,11 +1,11 @@
-"""MFCCs of prepared clips: what a representation has to be better than.
+"""MFCCs of prepared clips: the baseline for representations.
 
-Of a clip 20 MFCCs and their slopes, as `librosa.feature.mfcc` and `delta` have
-them by default; the mean and the standard deviation of each over time make 80
-numbers. They are kept beside the records, and made anew if they do not fit.
+A clip has 20 MFCCs and their slopes, as by `librosa.feature.mfcc` and `delta`
+with defaults; mean and standard deviation of each over time make 80 numbers.
+They are kept beside the records, and made anew if they do not fit.
 
-Why not by librosa itself: on its first use numba compiles functions that
-nothing here calls, for half a minute. The tests compare the two.
+librosa is not used: on its first use numba compiles other functions for half a
+minute. The tests compare with it.
 """
 
 import functools
@@ -35,7 +35,7 @@ _VERSION = 2  # raise it when the features change
 
 
 class _Clip(NamedTuple):
-  """Samples of a clip, which are read as they are asked for: x[3:9]."""
+  """Samples of a clip, which are read on demand: x[3:9]."""
 
   length: int
   read: Callable[[int, int], np.ndarray]  # from, to: int16
@@ -57,7 +57,7 @@ def features(x_T: np.ndarray | _Clip, sample_rate: int) -> np.ndarray:
 def _mfcc(x_T, sample_rate):
   """Davis and Mermelstein (1980), in decibels: float32 [20, 1 + T // 512].
 
-  The frames are taken by blocks: spectra are eight times as large as the sound.
+  Frames come in blocks, as spectra are eight times as large as the sound.
   """
   window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)  # periodic
   bands_BxM = _bands(sample_rate).T
@@ -112,10 +112,10 @@ def _bands(sample_rate):
 
 
 def _slopes(y_CxF):
-  """Of the line fitted to nine frames about each; [C, F].
+  """Slopes [C, F] of the lines fitted to the nine frames around each frame.
 
-  At the ends it is the line of the first or the last nine. A clip of under
-  0.2 s has fewer; its first and last frame are then repeated.
+  At the ends, the line is that of the first or last nine frames. A clip under
+  0.2 s has fewer frames; its first and last frame are then repeated.
   """
   mode = "nearest" if y_CxF.shape[1] < _WIDTH else "interp"
   return scipy.signal.savgol_filter(y_CxF, _WIDTH, 1, deriv=1, mode=mode)
@@ -133,14 +133,14 @@ def of_split(prepared: Prepared, split: str, progress=False) -> np.ndarray:
 
 
 def _of_clips(prepared, split, count, progress):
-  # Of all clips that are at work, as if they had one length.
+  # The number of clips at work, as if they all had one length.
   length = prepared.seconds[split] / count
   threads = max(1, min(os.cpu_count(), int(_AT_WORK_SECONDS / length)))
 
   def of_clip(clip):
     return features(clip, prepared.sample_rate)
 
-  # Every core has a clip of its own, so that none is to be shared out.
+  # Every core has its own clip: NumPy need not use several cores for one.
   with threadpoolctl.threadpool_limits(1):
     rows = map_in_order(of_clip, _clips(prepared, split), threads, threads)
     rows = tqdm(
@@ -155,7 +155,7 @@ def _of_clips(prepared, split, count, progress):
 
 def _clips(prepared, split):
   """The clips of a split, in the order of `input_pipeline.labels`."""
-  if files.is_bucket(prepared.path):  # to read parts, all would be copied
+  if files.is_bucket(prepared.path):  # reading parts would copy all records
     for pcm in input_pipeline.samples(prepared, split):
       pcm_T = np.frombuffer(pcm, "<i2")
       yield _Clip(len(pcm_T), lambda start, stop, x=pcm_T: x[start:stop])

@@ -1,4 +1,4 @@
-"""Apache Beam, which spreads work over machines: its options, and decoding."""
+"""Decodes on Apache Beam, which spreads work over machines."""
 
 import json
 
@@ -21,7 +21,7 @@ def options(text: str, flag: str):
 
 
 def examples(clips, decode, reports):
-  """A transform that decodes clips: TFDS writes what comes out as records.
+  """A transform that decodes clips; TFDS writes its output as records.
 
   Args:
     clips: with an `id`.

@@ -39,10 +39,10 @@ def _pitch_plan(length):
   """Sizes for each shift on a grid of 1 / _SHIFTS semitones, int32 [shifts, 7].
 
   Columns: samples of a grain, of a squeezed grain, of a hop, and of the way
-  back to a grain's second analysis; grains; samples of silence before `length`
-  samples and after. Both sizes have small factors only, which makes their FFTs
-  fast: of all such pairs the one nearest to the shift, half a cent off on
-  average and never three. The pitch is exact, as it comes from the phases.
+  back to a grain's second analysis; grains; samples of silence before and after
+  `length` samples. Both sizes have only small factors, for fast FFTs. Of all
+  such pairs the nearest to the shift is chosen, half a cent off on average and
+  never three. The pitch itself is exact, as it comes from the phases.
   """
   even = np.arange(2 * _ROW, 2 * _GRAINS[1], 2)
   smooth = even[[_is_smooth(int(n)) for n in even]]
@@ -97,8 +97,8 @@ def _sum_before(x_GxF):
 def _overlap_add(grains_GxS, margin, window_2xH):
   """Sum of windowed grains, each laid down a hop after the one before it.
 
-  Of a grain, two hops are used, `margin` samples from its start. The sum runs
-  from the middle of the first grain to that of the last one, flat.
+  Two hops of each grain are used, `margin` samples from its start. The flat sum
+  runs from the middle of the first grain to the middle of the last one.
   """
   hop = tf.shape(window_2xH)[1]
   rising_GxH, falling_GxH = (
@@ -120,8 +120,8 @@ def _locked_rotation(angle_GxF, weight_GxF):
   """Rotations (complex, of size 1) by the weighted mean of a bin and its four
   neighbours, of which the outer ones count half.
 
-  Over the flat array, which is faster: what the outermost bins get from the
-  grains beside theirs, at 0 Hz and the Nyquist frequency, is next to nothing.
+  Over the flat array, which is faster: the outermost bins, at 0 Hz and the
+  Nyquist frequency, get next to nothing from the neighbouring grains.
   """
   angle, weight = tf.reshape(angle_GxF, [-1]), tf.reshape(weight_GxF, [-1])
 
@@ -145,15 +145,14 @@ def pitch_shift(x_T, semitones):
   """Moves all frequencies by `semitones` (fractional, within +-7); same length.
 
   A phase vocoder on resampled grains. Each grain of some 2,400 samples is
-  squeezed to grain / ratio samples by an inverse FFT of that size, and grains
-  are laid down at the hop at which they were taken, so time is kept; a hop is
-  half a squeezed grain. What a grain needs is a rotation per bin that continues
-  the previous one at the shifted frequency: the phase a bin advances over
-  `ratio` hops of input, read off a second analysis taken that much earlier
-  (Puckette 1995, "Phase-locked vocoder"), which needs no unwrapping. As there,
-  a bin takes its rotation from its neighbourhood, which keeps a partial's bins
-  in phase; five bins, weighted by the square of their power, do so well enough
-  for grains that overlap only twice.
+  squeezed to grain / ratio samples by an inverse FFT of that size. Grains are
+  laid down at the hop at which they were taken, which keeps time; a hop is half
+  a squeezed grain. A rotation of each bin continues the previous grain at the
+  shifted frequency: by the phase that a bin advances over `ratio` hops of
+  input. A second analysis, taken that much earlier, gives this phase without
+  unwrapping (Puckette 1995, "Phase-locked vocoder"). As there, a bin takes its
+  rotation from its neighbourhood, which keeps a partial's bins in phase. Five
+  bins, weighted by their squared power, suffice for grains that overlap twice.
   """
   x_T, length = view_of(x_T)
   semitones = tf.cast(semitones, tf.float32)
@@ -170,12 +169,12 @@ def pitch_shift(x_T, semitones):
 
   def analyse(start):
     frames_GxS = _frames(padded, start, grains, width, hop // _ROW)
-    # The transform leaves out what a row has beyond the grain.
+    # The transform leaves out a row's samples beyond the grain.
     return tf.raw_ops.RFFT(input=frames_GxS * window, fft_length=[grain])
 
   now_GxF = analyse(tf.maximum(lag - hop, 0))
   lagged_GxF = analyse(tf.maximum(hop - lag, 0))  # of the next grain
-  # What an upward shift moves beyond the Nyquist frequency is left out.
+  # Bins that an upward shift moves beyond the Nyquist frequency are left out.
   bins = tf.minimum(grain, size) // 2 + 1
   now_GxF, lagged_GxF = now_GxF[:, :bins], lagged_GxF[:, :bins]
   step_GxF, power_GxF = _step(now_GxF, lagged_GxF)

@@ -1,6 +1,6 @@
 """A data set that has been decoded, on disk and ready to be read.
 
-`datasets/` makes them, `records.py` and `input_pipeline.py` read them.
+`datasets/` makes such sets, `records.py` and `input_pipeline.py` read them.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from vicreg_jax.data.tracks import SPLITS
 
 # TensorFlow only reads and augments audio; accelerators are for JAX.
 tf.config.set_visible_devices([], "GPU")
-# Clips are many and each is small, so one thread to an op: to share it out
-# costs more, in waking threads, than it gains.
+# Clips are many and small, so one thread an op: waking more threads would cost
+# more than it gains.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def reading() -> tf.data.Options:
-  """Options of all that reads: in order, nothing put between, nothing tuned.
+  """Options of all readers: in order, no injected ops, no tuning.
 
-  The thread that tunes may miss its cancellation and sleep for up to a minute,
-  for which the deletion of the iterator waits.
+  The tuning thread may miss its cancellation and sleep for up to a minute, and
+  the deletion of an iterator waits for it.
   """
   options = tf.data.Options()
   options.autotune.enabled = False
@@ -50,9 +50,9 @@ class Prepared:
   seconds: Mapping[str, float]
   shortest: int  # samples of the shortest clip
   skipped: Mapping[str, int]  # reason -> number of clips left out
-  noted: Mapping[str, int]  # what is said of clips that are there -> how many
+  noted: Mapping[str, int]  # note -> number of clips with it
   label_counts: Mapping[str, Sequence[int]]  # split -> clips of each label
-  tracks: int  # that the clips were cut from; 0: not known
+  tracks: int  # number of tracks; 0: unknown
   path: str
 
   @classmethod
@@ -83,7 +83,7 @@ class Prepared:
 
   @property
   def name(self) -> str:
-    """Which data set, options and version these are: the end of the path."""
+    """Data set, options and version: the end of the path."""
     return "/".join(pathlib.PurePosixPath(self.path).parts[-3:])
 
   def dataset(self, split) -> tf.data.Dataset:
@@ -109,7 +109,7 @@ class Prepared:
   def check_labelled(self, purpose: str, otherwise: str = ""):
     """Raises ValueError unless there are labels and clips in every split.
 
-    It says that `purpose` needs them, and what to do `otherwise`.
+    The message says that `purpose` needs labels, and what to do `otherwise`.
     """
     if self.label_kind == "none":
       raise ValueError(
@@ -127,7 +127,7 @@ class Prepared:
       )
 
   def summary(self) -> str:
-    """A small table: clips and hours of each split, labels, what was left."""
+    """A small table: clips and hours of each split, labels, clips left out."""
     lines = [f"{'split':<8}{'clips':>8}{'hours':>9}"]
     for split, clips in self.num_clips.items():
       lines.append(f"{split:<8}{clips:>8,}{self.seconds[split] / 3600:>9.2f}")
@@ -149,7 +149,7 @@ class Prepared:
 
 
 def reasons(counts) -> str:
-  """How many clips have which reason or note, the most frequent first."""
+  """Numbers of clips by reason or note, the most frequent first."""
   return ", ".join(
     f"{count:,} {reason}"
     for reason, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))
@@ -176,7 +176,7 @@ def explain_damage(path):
 
 @contextlib.contextmanager
 def quiet_tfds():
-  """Turns off TFDS's bars and logs; ours says the same in one line."""
+  """Turns off TFDS's bars and logs; one line of ours replaces them."""
   tfds.disable_progress_bar()
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)

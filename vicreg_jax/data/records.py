@@ -1,13 +1,13 @@
-"""An index of prepared records: parts of clips are read alone, and checked.
+"""Reads and checks parts of clips, by an index of the prepared records.
 
 Training and probes take a tenth of a clip at a time (`crops.py`). TFRecord has
-one checksum for a whole record, so reading a part would mean reading all of its
-clip. The index says where each clip's samples lie and has a CRC-32 of every
-16 kB of them. It is made when it is first wanted, from records whose own
-checksums are right, and kept beside the records.
+one checksum for a record: to check a part, the whole clip would have to be
+read. The index has the place of each clip's samples and a CRC-32 of every 16 kB
+of them. It is made on first use, from records whose own checksums are right,
+and kept beside the records.
 
-Records in a bucket are copied to this machine first: an epoch takes less time
-than a bucket needs to deliver it.
+Records in a bucket are copied to this machine first: a bucket delivers clips
+more slowly than a training takes them.
 """
 
 import concurrent.futures
@@ -43,7 +43,7 @@ _CHUNK = 1 << 24
 
 
 class Files(NamedTuple):
-  """Record files, and what to do about one that cannot be read."""
+  """Record files, and the remedy if one cannot be read."""
 
   directory: str
   counts: dict[str, int]  # name -> records
@@ -51,7 +51,7 @@ class Files(NamedTuple):
 
   @classmethod
   def of(cls, prepared: Prepared, splits: Sequence[str]) -> "Files":
-    """The files of a data set's splits, where they are."""
+    """The files of a data set's splits."""
     counts = {}
     for split in splits:
       info = prepared.builder.info.splits[split]
@@ -83,7 +83,7 @@ class Files(NamedTuple):
       ) from e
 
   def _damaged(self) -> str:
-    """The first file that is not as it was written, and its fault."""
+    """The first damaged file, and its fault."""
     for file, count in zip(self.paths, self.counts.values(), strict=True):
       try:
         found = sum(1 for _ in _records(file))
@@ -109,8 +109,8 @@ def _text(error) -> str:
 class Index(NamedTuple):
   """Where the samples of each clip (N) lie, in the order of the files.
 
-  A block is BLOCK bytes of a clip's samples, the last one what is left. A
-  clip's checksums (CRC-32) follow each other in `crc_M`, from `block_N` on.
+  A block is BLOCK bytes of a clip's samples, or the shorter rest. A clip's
+  checksums (CRC-32) follow each other in `crc_M`, from `block_N` on.
   """
 
   id_N: np.ndarray  # bytes
@@ -135,10 +135,10 @@ class Clips:
   """The clips of some splits of a data set, on this machine's disk."""
 
   def __init__(self, prepared: Prepared, splits: Sequence[str]):
-    """Copies and indexes what has not been yet.
+    """Copies and indexes the records, if this was not done before.
 
     Raises:
-      ValueError: a file is missing, damaged, or there is no room for copies.
+      ValueError: a file is missing or damaged, or there is no room for copies.
     """
     splits = [s for s in splits if s in prepared.num_clips]
     self.files = Files.of(prepared, splits)
@@ -146,7 +146,7 @@ class Clips:
       self.files = _copied(self.files)
     with self.files.explained():
       parts = []
-      for split in splits:  # each has an index of its own
+      for split in splits:  # each split has its own index
         counts = Files.of(prepared, [split]).counts
         mine = self.files._replace(counts=counts)
         parts.append(_index(mine, split))
@@ -159,8 +159,8 @@ class Clips:
     """Blocks of clips that hold crops from each start (in samples).
 
     Returns (int16 [N, V, M], skip int64 [N, V]): a crop is M's samples from
-    `skip` on; they are not copied out. Raises OSError if samples cannot be
-    read, or are not what was indexed.
+    `skip` on, without a copy. Raises OSError if samples cannot be read, or
+    differ from their checksum.
     """
     blocks = -(-SAMPLE * crop // BLOCK) + 1  # wherever a crop starts
     shape = [*start_NxV.shape, blocks * BLOCK]
@@ -170,7 +170,7 @@ class Clips:
       clip_N.tolist(), start_NxV.tolist(), content_NxVxB, strict=True
     ):
       path, size = self._files[self._file_N[clip]]
-      # Opened anew, so that a file which is replaced is seen.
+      # Opened anew, to see a replaced file.
       with open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != size or not all(
           self._read_blocks(file, clip, start, crop, content_B)
@@ -183,7 +183,7 @@ class Clips:
     """Some samples of a clip: int16 [stop - start].
 
     Raises:
-      ValueError: they cannot be read, or are not what was indexed.
+      ValueError: they cannot be read, or differ from their checksum.
     """
     with self.files.explained():
       content_NxVxB, skip_NxV = self.read(
@@ -193,7 +193,7 @@ class Clips:
     return content_NxVxB[0, 0, skip : skip + stop - start]
 
   def _read_blocks(self, file, clip, start, crop, content_B) -> bool:
-    """Whole blocks, as they are what can be checked."""
+    """Reads whole blocks, which have checksums."""
     index = self.index
     first = SAMPLE * start // BLOCK
     end = -(-SAMPLE * (start + crop) // BLOCK)
@@ -215,7 +215,7 @@ def _crcs(content: memoryview) -> list[int]:
 
 
 def _index(place: Files, split) -> Index:
-  """The index of a split's files: the one that is kept, if it fits them."""
+  """The index of a split's files: the stored one, if it fits the files."""
   stats = map(os.stat, place.paths)
   arrays = files.kept_npz(
     f"{place.directory}/index-{split}.npz",
@@ -241,8 +241,8 @@ def _scan(place, split) -> Index:
 
 
 def _scan_file(file: str, count: int, size: int, progress: tqdm) -> Index:
-  """The index of a file with so many records, of such a size on the mean."""
-  # To parse records one by one in TensorFlow would take ten times as long.
+  """The index of a file with `count` records, of `size` bytes on average."""
+  # Parsing records one by one in TensorFlow would take ten times as long.
   at_once = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // (8 * max(1, size))))
   batches = _records(file).batch(at_once).as_numpy_iterator()
   ids, labels, starts, sizes, blocks, crcs = [], [], [], [], [0], []
@@ -270,10 +270,10 @@ def _scan_file(file: str, count: int, size: int, progress: tqdm) -> Index:
 
 
 def _parse(file, record: bytes):
-  """(id, where the samples begin and end, labels) of a clip as TFDS writes it.
+  """(id, start and end of the samples, labels) of a clip as TFDS writes it.
 
-  The record is a `tf.train.Example`, of which protobuf would copy the samples
-  twice: gigabytes, of hours.
+  The record is a `tf.train.Example`. Protobuf would copy its samples twice,
+  gigabytes for hours of sound.
   """
   place_of = {}  # of each feature
   try:
@@ -296,9 +296,9 @@ def _parse(file, record: bytes):
 
 
 def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-  """Where the fields of a protobuf message begin and end, which have a length.
+  """Start and end of the fields of a protobuf message, which have a length.
 
-  Raises ValueError or IndexError if it is no such message.
+  Raises ValueError or IndexError for other bytes.
   """
   while at < end:
     tag, at = _varint(record, at)
@@ -310,7 +310,7 @@ def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _varint(record: bytes, at: int) -> tuple[int, int]:
-  """A number of seven bits a byte, the lowest first, and where it ends."""
+  """A number of seven bits a byte, the lowest first, and its end."""
   value = shift = 0
   while True:
     value |= (record[at] & 0x7F) << shift
@@ -320,7 +320,7 @@ def _varint(record: bytes, at: int) -> tuple[int, int]:
 
 
 def _copied(remote: Files) -> Files:
-  """Copies of a bucket's files on this machine; what is here already stays."""
+  """Copies of a bucket's files on this machine; older copies stay."""
   digest = hashlib.sha256(remote.directory.encode()).hexdigest()[:16]
   directory = vicreg_jax.cache_directory(f"data/{digest}")
   local = Files(
@@ -382,7 +382,7 @@ def _is_copy(path, of) -> bool:
 
 
 def _copy(source, path, stat, progress):
-  """Whole or not at all, and as old as its source."""
+  """Copies a file, whole or not at all, with the time of its source."""
   partial = f"{path}.tmp"
   try:
     with tf.io.gfile.GFile(source, "rb") as read, open(partial, "wb") as write:
@@ -396,5 +396,5 @@ def _copy(source, path, stat, progress):
 
 
 def _progress(total, name, **options):
-  # What takes no time needs no bar.
+  # Quick work needs no bar.
   return tqdm(total=total, desc=name, disable=None, delay=2, **options)

@@ -1,8 +1,8 @@
-"""Random numbers without state: seeds as functions of what they are for.
+"""Random numbers without state: seeds as functions of their purpose.
 
 Each random number of a clip is a function of the run's seed, the epoch, the
-clip and the number of its purpose. So a stream of clips may be entered
-anywhere, and the order, threads and hosts do not matter.
+clip and the number of its purpose. So a stream of clips may start anywhere, and
+order, threads and hosts do not matter.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ import tensorflow as tf
 # epoch belongs to no clip; it is drawn as if for clip 0.
 FILES, SHUFFLE, CROP = 101, 102, 103
 
-# What `op_seed` is for: a view's augmentations, and its crop. An augmentation's
+# Purposes of `op_seed`: a view's augmentations, and its crop. An augmentation's
 # number is its row in the table of uniform numbers, too.
 # Append only: changing a number changes every view ever drawn.
 OPS = {
@@ -40,7 +40,7 @@ def example_seed(seed, epoch, example, view):
 
 
 def begin_seed(seed, epoch, view):
-  """What `example_seed` makes of all but the example, once for many of them.
+  """The part of `example_seed` without the example, once for many examples.
 
   Returns the state (uint64, of the arguments' common shape [...]) after three
   of its SplitMix64 steps, for `finish_seed`.

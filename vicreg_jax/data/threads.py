@@ -1,4 +1,4 @@
-"""Work that threads share: what they call must leave the interpreter free."""
+"""Maps functions that release the interpreter's lock, by threads."""
 
 import collections
 import concurrent.futures
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 def map_in_order(
   function: Callable, items: Iterable, threads: int, ahead: int
 ) -> Iterator:
-  """Yields function(item) in the items' order, so many items ahead.
+  """Yields function(item) in the items' order, `ahead` items ahead.
 
-  The bound keeps memory flat however many items there are.
+  The bound keeps memory flat for any number of items.
   """
   pool = concurrent.futures.ThreadPoolExecutor(threads)
   futures = collections.deque()

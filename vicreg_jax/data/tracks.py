@@ -1,4 +1,4 @@
-"""Which clips are pieces of one track, and how tracks are split.
+"""Groups clips into tracks, and splits tracks.
 
 Clips of one track are alike, so a track is never in two splits. Folders, GTZAN,
 random splits of probes and shares of labels all split by `ordered`.
@@ -24,12 +24,12 @@ _PIECE = re.compile(
   re.DOTALL | re.IGNORECASE,
 )
 _LEAST_CUT = 3  # seconds of a cut that does not begin at 0
-_WORKS = 1000  # from here on numbers are years, or of works
+_WORKS = 1000  # larger numbers are years, or of works
 _TEST_SHARE, _VALID_SHARE = 0.2, 0.1  # of the tracks
 
 
 class _Cut(NamedTuple):
-  """What a name such as name-30-60 says."""
+  """The parts of a name such as name-30-60."""
 
   track: str
   start: int  # seconds
@@ -38,7 +38,7 @@ class _Cut(NamedTuple):
 
 
 def track_of(clip_id: str) -> str:
-  """The track that a clip is named as cut from: its id without suffix."""
+  """The track in a clip's name, such as that of name-30-60, or its stem."""
   folder, name = posixpath.split(posixpath.splitext(clip_id)[0])
   cut = _cut(name)
   named = cut.track if cut and not cut.is_date else name
@@ -48,15 +48,15 @@ def track_of(clip_id: str) -> str:
 def tracks_of(
   clip_ids: Collection[str], pattern: str = ""
 ) -> Mapping[str, str]:
-  """{id: track} of clips that are named as cut from tracks, or are tracks.
+  """{id: track} of clips, by their names.
 
   Args:
     clip_ids: paths with slashes.
     pattern: a regular expression for a whole id without its suffix, whose one
-      group is the track; what does not match is a track. "": files of a folder
-      are looked at together, for `name-30-60` may also be a title.
+      group is the track; a clip without a match is a track. "": by all names in
+      a folder, as `name-30-60` may also be a title.
 
-  Raises ValueError if the pattern is none, or matches nothing.
+  Raises ValueError if the pattern is invalid, or matches nothing.
   """
   stems = {id_: posixpath.splitext(id_)[0] for id_ in clip_ids}
   if pattern:
@@ -85,9 +85,9 @@ def tracks_of(
 
 
 def _cut(name) -> _Cut | None:
-  """Of a name such as name-30-60; numbers are filled with zeros, or none is."""
+  """The cut in a name such as name-30-60; leading zeros are on both numbers."""
   found = _CUT.fullmatch(name)
-  # Of so many digits none is a second, and int would refuse 5,000 of them.
+  # So many digits are no seconds, and int would refuse 5,000 of them.
   if not found or max(len(found[2]), len(found[3])) >= 10:
     return None
   start, end = int(found[2]), int(found[3])
@@ -112,7 +112,7 @@ def _are_cuts(cuts):
 
 
 def compile_pattern(pattern: str) -> re.Pattern:
-  """`data.track_pattern`; raises ValueError if it is not one."""
+  """Compiles `data.track_pattern`; raises ValueError if it is invalid."""
   try:
     compiled = re.compile(pattern, re.DOTALL)
   except (re.error, OverflowError, RecursionError) as error:
@@ -144,7 +144,7 @@ def _by_pattern(stems, pattern):
 
 
 def ordered(tracks: Iterable[str], salt: str = "") -> list[str]:
-  """The tracks in an order that only their names and the salt decide."""
+  """The tracks in an order that depends only on their names and the salt."""
 
   def key(track):
     text = f"{salt} {track}" if salt else track
@@ -156,15 +156,15 @@ def ordered(tracks: Iterable[str], salt: str = "") -> list[str]:
 def split(class_of: Mapping[str, Hashable], salt: str = "") -> dict[str, str]:
   """{track: "train", "valid" or "test"}, class by class.
 
-  By the order of their hash, and not by a threshold on it: a small class could
-  lack test clips. So a track's split depends on the names in its own class
-  alone, and another track moves at most one across each boundary.
+  The order of the tracks' hashes decides. A threshold on the hash could leave a
+  small class without test clips. A track's split depends only on the names in
+  its class, and a new track moves at most one across each boundary.
 
   Args:
-    class_of: {track: its class}; all the same where there are no classes. Of
+    class_of: {track: its class}; one class for all if there are no classes. Of
       each class the first 20 % are for testing, the next 10 % for validation,
-      at least one track each where there are three.
-    salt: names the split; of another one it is another split.
+      at least one track each if there are three.
+    salt: names the split; another salt gives another split.
   """
   split_of = {}
   for members in by_class(class_of).values():
@@ -190,7 +190,7 @@ def by_class(class_of: Mapping[str, Hashable]) -> dict[Hashable, list[str]]:
 def classes(
   track_N: Sequence[str], labels_NxK: np.ndarray, *, single: bool
 ) -> dict[str, int]:
-  """{track: its class}, that of its first clip; 0 unless labels are single."""
+  """{track: the class of its first clip}; 0 unless labels are single."""
   found = {}
   for track, labels_K in zip(track_N, labels_NxK, strict=True):
     found.setdefault(track, int(labels_K.argmax()) if single else 0)

@@ -1,8 +1,7 @@
-"""Which audio files lie below a folder: for whatever reads a folder.
+"""Finds the audio files below a folder, by their suffixes.
 
-Files are known by their suffixes. Hidden names, such as the `._song.mp3` that
-macOS leaves beside a song, are no music. Links are followed, and no folder is
-read twice, so that a loop of links ends.
+Hidden files, such as the `._song.mp3` that macOS leaves beside a song, are
+ignored. Links are followed, and no folder is read twice, so loops of links end.
 """
 
 import collections
@@ -14,13 +13,13 @@ from vicreg_jax.data import audio
 
 
 class Found(NamedTuple):
-  """What lies below a folder.
+  """The files below a folder.
 
   Attributes:
-    paths: of audio files, sorted. Whether they can be read is not known.
-    left_out: {path: reason} of what is music, or may hold some, and cannot be
-      read: folders, pipes, links that lead nowhere, formats without decoder.
-    others: {suffix: number of files} of what is no audio.
+    paths: of audio files, sorted; they may be unreadable.
+    left_out: {path: reason} of unreadable folders, pipes, broken links and
+      formats without decoder, which are or may hold music.
+    others: {suffix: number of files} of files that are no audio.
   """
 
   paths: list[str]
@@ -29,7 +28,7 @@ class Found(NamedTuple):
 
 
 def audio_files(folder: str) -> Found:
-  """Looks through a folder and those below it; nothing is opened."""
+  """Lists a folder and those below it; no file is opened."""
   found = Found([], {}, collections.Counter())
   seen = set()
   # A folder has a link's path only if it has no other below here.
@@ -79,7 +78,7 @@ def _add_file(entry, found):
   elif end not in audio.EXTENSIONS:
     found.others[end or "without suffix"] += 1
   elif not entry.is_symlink() and _is(entry.is_file):
-    found.paths.append(entry.path)  # known from the folder, without a look
+    found.paths.append(entry.path)  # the folder's list suffices
   else:
     try:
       audio.check(entry.path)

@@ -1,1 +1,1 @@
-"""What a vector is worth: metrics, intervals, classifiers, scores of clips."""
+"""Judges vectors: metrics, intervals, classifiers, scores of clips."""

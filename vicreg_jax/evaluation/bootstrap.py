@@ -1,15 +1,15 @@
-"""How far a figure would move with other clips: the bootstrap over tracks.
+"""Intervals of scores, by the bootstrap over tracks.
 
 Clips of one track are alike, so tracks are drawn with replacement, and a track
-brings all of its clips. A draw is the weight of each clip, how often it came:
-the metrics of a thousand draws are computed at once from their weights.
+brings all of its clips. A draw is a weight for each clip, the number of times
+that it was drawn. The metrics of a thousand draws are computed at once.
 
-Draws of few tracks spread too little, and so do their middle 95 %: intervals
-reach as far out as Student's t has it for a mean of so many (the "expanded"
+Draws of few tracks spread too little. So intervals are wider than the middle
+95 % of the draws, by Student's t for a mean of as many tracks (the "expanded"
 percentiles of Hesterberg 2015, arXiv:1411.5279); unequal tracks count as fewer.
-Average precision of rare tags is higher in draws than of the clips, and there
-higher than it would be of many clips. By as much, the bias, its draws are moved
-twice; in differences it cancels.
+Average precision of rare tags has a bias: it is higher in draws than for the
+clips, and by as much higher for the clips than for many clips. So its draws are
+moved by twice the bias; in differences the bias cancels.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ from vicreg_jax.evaluation import metrics
 
 METHOD = "expanded percentiles of draws of tracks; pr_auc less twice its bias"
 RESAMPLES = 1000
-# Tracks; of fewer, verdicts are wrong too often. And tracks of each tag, or
-# the average precision is too far above that of many clips.
+# The least number of tracks, as verdicts on fewer are wrong too often; and of
+# tracks of each tag, as the average precision of fewer has too large a bias.
 LEAST = 8
 _TAIL = 0.025  # on either side of an interval
 _MOST_BIAS = 0.3  # of half an interval
@@ -46,17 +46,17 @@ def weighted(labels_NxK, scores_NxK, weight_BxN, *, single: bool) -> dict:
   """`metrics.tagging_metrics` where clip n counts weight_BxN[b, n] times.
 
   Args:
-    labels_NxK, scores_NxK: as there; one-hot labels with `single`.
+    labels_NxK, scores_NxK: as in `tagging_metrics`; one-hot with `single`.
     weight_BxN: of each clip, a row for each draw.
-    single: "accuracy" is wanted too.
+    single: adds "accuracy".
 
   Returns:
-    Arrays of length B, in percent; nan where a draw defines no such figure.
+    Arrays of length B, in percent; nan where a draw leaves a figure undefined.
   """
   labels_NxK = np.asarray(labels_NxK).astype(bool)
   scores_NxK = np.asarray(scores_NxK)
   roc_BxK, pr_BxK = metrics.areas(labels_NxK, scores_NxK, weight_BxN)
-  # A clip's own figure is the same in every draw.
+  # A clip's figure is the same in every draw.
   roc_1xN, pr_1xN = metrics.areas(labels_NxK.T, scores_NxK.T)
   found = {
     "roc_auc": _mean(roc_BxK, 1),
@@ -71,20 +71,20 @@ def weighted(labels_NxK, scores_NxK, weight_BxN, *, single: bool) -> dict:
 
 
 def unweighted(labels_NxK, scores_NxK, *, single: bool) -> dict[str, float]:
-  """`weighted`, with every clip once; nan, no error, for what is undefined."""
+  """`weighted`, with every clip once; undefined figures are nan, no error."""
   once_1xN = np.ones((1, len(labels_NxK)))
   found = weighted(labels_NxK, scores_NxK, once_1xN, single=single)
   return {name: float(value_B[0]) for name, value_B in found.items()}
 
 
 def effective(track_N) -> float:
-  """Of how many tracks of equal size the mean would spread as much (Kish)."""
+  """The number of equal tracks whose mean would spread as much (Kish)."""
   _, clips_T = np.unique(track_N, return_counts=True)
   return clips_T.sum() ** 2 / (clips_T**2).sum()
 
 
 def rarest(labels_NxK, track_N) -> int:
-  """The tracks of the tag that the fewest have, of those that any has."""
+  """The number of tracks of the rarest tag that any track has."""
   _, index_N = np.unique(track_N, return_inverse=True)
   has_TxK = np.zeros((index_N.max() + 1, np.shape(labels_NxK)[1]), bool)
   np.logical_or.at(has_TxK, index_N, np.asarray(labels_NxK).astype(bool))
@@ -97,13 +97,13 @@ def interval(
 ) -> list[float]:
   """[low, high], a 95 % interval.
 
-  Both are nan where nothing is known: many draws have no value, their bias is
-  a large part of the interval, or it would not hold the value itself.
+  Both are nan if many draws have no value, the bias is a large part of the
+  interval, or the interval would not contain the value.
 
   Args:
     value_B: of the draws.
-    value: of the clips as they are.
-    tracks: how many were drawn from, as `effective` counts them.
+    value: of the clips.
+    tracks: number of tracks, as `effective` counts them.
     biased: draws are moved by twice their bias.
   """
   value_B = np.asarray(value_B)
@@ -121,7 +121,7 @@ def interval(
 
 
 def _mean(value_BxR, weight_BxR):
-  """Weighted mean of each row's values that are not nan; nan of none."""
+  """Weighted mean of each row's values that are not nan, or nan."""
   defined_BxR = ~np.isnan(value_BxR)
   weight_BxR = weight_BxR * defined_BxR
   total_B = (weight_BxR * np.where(defined_BxR, value_BxR, 0)).sum(axis=1)

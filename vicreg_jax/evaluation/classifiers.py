@@ -1,8 +1,8 @@
 """Classifiers of vectors that need no training loop: regression, neighbours.
 
-Dimensions are standardised by the training clips. What a classifier leaves open
-is chosen on the clips to validate on, by the ROC-AUC over tags or classes: the
-accuracy of some forty clips would be the same for many choices.
+Dimensions are standardised by the training clips. The validation clips choose
+the hyperparameter, by the ROC-AUC over tags or classes: the accuracy on some
+forty clips would be the same for many choices.
 """
 
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ from sklearn.preprocessing import StandardScaler
 
 from vicreg_jax.evaluation import bootstrap
 
-# From the smoothest on: of choices that are equal the first is taken.
+# From the smoothest on: of equal choices the first is taken.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: a small one is strong
 NEIGHBOURS = (100, 50, 20, 10, 5, 3, 1)
-K = 10  # where none is chosen
+K = 10  # if no k is chosen
 TEMPERATURE = 0.07  # of neighbours' weights (Wu et al. 2018, section 3.4)
-CHOSEN = {"logistic": "C", "knn": "k"}  # what is chosen
+CHOSEN = {"logistic": "C", "knn": "k"}  # names of the hyperparameters
 NAMES = tuple(CHOSEN)
 
 
 class Vectors(NamedTuple):
-  """Of clips: a vector, and labels of 0 and 1."""
+  """Vectors of clips, and their labels, 0 or 1."""
 
   y_NxD: np.ndarray
   labels_NxK: np.ndarray
 
 
 class Predictions(NamedTuple):
-  """Scores of the classes for two splits, by the choice that was made."""
+  """Scores of the classes for two splits, and the choice."""
 
   valid_NxK: np.ndarray
   test_NxK: np.ndarray
@@ -46,9 +46,9 @@ def predict(
   """Trains on `train`, chooses on `valid`, and predicts both other splits.
 
   Args:
-    name: "logistic", regularised logistic regression, with several tags each
-      for itself; or "knn", the share of a class among the nearest neighbours by
-      cosine, which count by exp(cosine / TEMPERATURE).
+    name: "logistic", regularised logistic regression, one for each tag unless
+      `single`; or "knn", the share of a class among the nearest neighbours by
+      cosine, each weighted by exp(cosine / TEMPERATURE).
     train, valid: to learn from, and to choose C or k by.
     test_y_NxD: vectors to predict.
     single: each clip has one label.
@@ -56,7 +56,7 @@ def predict(
   x_NxD, *others = _standardised(train.y_NxD, valid.y_NxD, test_y_NxD)
   candidates = {"logistic": _logistic, "knn": _knn}[name]
   best, highest = None, -np.inf
-  # To share out problems so small takes several times as long.
+  # Several processes would take several times as long for such small problems.
   with threadpoolctl.threadpool_limits(1):
     for chosen, (valid_NxK, test_NxK) in candidates(
       x_NxD, train.labels_NxK, others, single
@@ -70,7 +70,7 @@ def predict(
 
 
 def knn(train: Vectors, y_MxD: np.ndarray, k: int = K) -> np.ndarray:
-  """Scores [M, classes] of vectors by "knn" with this k: nothing is chosen."""
+  """Scores [M, classes] of vectors by "knn" with this k."""
   x_NxD, x_MxD = _standardised(train.y_NxD, y_MxD)
   k = min(k, len(x_NxD))
   search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(x_NxD)
@@ -78,7 +78,7 @@ def knn(train: Vectors, y_MxD: np.ndarray, k: int = K) -> np.ndarray:
 
 
 def _standardised(*y) -> list[np.ndarray]:
-  """All by mean and deviation of the first."""
+  """Standardises all arrays by mean and deviation of the first."""
   y = [np.asarray(vectors, np.float64) for vectors in y]
   scaler = StandardScaler().fit(y[0])
   return [scaler.transform(vectors) for vectors in y]
@@ -99,7 +99,10 @@ def _logistic(x_NxD, labels_NxK, others, single) -> Iterator:
 
 
 def _probabilities(C, x_NxD, class_N, others, count) -> list[np.ndarray]:
-  """Of `count` classes, for each of `others`; 0 for those without clips."""
+  """Probabilities of `count` classes for each of `others`.
+
+  They are 0 for classes without clips.
+  """
   seen = np.unique(class_N)
   found = [np.zeros((len(x), count)) for x in others]
   model = LogisticRegression(C=C, max_iter=1000)
@@ -120,10 +123,9 @@ def _knn(x_NxD, labels_NxK, others, single) -> Iterator:
 
 
 def _shares(labels_NxK, distance_MxN, index_MxN, k):
-  """Of each label among the k nearest, weighted.
+  """Weighted shares of each label among the k nearest.
 
-  Shares are rounded: two labels that all k neighbours have are then a tie,
-  whatever the weights.
+  Shares are rounded: two labels that all k neighbours have are then a tie.
   """
   weight_MxN = np.exp(-distance_MxN[:, :k] / TEMPERATURE)
   weight_MxN /= weight_MxN.sum(axis=1, keepdims=True)

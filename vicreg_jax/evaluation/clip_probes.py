@@ -1,8 +1,8 @@
-"""Probes of whole clips by `classifiers`, on one split of them or on many.
+"""Probes of whole clips by `classifiers`, on one split or on many.
 
-A clip's vector is pooled over its consecutive segments, or its MFCCs, or was
-made elsewhere (`other_vectors`). Few clips decide little, so the same may be
-repeated on random splits of all of them (`random_splits`).
+A clip's vector is pooled over its consecutive segments, or has its MFCCs, or
+was made elsewhere (`other_vectors`). As few clips decide little, a probe may be
+repeated on random splits of all clips (`random_splits`).
 """
 
 import statistics
@@ -43,9 +43,9 @@ def over_splits(
     single: each clip has one label.
 
   Returns:
-    {"count": of the splits, name: {metric: {"mean", "deviation"}}}; those of
-    the trained encoder have "over_start", "over_mfcc" and so on too, with mean
-    and deviation of the differences within a split.
+    {"count": of the splits, name: {metric: {"mean", "deviation"}}}. Names of
+    the trained encoder also have "over_start", "over_mfcc" and so on: mean and
+    deviation of the differences within a split.
   """
   rows = []
   for at in splits.positions:

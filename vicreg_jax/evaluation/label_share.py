@@ -1,7 +1,7 @@
-"""A share of the labelled clips: what is learned from few labels.
+"""Chooses a share of the labelled clips, to learn from few labels.
 
-Whole tracks are taken, of each class as many in proportion. A smaller share by
-the same seed lies within a larger one, so that two differ by what was added.
+A share has whole tracks, and the same proportion of each class. With the same
+seed, a smaller share lies within a larger one.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def of_clips(
     track_N: the track of each clip.
     labels_NxK: 0 or 1.
     fraction: of the tracks, above 0 and at most 1; rounded, but at least one
-      track, of each class where labels are single.
-    salt: of another one it is another share.
+      track, or one of each class with `single`.
+    salt: another salt gives another share.
     single: each clip has one label.
   """
   classes = tracks.classes(track_N, labels_NxK, single=single)

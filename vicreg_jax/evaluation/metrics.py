@@ -1,6 +1,6 @@
-"""What a probe is judged by, and what tells a collapse. NumPy, on the host.
+"""Metrics of predictions, and measures of collapse. NumPy, on the host.
 
-Labels are 0 or 1, of N clips by K tags (or one-hot classes). Metrics are in
+Labels are 0 or 1, for N clips and K tags (or one-hot classes). Metrics are in
 percent, as in the thesis's tables.
 """
 
@@ -16,8 +16,8 @@ def tagging_metrics(labels_NxK, scores_NxK):
   """ROC-AUC and PR-AUC, macro over tags and mean over clips, in percent.
 
   PR-AUC is average precision, sum over thresholds of (R_n - R_{n-1}) P_n,
-  without interpolation. A tag, or a clip, without both classes has no such
-  figure: it is left out and counted.
+  without interpolation. Tags and clips without both classes have no such
+  figures: they are left out and counted.
 
   Returns:
     "roc_auc", "pr_auc" (over tags), "roc_auc_clip", "pr_auc_clip" (over clips;
@@ -120,7 +120,7 @@ def mean_over_clip(scores_MxK, clip_index_M, num_clips):
 
 
 def pooled_over_clip(y_MxD, clip_M, num_clips: int, pooling: str) -> np.ndarray:
-  """Of each clip's segments, as `pooling.of` has it: [N, D] or [N, 2 D]."""
+  """`pooling.of` of each clip's segments: [N, D] or [N, 2 D]."""
   mean_NxD = mean_over_clip(y_MxD, clip_M, num_clips)
   if pooling == "mean":
     return mean_NxD
@@ -130,10 +130,10 @@ def pooled_over_clip(y_MxD, clip_M, num_clips: int, pooling: str) -> np.ndarray:
 
 
 class Collapse(NamedTuple):
-  """What tells whether dimensions have collapsed.
+  """Measures of collapsed dimensions.
 
-  `scalars`: "effective_rank", "std" (mean over dimensions), "std_min" (that of
-  the dimension that varies least), "mean_abs_correlation". `arrays`:
+  `scalars`: "effective_rank", "std" (mean over dimensions), "std_min" (of the
+  dimension that varies least), "mean_abs_correlation". `arrays`:
   "singular" [min(N, D)], the largest first, and "std" [D].
   """
 
@@ -159,8 +159,8 @@ def singular_values(z_NxD) -> np.ndarray:
   """Singular values [min(N, D)] of z, not centred, the largest first; float64.
 
   Roots of the eigenvalues of the smaller Gram matrix, which takes a tenth of
-  the time of a decomposition of z. What lies below 1e-7 of the largest, where
-  float32 has no digits, is 0.
+  the time of a decomposition of z. Values below 1e-7 of the largest, where
+  float32 has no digits, are 0.
   """
   z_NxD = np.asarray(z_NxD, np.float64)
   tall = z_NxD.shape[0] > z_NxD.shape[1]
@@ -172,8 +172,7 @@ def singular_values(z_NxD) -> np.ndarray:
 def effective_rank(z_NxD):
   """RankMe: exp of the entropy of the singular values, between 1 and min(N, D).
 
-  Of the embeddings as they are, not centred (Garrido et al. 2023, eq. 1); all
-  zeros give 0.
+  The embeddings are not centred (Garrido et al. 2023, eq. 1); zeros give 0.
   """
   return _effective_rank(singular_values(z_NxD))
 
@@ -246,8 +245,7 @@ def areas(labels_NxK, scores_NxK, weight_BxN=None):
   Args:
     labels_NxK: bool.
     scores_NxK: the higher, the more likely.
-    weight_BxN: how often each row counts, a line for each of B draws; every row
-      once if there are none.
+    weight_BxN: how often each row counts in each of B draws; None: once.
 
   Returns:
     Two arrays [B, K].
@@ -276,7 +274,7 @@ def _areas(labels_N, scores_N, weight_BxN):
   misses_BxG = np.cumsum(weight_BxN * ~labels_N, axis=1)[:, ends_G]
   new_hits_BxG = np.diff(hits_BxG, axis=1, prepend=0)
   new_misses_BxG = np.diff(misses_BxG, axis=1, prepend=0)
-  # Pairs in order; of equal scores a pair is half in order.
+  # Pairs in order; pairs with equal scores count half.
   pairs_B = (new_misses_BxG * (hits_BxG - new_hits_BxG / 2)).sum(axis=1)
   taken_BxG = hits_BxG + misses_BxG
   precision_BxG = hits_BxG / np.where(taken_BxG > 0, taken_BxG, 1)

@@ -1,7 +1,7 @@
-"""Vectors of a data set's clips that were made elsewhere, to be probed as well.
+"""Reads vectors of other models for a data set's clips, to probe them, too.
 
-A table of them is Parquet with the columns `path` and `embedding`, a row a
-clip. Paths are those of a folder's table of labels, or begin with `data.path`.
+A table is Parquet with the columns `path` and `embedding`, one row a clip.
+Paths are those of a folder's table of labels, or begin with `data.path`.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _OURS = ("trained", "start", "untrained", "mfcc", "mean")
 
 
 class Made(NamedTuple):
-  """By somebody else."""
+  """Vectors of another model."""
 
   y: dict[str, np.ndarray]  # {split: y_NxD} of all clips, in their order
   sha256: str  # of the table
@@ -37,13 +37,13 @@ def read(prepared: Prepared, config) -> dict[str, Made]:
   """{name: vectors} of the tables that `config.probe.others` names.
 
   Args:
-    prepared: the data set. Rows of what is no clip of it do not count.
-    config: `data.path`; `probe.others`, "name=table.parquet,...", and
-      `probe.heads`, of which one has to take a clip's vector.
+    prepared: the data set. Rows of other clips do not count.
+    config: `data.path`; `probe.others`, "name=table.parquet,..."; and
+      `probe.heads`, one of which has to take clips' vectors.
 
   Raises:
-    ValueError: no table is named so, it cannot be read, a clip has no row or
-      two, or its vectors are not finite or not of one length.
+    ValueError: a table does not exist or cannot be read, a clip has no row or
+      two, or vectors are not finite or differ in length.
   """
   found, others = {}, config.probe.others
   if others and not set(classifiers.NAMES) & set(config.probe.heads):

@@ -1,7 +1,7 @@
-"""Random splits of all labelled clips: a single one, of few, decides little.
+"""Random splits of all labelled clips: one split of few clips decides little.
 
-No track is in two parts. Where labels have made or chosen the weights that are
-probed, only tracks of the fixed test split are tested: theirs had no part.
+No track is in two parts. If labels trained or chose the probed weights, only
+tracks of the fixed test split are tested: their labels took no part.
 """
 
 from collections.abc import Collection
@@ -17,12 +17,12 @@ FIXED = (
   "test tracks of the fixed test split: the weights were chosen by labels of"
   " the others"
 )
-# Where what belongs together is not known, by the name of the data set.
+# Data sets that do not name the artists that belong together.
 _MIXED = {
   "gtzan": "GTZAN's artists are on both sides of random splits, which lifts"
   " scores;\nnot so in its filtered split (data.split_set=filtered)"
 }
-_TESTED = 2 / 3  # a split, of the tracks of the fixed test split
+_TESTED = 2 / 3  # of the fixed test split's tracks, in each random split
 
 
 class Clips(NamedTuple):
@@ -37,8 +37,8 @@ class Splits(NamedTuple):
 
   Attributes:
     clips: of all splits of the data set, one after another.
-    positions: of each split, those of the clips of each part.
-    notes: lines that say what the splits are.
+    positions: for each split, {part: positions of its clips}.
+    notes: lines that describe the splits.
   """
 
   clips: Clips
@@ -49,12 +49,12 @@ class Splits(NamedTuple):
 def of(
   prepared: Prepared, probe, seed: int, *, by_labels: bool = False
 ) -> Splits | None:
-  """As the section `probe` of a config asks for them; None if it does not.
+  """The splits that a config's section `probe` asks for, or None.
 
   Args:
     prepared: the data set.
-    probe: `splits`, `label_fraction` and `heads`, of which "logistic" and "knn"
-      are scored over splits.
+    probe: `splits`, `label_fraction` and `heads`; only "logistic" and "knn" are
+      scored over splits.
     seed: of the splits.
     by_labels: whether labels of this data set made or chose the weights.
 
@@ -88,13 +88,13 @@ def draw(
   label_fraction: float = 1.0,
   tested: Collection[str] | None = None,
 ) -> list[dict[str, np.ndarray]]:
-  """Positions of the clips of each part, of `count` splits.
+  """Positions of the clips of each part, for `count` splits.
 
   Args:
-    clips, single, tested: as of `split`.
-    count: how many splits, 2 or more.
+    clips, single, tested: as in `split`.
+    count: of splits, 2 or more.
     seed: of the splits.
-    label_fraction: how many of each split's training tracks are learned from.
+    label_fraction: share of each split's training tracks to learn from.
 
   Raises:
     ValueError: there are too few tracks to split, to score or to tell splits
@@ -124,17 +124,17 @@ def split(
   single: bool,
   tested: Collection[str] | None = None,
 ) -> np.ndarray:
-  """The part of each clip: shares as of a folder, clips of a track together.
+  """The part of each clip: a folder's shares, with clips of a track together.
 
-  Where clips have a single label, the tracks of each class are shared out.
+  With `single`, the tracks of each class are split separately.
 
   Args:
     clips: all labelled clips.
-    salt: names the split; of another one it is another split.
+    salt: names the split; another salt gives another split.
     single: each clip has one label.
-    tested: the tracks that may be tested; None: all. Of each class two thirds
-      of them are, so that splits differ, and one at least. Of all other tracks
-      a tenth is for validation, and the rest for training.
+    tested: the tracks that may be tested; None: all. Two thirds of each class's
+      are, at least one, so that splits differ. A tenth of all other tracks is
+      for validation, and the rest for training.
   """
   class_of = tracks.classes(clips.track_N, clips.labels_NxK, single=single)
   chosen = set()
@@ -152,7 +152,7 @@ def split(
 
 
 def _positions(clips, salt, label_fraction, single, tested):
-  """Of a split's clips; of those to train on, the labelled share."""
+  """Positions of a split's clips; of training clips, the labelled share."""
   part_N = split(clips, salt, single=single, tested=tested)
   at = {s: np.flatnonzero(part_N == s) for s in SPLITS}
   train = at["train"]

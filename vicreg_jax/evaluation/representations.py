@@ -1,4 +1,4 @@
-"""What a frozen encoder gives for prepared clips: of crops, of segments."""
+"""A frozen encoder's vectors of prepared clips: of crops, of segments."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def crops(
   batch_size: int,
   chosen: np.ndarray | None = None,
 ) -> np.ndarray:
-  """`y_NxD` of one random crop of each clip, or of those `chosen`."""
+  """`y_NxD` of one random crop of each clip, or of each of `chosen`."""
   batches = input_pipeline.probe_crops(
     prepared,
     split,
@@ -50,7 +50,7 @@ def segments(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`y_MxD` of every segment, and the position `clip_M` of its clip.
 
-  With `most` above 0 of at most so many segments a clip, evenly spread.
+  `most`: how many segments a clip, evenly spread; 0: all.
   """
   clips, masks = [], []
 
@@ -96,7 +96,7 @@ def untrained(
 
   @jax.jit
   def batch_statistics(params, x_BxT):
-    # From zero, one update leaves (1 - momentum) of the batch's statistics.
+    # From zero, an update gives (1 - momentum) times the batch's statistics.
     zeros = jax.tree.map(np.zeros_like, variables["batch_stats"])
     _, updated = module.apply(
       {"params": params, "batch_stats": zeros},

@@ -1,12 +1,12 @@
-"""How well a clip finds what it should among all others: `retrieval.json`.
+"""Whether a clip finds its class, its track and itself: `retrieval.json`.
 
-Three questions to the ten nearest clips by cosine: have they its class, are
-they of its track, and is the clip among them when the query is an augmented
-crop of it? The share is of as many as there can be: 1 is the best. Of ten crops
-and fewer all are among the ten nearest, so the last one is not asked.
+Three questions about a query's ten nearest clips by cosine: do they have its
+class, are they of its track, and is the clip among them if the query is an
+augmented crop of it? Shares are of the most that there can be: 1 is the best.
+Ten crops or fewer are all among the nearest: the last question is not asked.
 
-Numbers are standardised over the clips that are searched, for all encoders
-alike: MFCCs are of no use without.
+Numbers are standardised over the searched clips, for all encoders alike: MFCCs
+are useless otherwise.
 """
 
 import json
@@ -36,15 +36,15 @@ def write(
   seed: int,
   batch_size: int,
 ):
-  """Writes `retrieval.json`: {name: {question: share}}, and the chances.
+  """Writes `retrieval.json`: {name: {question: share}}, and chance levels.
 
   Args:
     workdir: to write to.
-    prepared: whose test clips are searched.
+    prepared: the data set; its test clips are searched.
     vectors: {name: vectors of the test clips [N, D]}.
-    encoders: {name: of the vectors}; "mfcc" has none, and vectors that were
-      made elsewhere have none to embed augmented crops.
-    clips: at most so many are searched for by their augmented crops.
+    encoders: {name: encoder of the vectors}; "mfcc" and vectors made elsewhere
+      have none.
+    clips: how many clips at most are searched for by augmented crops.
     seed: of the sample of clips, their crops and augmentations.
     batch_size: crops a step of an encoder.
   """
@@ -109,10 +109,10 @@ def _of_mfcc(sample_rate) -> Embed:
 
 
 def of_clips(y_NxD, labels_NxK, track_N) -> dict[str, float]:
-  """Shares of the class, and of the track, among the nearest clips.
+  """Shares of the query's class, and of its track, among the nearest clips.
 
-  A clip has the class of another if they share a label. Clips of the query's
-  own track do not count for the class; what has nothing to find is left out.
+  Two clips have the same class if they share a label. Clips of the query's own
+  track do not count for the class; queries with nothing to find are left out.
   """
   scaling = neighbours.fit([y_NxD], y_NxD.shape[1], "standardise")
   y_NxD, labels_NxK = y_NxD.astype(np.float32), labels_NxK.astype(int)
@@ -138,20 +138,20 @@ def of_clips(y_NxD, labels_NxK, track_N) -> dict[str, float]:
 
 
 def found(clean_NxD, query_NxD) -> float:
-  """The share of queries that have their own vector among the nearest."""
+  """The share of queries whose own vector is among the nearest."""
   scaling = neighbours.fit([clean_NxD], clean_NxD.shape[1], "standardise")
   clean_NxD, query_NxD = (
     np.asarray(scaling.unit(y.astype(np.float32)))
     for y in (clean_NxD, query_NxD)
   )
   cosine_NxN = query_NxD @ clean_NxD.T
-  # A tie is no find, or vectors that are all the same would find everything.
+  # A tie is no find: else equal vectors would find everything.
   rank_N = (cosine_NxN >= np.diag(cosine_NxN)[:, None]).sum(axis=1)
   return float(np.mean(rank_N <= K))
 
 
 def augmented(x_NxT, sample_rate: int, seed: int) -> dict[str, np.ndarray]:
-  """{augmentation: `x_NxT` after it alone}, each of the thesis's eight."""
+  """{augmentation: `x_NxT` after only this one} for the thesis's eight."""
   return {
     op: np.stack(
       [

@@ -1,8 +1,8 @@
-"""How predictions of a data set's test clips are scored, written and shown.
+"""Scores predictions of a data set's test clips, writes and prints the scores.
 
-The same for all that predicts labels: the probes' heads, and training with
-labels. Thesis sections 3.2.3 and 3.3.4: test clips are cut into consecutive
-segments whose predictions are averaged.
+The probes' heads and training with labels share this code. Thesis sections
+3.2.3 and 3.3.4: test clips are cut into consecutive segments, whose predictions
+are averaged.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ RESULTS, PER_TAG = "probe.json", "probe_tags.csv"
 
 
 class Scores(NamedTuple):
-  """Of one predictor: `results` (percent), and arrays by tag (`tags`).
+  """Scores of one predictor: `results` (percent), and arrays by tag (`tags`).
 
-  `predicted_NxK` is what was scored: of each clip, and each tag or class.
+  `predicted_NxK` are the predictions for each clip, and each tag or class.
   """
 
   results: dict
@@ -37,7 +37,7 @@ class Scores(NamedTuple):
 def over_segments(
   logits_MxK, clip_M, num_clips: int, *, single: bool
 ) -> np.ndarray:
-  """Probabilities [N, K] of clips by the logits of their M segments.
+  """Probabilities [N, K] of clips from the logits of their M segments.
 
   Args:
     logits_MxK: before the activation (softmax with `single`, else sigmoid).
@@ -57,8 +57,8 @@ def of_clips(labels_NxK, predicted_NxK, *, single: bool, **notes) -> Scores:
   Args:
     labels_NxK: 0 or 1.
     predicted_NxK: the higher, the more likely.
-    single: each clip has one label, so that there is an accuracy.
-    notes: what else the results are to say, such as `best_epoch`.
+    single: each clip has one label: adds the accuracy.
+    notes: further entries of the results, such as `best_epoch`.
   """
   results = metrics.tagging_metrics(labels_NxK, predicted_NxK)
   if single:
@@ -68,10 +68,10 @@ def of_clips(labels_NxK, predicted_NxK, *, single: bool, **notes) -> Scores:
 
 
 def held_out(labels_NxK, predicted_NxK, *, single: bool) -> dict:
-  """Scores on the clips to validate on, to choose a recipe by; not the test's.
+  """Scores on the validation clips, to choose a recipe by.
 
-  Whoever chooses by the test scores has none left that are unbiased. Empty if
-  there are too few clips for any score.
+  A choice by test scores would bias them. Empty if there are too few clips for
+  any score.
   """
   try:
     results = of_clips(labels_NxK, predicted_NxK, single=single).results
@@ -82,7 +82,7 @@ def held_out(labels_NxK, predicted_NxK, *, single: bool) -> dict:
 
 
 def pairs(names: Collection[str]) -> list[tuple[str, str]]:
-  """(head of the trained encoder, what else there are scores of by this head).
+  """(head of the trained encoder, prefix of another with this head), all pairs.
 
   `names`: "knn", "mfcc_knn" and so on.
   """
@@ -103,17 +103,17 @@ def add_intervals(
   seed: int,
   single: bool,
 ):
-  """Adds to `results` how far each figure may be trusted; see `bootstrap`.
+  """Adds intervals to `results`; see `bootstrap`.
 
-  A predictor gets "interval", {metric: [low, high]}; one of the trained encoder
-  also "over_start", "over_mfcc" and so on, its differences to the same head of
-  the others: {metric: {"difference", "interval"}}, of the same draws.
-  "bootstrap" says of what, and how. Of fewer than `bootstrap.LEAST` tracks a
-  line in "notes" is all.
+  A predictor gets "interval", {metric: [low, high]}. The trained encoder's also
+  get "over_start", "over_mfcc" and so on, their differences to the same head of
+  the others in the same draws: {metric: {"difference", "interval"}}.
+  "bootstrap" describes the draws. With fewer than `bootstrap.LEAST` tracks,
+  "notes" gets a line instead.
 
   Args:
-    results: {name: what `Scores.results` holds}.
-    found: the same predictors, by the same names.
+    results: {name: `Scores.results`}.
+    found: {name: scores} of the same predictors.
     labels_NxK, track_N: of the test clips.
     seed: of the draws.
     single: each clip has one label.
@@ -171,7 +171,7 @@ def majority(train_labels_NxK, test_labels_MxK) -> dict:
 
 
 def left_out(prepared) -> dict:
-  """How many clips of the data set are not in it, for the results; or {}."""
+  """The number of clips that were left out of the data set, or {}."""
   if not prepared.skipped:
     return {}
   out = sum(prepared.skipped.values())
@@ -182,12 +182,12 @@ def left_out(prepared) -> dict:
 
 
 def labelled(chosen, labels_NxK) -> dict:
-  """Of how many training clips the labels were learned, for the results."""
+  """The number of training clips whose labels were learned, or {}."""
   return {"clips": len(chosen), "of": len(labels_NxK)}
 
 
 def plain(value):
-  """As JSON gives it back: an undefined figure is null, a tuple a list."""
+  """A value as JSON returns it: undefined figures are null, tuples lists."""
   if isinstance(value, dict):
     return {k: plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
@@ -199,13 +199,13 @@ def write(workdir, results: dict, names, tags: dict[str, dict]):
   """Writes `probe.json`, and scores by tag as CSV.
 
   Args:
-    workdir: where to.
+    workdir: to write to.
     results: for `probe.json`.
     names: of the tags.
-    tags: what `Scores.tags` holds, by the name of the predictor.
+    tags: {name of the predictor: `Scores.tags`}.
 
   Raises:
-    ValueError: they cannot be written.
+    ValueError: a file cannot be written.
   """
   rows_of_tags, heads = io.StringIO(newline=""), list(tags)
   figures = ("roc_auc", "pr_auc")
@@ -226,14 +226,14 @@ def write(workdir, results: dict, names, tags: dict[str, dict]):
 
 
 def reuse(workdir, made_of: dict) -> dict | None:
-  """`probe.json` of a workdir, if it was made of the same; says so on stderr.
+  """`probe.json` of a workdir if its inputs are the same; prints so on stderr.
 
   Args:
     workdir: where `write` may have written.
-    made_of: what decides the results, for JSON; they have it under "of".
+    made_of: the inputs that decide the results, under their key "of".
   """
   path, results = f"{workdir}/{RESULTS}", {}
-  with contextlib.suppress(OSError, ValueError):  # then it is made anew
+  with contextlib.suppress(OSError, ValueError):  # then scores are made anew
     if files.exists(f"{workdir}/{PER_TAG}"):
       results = json.loads(files.read(path))
   found = results.get("of") if isinstance(results, dict) else None
@@ -248,9 +248,9 @@ def reuse(workdir, made_of: dict) -> dict | None:
 def table(results: dict) -> str:
   """`probe.json` for the terminal, at most 100 columns of names up to 10.
 
-  A row for each predictor, with intervals where there are any; below it what
-  training the encoder has bought; below that the same over random splits.
-  Above all of these, how many clips of the data set are left out, if any are.
+  First the number of clips left out, if any; then a row for each predictor,
+  with intervals if there are any; then the differences of the trained encoder;
+  then both over random splits.
   """
   rows = [name for name in results if "roc_auc" in _dict(results[name])]
   columns = {

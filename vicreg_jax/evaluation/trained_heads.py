@@ -1,10 +1,10 @@
-"""Heads that a training loop trains on a frozen encoder's representations.
+"""Trains heads on a frozen encoder's representations.
 
-As the thesis does (sections 3.2.3, 3.3.3 and 3.3.4): a linear head, and one
-with a hidden layer of the representation's size, by Adam with a plateau
-schedule on one random crop of each clip and epoch. The weights of the lowest
-validation loss are kept: the mean over clips of the mean over their consecutive
-segments. Test clips are cut so too, and their segments' predictions averaged.
+As in the thesis (sections 3.2.3, 3.3.3 and 3.3.4): a linear head, and one with
+a hidden layer of the representation's size, by Adam with a plateau schedule on
+one random crop of each clip and epoch. The weights of the lowest validation
+loss are kept, the mean over clips of the mean over their consecutive segments.
+Test clips are cut into segments, too, and predictions are averaged.
 """
 
 import functools
@@ -44,13 +44,13 @@ class _Split(NamedTuple):
 
 
 def score(config, encoder, prepared, labels, segments, prefix, chosen=None):
-  """Trains the heads that `config.probe.heads` names, and scores them.
+  """Trains the heads in `config.probe.heads`, and scores them.
 
   Args:
     config: `seed` and `probe`.
-    encoder: frozen; its crops of the training clips are made on the way.
+    encoder: frozen; embeds crops of the training clips during the training.
     prepared: the data set.
-    labels: {split: labels_NxK}; of train those of `chosen`.
+    labels: {split: labels_NxK}; "train" has those of `chosen`.
     segments: {split: (y_MxD, clip_M)} of "valid" and "test".
     prefix: of the encoder's rows, for the bar of progress.
     chosen: numbers of the training clips to learn from; None: all.
@@ -100,7 +100,7 @@ def _train(
   plateau = optim.reduce_on_plateau(
     factor=p.plateau_factor, patience=p.plateau_patience
   )
-  # Eager, optax's plateau would be traced anew every epoch.
+  # Without jit, optax's plateau would be traced anew every epoch.
   watch = jax.jit(lambda state, loss: plateau.update((), state, value=loss)[1])
   train_epoch, loss_of = _make_steps(tx, single)
   fits = {
@@ -150,7 +150,7 @@ def _train(
 
 
 def _weights(split) -> np.ndarray:
-  """Of segments [M]: each clip counts the same, however long it is."""
+  """Weights of segments [M]: each clip counts the same, however long."""
   segments_N = np.bincount(split.clip_M)
   return 1 / segments_N[split.clip_M] / len(segments_N)
 

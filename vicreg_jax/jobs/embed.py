@@ -17,7 +17,7 @@ FILE = "embeddings.npz"
 
 
 def main(config, workdir: str):
-  """Embeds, and prints where the result is."""
+  """Embeds, and prints the path of the result."""
   path = run(config, workdir)
   if mesh.is_first_host():
     print("embeddings:", path)
@@ -34,7 +34,7 @@ def run(config, workdir: str) -> str:
     config.checkpoint, step=config.step, epoch=config.epoch, devices=devices
   )
   path = f"{workdir}/{FILE}"
-  # Where a job of ours has worked, the file is ours.
+  # In a workdir of this job, the file is ours.
   with files.explained(path):
     ours = files.exists(f"{workdir}/{workdirs.CONFIG}")
   files.output(path, "--workdir", overwrite=None, ours=ours)

@@ -1,4 +1,4 @@
-"""The `prepare` job: decodes a data set once, and says what is in it."""
+"""The `prepare` job: decodes a data set once, and summarises its clips."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ _NOT_FOUND_SHARE = 0.1
 
 
 def main(config, workdir: str):
-  """Prepares, and prints what is there; nothing goes into the workdir."""
+  """Prepares, and prints a summary; nothing goes into the workdir."""
   prepared = run(config)
   if mesh.is_first_host():
     print(prepared.summary())
@@ -30,9 +30,9 @@ def run(config) -> Prepared:
 
 
 def not_found(prepared: Prepared) -> str:
-  """A line for who gave a wrong directory, or has a part of the files; or "".
+  """A warning of a wrong directory or of missing files; or "".
 
-  Unless a tenth of the clips was not found: some are missing in most copies.
+  There is none for up to a tenth of the clips: most copies lack some.
   """
   lost = prepared.skipped.get(reports.NOT_FOUND, 0)
   listed = sum(prepared.num_clips.values()) + sum(prepared.skipped.values())

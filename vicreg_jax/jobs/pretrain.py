@@ -24,7 +24,7 @@ from vicreg_jax.use.encoder import Encoder
 from vicreg_jax.use.warm_start import warm_start
 
 DIAGNOSTICS = "diagnostics"
-KNN_SEGMENTS = 8  # of a clip; all would take longer than the training
+KNN_SEGMENTS = 8  # a clip; all segments would take longer than the training
 
 
 def main(config, workdir: str):
@@ -47,7 +47,7 @@ def run(config, workdir: str) -> steps.TrainState:
   Args:
     config: a validated config of job "pretrain".
     workdir: gets config.json, metrics.jsonl, tb/ and checkpoints/, and
-      diagnostics/ if they are asked for.
+      diagnostics/ if the config asks for them.
 
   Raises:
     ValueError: no run can follow from this config, or the loss is not finite.
@@ -100,7 +100,7 @@ def run(config, workdir: str) -> steps.TrainState:
 
 
 class _Evaluation:
-  """Losses on held-out clips, and what tells a collapse of their dimensions.
+  """Losses on held-out clips, and measures of collapsed dimensions.
 
   The views of the clips are the same every time.
   """
@@ -118,7 +118,7 @@ class _Evaluation:
       return
     if config.valid_data.name:
       prepared = datasets.prepare(valid_data(config))
-    # The largest batch that the devices can share.
+    # The largest batch that divides among the devices.
     clips = prepared.num_clips.get("valid", 0)
     share = min(config.batch_size, clips) // devices.size * devices.size
     if share < 2 and config.checkpoint.best_by:
@@ -164,7 +164,7 @@ class _Evaluation:
     return values
 
   def _knn(self, state) -> float:
-    """ROC-AUC in percent of the clips to validate on, by fixed neighbours."""
+    """ROC-AUC, in percent, of nearest neighbours on the validation clips."""
     encoder = self._encoder.with_variables(
       {
         "params": state.params["encoder"],
@@ -209,7 +209,7 @@ class _Evaluation:
     return metrics.mean_over_clip(y_MxD, clip_M, len(labels_NxK))
 
   def _diagnose(self, y_NxD, z_NxE, step):
-    """Logs the figures of a collapse; the spectra go to a file."""
+    """Returns the measures of collapse, and writes the spectra to a file."""
     values, arrays = {}, {}
     for name, x in (("representation", y_NxD), ("embedding", z_NxE)):
       found = metrics.collapse(x)
@@ -225,7 +225,7 @@ class _Evaluation:
 
 
 def valid_data(config) -> ml_collections.ConfigDict:
-  """The `data` section of the clips that are held out."""
+  """The `data` section of the held-out clips."""
   data = ml_collections.ConfigDict(config.data.to_dict())
   if config.valid_data.name:
     data.update(config.valid_data)

@@ -1,14 +1,14 @@
-"""Probes: how much of the labels a frozen encoder's representations hold.
+"""The `probe` job: how well a frozen encoder's representations tell labels.
 
-The thesis's heads, linear and MLP, are `trained_heads`. The untrained encoder
-goes through the same protocol, and so does the one that the training began
-from, if there is one.
+The thesis's heads, linear and MLP, are `trained_heads`. The same protocol
+scores the untrained encoder, and the encoder that the training began from, if
+there is one.
 
 Besides there are logistic regression and nearest neighbours on a clip's vector
 (`classifiers`), pooled over its segments; for them MFCCs are a third "encoder",
 and tables of vectors made elsewhere (`other_vectors`) are more.
 
-All of them may learn from a share of the labels alone (`label_fraction`).
+All heads may learn from a share of the labels (`label_fraction`).
 """
 
 import csv
@@ -48,14 +48,14 @@ def main(config, workdir: str, checkpoint: str | None = None):
 
 
 class _Task(NamedTuple):
-  """What every encoder is probed on."""
+  """Data and heads for every encoder."""
 
   config: Any
   prepared: Prepared
   everything: dict[str, np.ndarray]  # labels_NxK of each split
   chosen: np.ndarray  # training clips whose labels are learned from
   on_clips: list[str]  # heads that take a clip's vector
-  many: random_splits.Splits | None  # over which there are scores too
+  many: random_splits.Splits | None  # for scores over random splits
   others: dict[str, other_vectors.Made]  # by name
 
   @property
@@ -67,7 +67,7 @@ class _Task(NamedTuple):
     return self.known(self.everything)
 
   def known(self, of_split) -> dict[str, np.ndarray]:
-    """What there is of each split, of the training clips the chosen ones."""
+    """Selects the chosen training clips; other splits stay whole."""
     return of_split | {"train": of_split["train"][self.chosen]}
 
 
@@ -77,14 +77,14 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
   Args:
     config: `seed`, `data` and `probe`; `checkpoint`, `step` and
       `epoch` unless given.
-    workdir: where the results go.
+    workdir: gets the results.
     checkpoint: workdir of the pretraining, instead of the config's.
 
   Returns:
-    `probe.json`'s content: metrics in percent by head, "untrained_" before the
-    heads of the untrained encoder, "start_" before those of the encoder that
-    the training began from; "step" of the encoder; and what it was made
-    "of". If the file is there, and of the same, nothing is probed again.
+    `probe.json`'s content: metrics in percent by head, with "untrained_" before
+    the heads of the untrained encoder, and "start_" before those of the encoder
+    that the training began from; "step" of the encoder; and the inputs, under
+    "of". If the file exists and has the same inputs, nothing is probed again.
   """
   devices = mesh.make_mesh()
   at = {} if checkpoint else {"step": config.step, "epoch": config.epoch}
@@ -133,7 +133,7 @@ def run(config, workdir: str, checkpoint: str | None = None) -> dict:
 
 
 def _asked(probe, others) -> dict:
-  """The section of a config, as what a probe is made of."""
+  """The section `probe` of a config, as inputs of the results."""
   asked = probe.to_dict() | {"others": {k: v.sha256 for k, v in others.items()}}
   # Older probes say nothing of what they did not do.
   for key, unset in (("retrieval", 0), ("pooling", "mean"), ("others", {})):
@@ -143,7 +143,7 @@ def _asked(probe, others) -> dict:
 
 
 def _by_labels(config, prepared) -> bool:
-  """Whether labels of this very data have made or chosen a run's weights."""
+  """Whether labels of the same data trained or chose a run's weights."""
   chosen = config.get("checkpoint", {}).get("best_by") == "knn"
   learned = config.get("job") == "supervised"
   return (chosen or learned) and config.get("prepared") == prepared.name
@@ -162,7 +162,7 @@ def _task(config, prepared, by_labels, others) -> _Task:
 
 
 def _probed(task, frozen_encoders):
-  """Of all encoders, and of what counts as one: MFCCs, other vectors.
+  """Probes all encoders, MFCCs and other vectors.
 
   Returns {name: scores}, {head: Fit} of the first encoder, and {prefix:
   vectors of clips by split}.
@@ -226,7 +226,7 @@ def _on_clips(task, vectors, prefix) -> dict:
 
 
 def _retrieve(task, workdir, frozen_encoders, vectors):
-  """Writes `retrieval.json` of all that there are vectors of."""
+  """Writes `retrieval.json` for all vectors."""
   p, of_test, encoders_by_name = task.config.probe, {}, {}
   for prefix, frozen in frozen_encoders.items():
     if prefix not in vectors:
@@ -253,7 +253,7 @@ def _retrieve(task, workdir, frozen_encoders, vectors):
 
 
 def _heads(encoder, prepared, fits) -> Heads:
-  """Trained heads, the best first, to be saved."""
+  """Trained heads to save, the best first."""
   best_first = sorted(fits, key=lambda head: fits[head].best_loss)
   return Heads(
     labels=tuple(prepared.labels),
@@ -265,7 +265,7 @@ def _heads(encoder, prepared, fits) -> Heads:
 
 
 def _results(task, found, vectors) -> dict:
-  """All scores, with their intervals, and over random splits if asked for."""
+  """All scores, with intervals, and over random splits if there are any."""
   p, seed = task.config.probe, task.config.seed
   results = {name: scored.results for name, scored in found.items()}
   results |= scores.left_out(task.prepared)
@@ -307,7 +307,7 @@ def _began_from(source: str, devices) -> encoders.Encoder:
 
 
 def _whole(of_split) -> np.ndarray:
-  """What there is of each split, one after another."""
+  """The arrays of all splits, one after another."""
   return np.concatenate([of_split[split] for split in SPLITS])
 
 

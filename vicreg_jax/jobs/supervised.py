@@ -1,14 +1,13 @@
 """The `supervised` job: SampleCNN trained with labels, scored as a probe is.
 
-Thesis table 4.1, row SampleCNN*: what a pretrained encoder is to be compared
-with. The encoder, dropout and a dense layer (table 2.1) learn the labels of one
-random crop of each clip and epoch, without augmentation. An encoder that was
-pretrained (`init_from`) may be fine-tuned so: left as it is for the first
-`freeze_epochs`, and at a lower rate than the head's (`optim.encoder_scale`)
-from there. It may learn from a share of the labelled clips (`train_fraction`).
-After every epoch (`eval_every_epochs`) all clips of the split "valid" are cut
-into consecutive segments; the weights of the lowest loss are kept, and scored
-on "test".
+This is the baseline for pretrained encoders, thesis table 4.1, row SampleCNN*.
+The encoder, dropout and a dense layer (table 2.1) learn the labels of one
+random crop of each clip and epoch, without augmentation. To fine-tune a
+pretrained encoder (`init_from`), it may be frozen for the first `freeze_epochs`
+and then have a lower rate than the head (`optim.encoder_scale`). A training may
+use a share of the labelled clips (`train_fraction`). After every epoch
+(`eval_every_epochs`) the clips of the split "valid" are cut into consecutive
+segments; the weights of the lowest loss are kept, and scored on "test".
 """
 
 import functools
@@ -51,8 +50,8 @@ def run(config, workdir: str) -> dict:
       and per-tag scores as CSV when the training has ended.
 
   Returns:
-    `probe.json`'s content: metrics in percent in "supervised", and "step", that
-    of the weights that are scored.
+    `probe.json`'s content: metrics in percent in "supervised", and the "step"
+    of the scored weights.
 
   Raises:
     ValueError: no run can follow from this config, or a loss is not finite.
@@ -126,7 +125,7 @@ class Predictor:
     y_MxD, clip_M = representations.segments(
       encoder, self._prepared, split, batch_size=self._config.encode_batch_size
     )
-    # Each host has all representations, and computes the rest for itself.
+    # Each host has all representations, and computes the logits itself.
     params = jax.tree.map(np.asarray, state.params["head"])
     return self._head.apply({"params": params}, y_MxD), clip_M
 
@@ -134,9 +133,9 @@ class Predictor:
 def validation(
   predict: Predictor, prepared: Prepared
 ) -> Callable[[steps.TrainState, int], dict[str, float]]:
-  """What evaluates a state: the loss of the clips to validate on.
+  """A function from a state to its loss on the validation clips.
 
-  A clip's loss is the mean of its segments', and each clip counts the same.
+  A clip's loss is the mean over its segments, and each clip counts the same.
   """
   labels_NxK = input_pipeline.labels(prepared, "valid").labels_NxK
   single = prepared.label_kind == "single"

@@ -14,13 +14,13 @@ _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")  # by `utf8`
 
 
 class Named(NamedTuple):
-  """What arguments name.
+  """The files that arguments name.
 
   Attributes:
     paths: of files, each once, in order.
     roots: {a file, folder or glob: the argument by which it is named}.
     lists: files with names in them.
-    left_out: entries of lists that are on the network.
+    left_out: entries of lists on the network.
   """
 
   paths: list[str]
@@ -32,16 +32,16 @@ class Named(NamedTuple):
 def look(arguments: Sequence[str], *, gone_too: bool = False) -> Named:
   """Finds the files that files, folders, globs and lists name.
 
-  A folder stands for the audio files below it; see `walk`. Whatever of it
-  cannot be read, folders too, is among them, so that it is counted. A list is a
+  A folder stands for the audio files below it; see `walk`. Files and folders
+  that cannot be read are among them, and are counted later. A list is a
   playlist, known by its suffix, or any text file as @LIST; see `playlists`. Its
   entries may be folders and globs.
 
   Args:
-    gone_too: arguments need not be there.
+    gone_too: arguments need not exist.
 
   Raises:
-    ValueError: one of them is not there, or there is no audio.
+    ValueError: an argument does not exist, or there is no audio.
   """
   roots, lists, left_out, found = {}, [], 0, {}
   for argument in arguments:
@@ -80,7 +80,7 @@ def _matches(name) -> list[str]:
 
 
 def _files(path):
-  """The file itself; of a folder, what is below it."""
+  """The file itself, or the audio files below a folder."""
   if not os.path.isdir(path):
     return [path]
   found = walk.audio_files(path)
@@ -88,7 +88,7 @@ def _files(path):
 
 
 def share(paths: Iterable[str], index: int, count: int) -> list[str]:
-  """The paths of share `index` of `count`; the others do not matter to it."""
+  """The paths of share `index` of `count`, whatever other paths there are."""
   return [p for p in paths if zlib.crc32(os.fsencode(p)) % count == index]
 
 
@@ -105,21 +105,21 @@ def on_disk(path: str) -> str:
 
 
 def utf8(path) -> str:
-  """A path as UTF-8, which a name need not be."""
+  """A path as UTF-8; bytes that are not UTF-8 become \\xNN."""
   return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def same(path: str, here: str = "") -> str:
-  """The one spelling of a path, by which it is known for the same.
+  """One spelling for all spellings of a path.
 
-  `here`: the current directory, for whoever asks of many.
+  `here`: the current directory, for callers with many paths.
   """
   path = os.path.join(here or os.getcwd(), path)
   return utf8(os.path.normpath(path))
 
 
 def is_gone(path: str) -> bool:
-  """Whether nothing is at a path, of a table too; not where none can look."""
+  """Whether nothing is at a path (of a table, too); False if nobody can see."""
   escaped = _ESCAPED.sub(
     lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)
   )

@@ -19,10 +19,10 @@ from vicreg_jax.library.tables import Rows, Tables, Tags, same
 from vicreg_jax.use.heads import Heads
 
 OTHERS, UNKNOWN = "others", "unknown"
-# Of tags of files, in this order; the last two are ranges of numbers.
+# Colourings by tags of files, in this order; the last two are by ranges.
 _TAGS = ("artist", "album", "genre", "key", "year", "tempo")
-_COLOURS = 16  # that can be told apart
-_LABELS = 4_000  # that can be searched for
+_COLOURS = 16  # more cannot be told apart
+_LABELS = 4_000  # that the page can search for
 _CLUSTERS, _BINS = 8, 6
 
 
@@ -30,17 +30,17 @@ class Colouring(NamedTuple):
   """A label for each point."""
 
   labels: list[str]
-  code_N: np.ndarray  # uint16, which label
+  code_N: np.ndarray  # uint16, number of the label
   ordered: bool  # labels are ranges of numbers, from low to high
-  coloured: int  # so many labels, the first ones; the rest is grey
+  coloured: int  # number of labels with a colour, the first ones
 
 
 def of_points(
   rows: Rows, unit_NxD: np.ndarray, told: Mapping[str, Tags]
 ) -> dict[str, Colouring]:
-  """The colourings of points by what is known of all of them.
+  """The colourings of points by folder, cluster and tags.
 
-  `told`: {path: its tags}; those that nobody has are no colouring.
+  `told`: {path: its tags}; a tag that no path has is no colouring.
   """
   colourings = {
     "folder": of_values(_folders(rows.paths)),
@@ -66,13 +66,13 @@ def common_folder(paths: list[str]) -> str:
 
 
 def below(folder: str, paths: list[str]) -> list[str]:
-  """The paths, as they are called below their `common_folder`."""
+  """The paths, relative to their `common_folder`."""
   start = len(folder) + 1 if folder not in ("", "/") else len(folder)
   return [path[start:] for path in paths]
 
 
 def _folders(paths) -> list[str]:
-  """Of each path the folder below the one that all lie in."""
+  """For each path, the first folder below the one that all lie in."""
   inner = (name.split("/") for name in below(common_folder(paths), paths))
   return [parts[0] if len(parts) > 1 else "." for parts in inner]
 
@@ -85,7 +85,7 @@ def _clusters(unit_NxD) -> Colouring:
 
 
 def of_heads(tables: Tables, heads: Heads, rows: Rows, by: str) -> Colouring:
-  """The most probable labels; a track's are the mean over its rows' own."""
+  """The most probable labels; a track's are of its rows' mean probabilities."""
 
   def shares_of(y_NxD):
     return heads.of_each(made_by.means(tables, y_NxD))
@@ -116,18 +116,18 @@ def of_values(values: list[str]) -> Colouring:
 def _of_ordered(values: list) -> Colouring:
   """A colouring by numbers or times.
 
-  They are ranges that hold as many points each, or classes where they are few.
+  Its labels are ranges with equally many points, or the values if they are few.
   """
   known = sorted({*values} - {None})
   if len(known) <= _COLOURS:
     text_of = {None: UNKNOWN} | dict(zip(known, _texts(known)))
     return of_values([text_of[value] for value in values])
-  # By their ranks: of large numbers, floats do not have all digits.
+  # By ranks, as floats do not have all digits of large numbers.
   rank_of = {value: i for i, value in enumerate(known)}
   rank_N = np.array([rank_of.get(value, -1) for value in values])
   shares = np.linspace(0, 1, _BINS + 1)
   edges = np.quantile(rank_N[rank_N >= 0], shares, method="higher")
-  if len(np.unique(edges)) <= _BINS:  # one value takes several shares
+  if len(np.unique(edges)) <= _BINS:  # one value fills several ranges
     edges = shares * (len(known) - 1)
   code_N = np.searchsorted(edges[1:-1], rank_N, side="right")
   first = np.ceil(edges[:-1]).astype(int)
@@ -141,7 +141,7 @@ def _of_ordered(values: list) -> Colouring:
 
 
 def _texts(values: list) -> list[str]:
-  """Values as text; numbers in as few digits as tell them apart."""
+  """Values as text; numbers with the fewest digits that tell them apart."""
   texts = [str(int(v) if _is_whole(v) else v) for v in values]
   for digits in range(6, 17):
     short = [
@@ -192,9 +192,9 @@ def of_table(path: str, paths: list[str]) -> dict[str, Colouring]:
 
 
 def _values(path, name, column) -> tuple[list, bool]:
-  """A column's values, None where there are none; and whether they have order.
+  """A column's values, None where a cell is empty; and whether they have order.
 
-  Raises ValueError if they cannot be read.
+  Raises ValueError if the values cannot be read.
   """
   try:
     kind = column.type

@@ -1,14 +1,14 @@
 """Tempo and key of a song, from its samples. NumPy.
 
-Of 3 minutes they take 0.5 s of a core. Why not by librosa, which the tests
-compare: to import it takes 4 s, and half a minute the first time.
+They take 0.5 s of a core for 3 minutes. librosa, with which the tests compare,
+takes 4 s to import, and half a minute the first time.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-# Beats a minute that are looked for; of tempi that fit as well, those near 120
+# The range of tempi, in beats a minute. Of tempi that fit alike, those near 120
 # are likelier, by a normal distribution over octaves. D. Ellis, "Beat Tracking
 # by Dynamic Programming", Journal of New Music Research 36 (2007).
 _SLOWEST, _FASTEST, _LIKELY = 40.0, 240.0, 120.0
@@ -16,11 +16,11 @@ _HOP_SECONDS = 0.01
 _LEAST_SECONDS = 4.0  # with some beats of the slowest
 _BLOCK = 1_000  # frames
 
-# How much there is of a note, of 12 from the tonic on, in pieces of a key.
-# J. Albrecht and D. Shanahan, "The Use of Large Corpora to Train a New Type of
-# Key-Finding Algorithm", Music Perception 31 (2013). With the ratings by
-# listeners of Krumhansl and Kessler (1982) some major keys are taken for that
-# of their fifth; with Temperley's profiles (1999) natural minor for major.
+# Shares of the 12 notes, from the tonic on, in pieces of a key. J. Albrecht and
+# D. Shanahan, "The Use of Large Corpora to Train a New Type of Key-Finding
+# Algorithm", Music Perception 31 (2013). The listeners' ratings of Krumhansl
+# and Kessler (1982) take some major keys for the key of their fifth;
+# Temperley's profiles (1999) take natural minor for major.
 _MAJOR = (
   0.238, 0.006, 0.111, 0.006, 0.137, 0.094,
   0.016, 0.214, 0.009, 0.080, 0.008, 0.081,
@@ -37,11 +37,12 @@ _C4 = 440 * 2 ** (-9 / 12)  # Hz
 
 
 def tempo(x_T: np.ndarray, sample_rate: int) -> float:
-  """Beats a minute; nan of silence, of under 4 s, and where nothing repeats.
+  """Beats a minute; nan for silence, under 4 s, and music without repetition.
 
-  The lag at which the growth of the spectrum is most like itself, near 120. It
-  may be half or double what is counted: of over 150 often the half. Of clicks
-  the error is under 0.5 %. One tempo is assumed for all of it.
+  The tempo is the lag, preferably near 120 beats a minute, with the highest
+  autocorrelation of the spectrum's growth. It may be half or double the tempo
+  that people count: above 150 often half. For clicks the error is under 0.5 %.
+  The samples are assumed to have one tempo.
 
   Args:
     x_T: mono.
@@ -57,7 +58,7 @@ def tempo(x_T: np.ndarray, sample_rate: int) -> float:
       for y_FxB in _magnitudes(x_T, 4 * hop, hop)
     ]
   )
-  # Only what stands out of the 0.2 s about it; long notes grow all the time.
+  # Only growth above the mean of the 0.2 s around it: long notes always grow.
   about_F = np.convolve(growth_F, np.ones(21) / 21, "same")
   growth_F = np.maximum(growth_F - about_F, 0)
   growth_F -= growth_F.mean()
@@ -78,13 +79,13 @@ def tempo(x_T: np.ndarray, sample_rate: int) -> float:
 
 
 def key(x_T: np.ndarray, sample_rate: int) -> str:
-  """A key such as "A minor" or "Eb major"; "" of silence.
+  """A key such as "A minor" or "Eb major"; "" for silence.
 
-  That of the 24 whose profile correlates most with how much there is of each
-  note: Krumhansl and Schmuckler's way (C. Krumhansl, Cognitive Foundations of
-  Musical Pitch, 1990). One key is assumed for all of it. Instruments may be out
-  of tune, all alike, by less than half a semitone. Which of two keys with the
-  same notes it is, such as A minor and C major, is often a guess.
+  Of 24 profiles, the key's correlates most with the shares of the notes, as in
+  Krumhansl and Schmuckler's algorithm (C. Krumhansl, Cognitive Foundations of
+  Musical Pitch, 1990). The samples are assumed to have one key. Instruments may
+  be out of tune together, by less than half a semitone. Between keys with the
+  same notes, such as A minor and C major, the answer is often a guess.
 
   Args:
     x_T: mono.

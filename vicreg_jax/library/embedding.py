@@ -1,18 +1,16 @@
 """Embeds collections of files into one table, and goes on where it stopped.
 
-Threads decode ahead of the encoder, whose batches take the segments of one file
-after another, so that they are full. What is done is written in parts beside
-the output, each whole or not at all; at the end they become the output:
+Threads decode ahead of the encoder. Batches are filled with the segments of one
+file after another. Finished rows are written in parts beside the output, each
+whole or not at all; at the end the parts become the output:
 
     OUT            Parquet: path, start, end (seconds), embedding (float32 [D]);
                    artist, album, title, genre ("" where unknown), track, year,
                    duration (seconds of the file; null where unknown); and
-                   tempo (beats a minute, or null), key, if it is described
+                   with --describe tempo (beats a minute, or null) and key
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
 
-A file is known by its path and its content: where size and time of change are
-those of before, the content is taken to be; else its SHA-256 decides. So what
-was added or changed is embedded, and nothing else.
+Only new and changed files are embedded: see `store`.
 """
 
 import collections
@@ -42,20 +40,20 @@ from vicreg_jax.use import pooling as pooling_lib
 
 FORMATS = ("parquet", "npz", "npy")
 POOLINGS = (*pooling_lib.TIMES, "none")
-# Files decoded at a time, and segments that each keeps ahead of the encoder.
+# Files decoded at a time, and segments that each file keeps ahead.
 _DECODERS, _AHEAD = 2 * (os.cpu_count() or 1), 32
 _DESCRIBED_SECONDS = 180.0  # from the beginning of a file
 
 
 class Summary(NamedTuple):
-  """What a call has done."""
+  """Numbers of files of a call."""
 
   embedded: int  # files, now
   known: int  # files that had been embedded before
   left_out: dict[str, int]  # reason -> files, now or before
-  damaged: int  # files of which something is lost, and the rest embedded
+  damaged: int  # files that are embedded, but for a lost part
   moved: int = 0  # files whose rows have got a new path
-  gone: int = 0  # files that were embedded before, and are not there
+  gone: int = 0  # files that were embedded before, and no longer exist
 
 
 def embed_files(
@@ -72,29 +70,29 @@ def embed_files(
   roots: Mapping[str, str] | None = None,
   prune: str = "",
 ) -> Summary:
-  """Embeds files into a table, but those that it has already.
+  """Embeds files into a table, except those that the table has already.
 
   Args:
-    encoder: whose representations they are.
+    encoder: gives the representations.
     paths: of audio files.
-    output: the table; see the module's docstring. Rows of other files that it
-      has stay.
-    hop_seconds: as `Encoder.embed_segments`.
+    output: the table; see the module's docstring. Its rows of other files stay.
+    hop_seconds: as in `Encoder.embed_segments`.
     pooling: "none": a row a segment; else a row a file, made of its segments:
       see `pooling.of`.
     format: "parquet"; or "npz" (arrays by the columns' names) or "npy" (the
-      embeddings alone), made from a table that stays beside it.
-    overwrite: begin anew, whatever is there; but see `files.output`.
-    describe: also tempo and key of files that are embedded now, by their first
-      3 minutes; see `describe`. 0.5 s of a core a file.
-    inputs: files besides `paths` that stay as they are.
-    roots: what is looked through for files that are gone; see `following`.
-    prune: what is done about them; see there.
+      embeddings alone), made from a table that stays beside the arrays.
+    overwrite: begin anew; but see `files.output`.
+    describe: also write tempo and key of the files embedded now, from their
+      first 3 minutes; see `describe`. 0.5 s of a core a file.
+    inputs: files besides `paths` that must not be overwritten.
+    roots: {a file, folder or glob: the argument by which it is named}, to look
+      for files that are gone; see `following`.
+    prune: whether rows of files that are gone are dropped; see `following`.
 
   Raises:
     ValueError: the table is of another encoder, hop or pooling, is damaged, is
       somebody else's file, is being written by another command, or cannot be
-      written; what was done is kept.
+      written; finished parts are kept.
   """
   _check(pooling=pooling, format=format, prune=prune)
   given = output
@@ -129,7 +127,7 @@ def _check(**values):
 
 
 def _summary(paths, todo, store, followed) -> Summary:
-  """What became of files, of which `todo` were not known."""
+  """The summary of `paths`, of which `todo` were embedded now."""
   left_out, damaged = _faults(paths, store.find)
   lost = _faults(todo, store.find)[0]
   embedded = len(todo) - sum(lost.values())
@@ -158,7 +156,7 @@ def _made(encoder, reader, rows) -> Iterator[tuple[File, tuple]]:
 def faults(
   paths: Iterable[str], output: str, format: str = "parquet"
 ) -> tuple[dict[str, int], int]:
-  """`left_out` and `damaged` of a `Summary`, of files in a table of `embed`."""
+  """`left_out` and `damaged` of a `Summary`, by the list of a table."""
   listed = read_list(list_path(_table(output, format)))
   known = {audio_paths.same(file.path): file for file in listed}
   return _faults(paths, lambda path: known.get(audio_paths.same(path)))
@@ -190,7 +188,7 @@ def _outputs(output, format, inputs, overwrite) -> tuple[str, str]:
   files.output(list_path(table), overwrite=overwrite)
   if format == "parquet":
     return table, table
-  # Arrays have no room for a mark, so that the table beside them tells.
+  # Arrays have no metadata: the table beside them tells whose they are.
   ours = os.path.exists(table) and _is_array(output)
   return table, files.output(
     output, inputs=inputs, overwrite=overwrite, ours=ours
@@ -236,7 +234,7 @@ def _convert(table, output, format):
 
 
 class _End(NamedTuple):
-  """There are no more segments of this file."""
+  """Marks the end of a file's segments."""
 
   file: File
   facts: dict  # of it, by column
@@ -245,8 +243,8 @@ class _End(NamedTuple):
 class _Reader:
   """The segments of files, one after another, decoded ahead by threads.
 
-  `notes` says of each segment that was handed out when it starts and ends in
-  its file, in seconds, and where a file ends what became of it.
+  `notes` has start and end, in seconds, of each segment that was handed out,
+  and a `File` where a file ends.
   """
 
   def __init__(self, paths, encoder, hop, describe):
@@ -257,7 +255,7 @@ class _Reader:
     self.notes = collections.deque()
 
   def close(self):
-    """Ends the threads, which may be waiting to hand out what nobody takes."""
+    """Ends the threads, which may wait to hand out segments."""
     self._closed.set()
 
   def segments(self) -> Iterator[np.ndarray]:
@@ -280,7 +278,7 @@ class _Reader:
   def _hand_out(self, queued):
     start = 0
     while not isinstance(item := queued.get(), _End):
-      if isinstance(item, Exception):  # of the thread, which nobody else hears
+      if isinstance(item, Exception):  # raised in the thread
         raise item
       segment_T, length = item
       seconds = start / self._rate, (start + length) / self._rate
@@ -333,7 +331,7 @@ class _Reader:
 
 
 def _tags(path) -> dict:
-  """What the tags of a file say, by column; nothing if they cannot be read."""
+  """The tags of a file, by column; none if they cannot be read."""
   try:
     tags = file_tags.read(path)._asdict()
   except audio.AudioError:
@@ -343,7 +341,7 @@ def _tags(path) -> dict:
 
 
 def _keeping(blocks, kept, rate) -> Iterator[np.ndarray]:
-  """The blocks; those that are described are also put into a list."""
+  """The blocks; those to be described are also appended to `kept`."""
   left = round(_DESCRIBED_SECONDS * rate)
   for block_T in blocks:
     if left > 0:
@@ -370,10 +368,10 @@ class _Rows:
     self._y, self._seconds = [], []
 
   def of(self, y_BxD, notes) -> Iterator[tuple[File, tuple]]:
-    """Files that are complete with a batch, and their rows.
+    """Files that a batch completes, and their rows.
 
     The rows are (start [S], end [S], embedding [S, D], {column: of the file});
-    of a file that was left out there are none.
+    a file that was left out has none.
     """
     taken = 0
     while notes and (isinstance(notes[0], _End) or taken < len(y_BxD)):

@@ -1,8 +1,8 @@
-"""What has moved, and what is gone, since a table was written.
+"""Finds files that moved, and files that are gone, since a table was written.
 
 A listed file has moved if nothing is at its path, and a new path has the same
-SHA-256 and size. It is gone if nothing is there, nor has it moved. A path that
-cannot be seen, such as that of a folder without permission, is not gone.
+SHA-256 and size. It is gone if nothing is at its path and it has not moved. A
+file in a folder without permission is not gone.
 """
 
 import collections
@@ -20,7 +20,7 @@ PRUNE = ("", "gone", "all")
 
 
 class Followed(NamedTuple):
-  """Files of a table with rows in it."""
+  """Numbers of files with rows in a table."""
 
   moved: int
   gone: int  # below the roots
@@ -29,17 +29,17 @@ class Followed(NamedTuple):
 def follow(
   store: Store, paths: Iterable[str], roots: Mapping[str, str], prune: str
 ) -> Followed:
-  """Gives rows of what has moved the new path; and drops those of what is gone.
+  """Gives rows of moved files the new path, and drops rows of files gone.
 
   Args:
     store: the table.
     paths: of audio files.
     roots: {a file, folder or glob: the argument by which it is named}.
-    prune: whether files below the roots that are gone are dropped: "" never;
-      "gone" unless all of an argument are; "all" in any case.
+    prune: whether files that are gone from below the roots are dropped: ""
+      never; "gone" unless an argument has lost all its files; "all" always.
 
   Raises:
-    ValueError: all of an argument are gone, or an argument is nowhere.
+    ValueError: an argument has lost all its files, or does not exist.
   """
   moves, dropped, here = _moves(store, paths), [], os.getcwd()
   argument_of, there, gone = _argument_of(roots), collections.Counter(), {}
@@ -63,12 +63,12 @@ def follow(
 
 
 def _check(prune, roots, there, gone):
-  """Raises ValueError unless what is gone may be dropped.
+  """Raises ValueError unless the files that are gone may be dropped.
 
   `there` and `gone` are numbers of files by argument.
   """
   for argument in dict.fromkeys(roots.values()):
-    if argument not in gone:  # of which the table has none
+    if argument not in gone:  # the table has no files of this argument
       if argument in roots and not _is_there(argument):
         raise ValueError(f"{argument}: there is no such file or folder")
     elif gone[argument] and not there[argument] and prune != "all":
@@ -111,7 +111,7 @@ def _moves(store: Store, paths) -> dict[str, str]:
 
 
 def _argument_of(roots) -> Callable[[str], str | None]:
-  """Says below which argument a path lies, which `same` has spelled."""
+  """Maps a path, spelled by `same`, to the argument that it lies below."""
   here = os.getcwd()
   plain = {same(root, here): argument for root, argument in roots.items()}
   globs = [
@@ -133,7 +133,7 @@ def _argument_of(roots) -> Callable[[str], str | None]:
 
 
 def _is_below(names, patterns) -> bool:
-  """Whether a path is one of a glob's, or below it; ** stands for all below."""
+  """Whether a glob finds a path or a folder above it; ** matches any depth."""
   for name, pattern in zip(names, patterns):
     if pattern == "**":
       return True

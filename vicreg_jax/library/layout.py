@@ -1,7 +1,7 @@
-"""The points of a map of music: where they lie, their neighbours and colours.
+"""The points of a map of music: their places, neighbours and colours.
 
-A point is a track, or a passage. Points that sound alike lie together: they are
-laid out by UMAP on the exact neighbours, or without it by scikit-learn.
+A point is a track, or a passage. Points that sound alike lie together: UMAP
+lays them out by their exact neighbours; without UMAP, scikit-learn does.
 """
 
 import importlib.util
@@ -21,21 +21,21 @@ from vicreg_jax.use.heads import Heads
 
 SHOWN = 10  # neighbours of a point
 _UMAP_NEIGHBOURS = 15  # as its default
-# Points that t-SNE takes under a minute for, and UMAP under five.
+# The most points for t-SNE (under a minute) and for UMAP (under five).
 _MOST_TSNE, _MOST_UMAP = 5_000, 50_000
 
 
 class Points(NamedTuple):
-  """Of a map."""
+  """The points of a map."""
 
   rows: Rows
   xy_Nx2: np.ndarray  # from 0 to 1
   track_N: np.ndarray  # int32; pieces of one track have one number
-  neighbours_Nx10: np.ndarray  # points of other tracks, -1: there are no more
+  neighbours_Nx10: np.ndarray  # points of other tracks; -1: no more
   cosine_Nx10: np.ndarray  # of the neighbours
   tags: dict[str, Tags]  # by paths
   colourings: dict[str, Colouring]
-  total: int  # points of the tables, of which these may be a sample
+  total: int  # points of the tables; these points may be a sample
   projection: str
 
 
@@ -54,17 +54,17 @@ def make(
 
   Args:
     tables: of embeddings.
-    by: a point is one of the "tracks" or "segments".
+    by: "tracks" or "segments": which rows are points.
     scale: of `neighbours.SCALES`.
-    projection: "umap", "tsne" or "pca"; "" takes the best that there is and
-      that takes minutes.
-    most: of more points, a random sample of so many is drawn.
+    projection: "umap", "tsne" or "pca"; "" takes the best one that is
+      installed and takes minutes.
+    most: of more points, a random sample of this size is drawn.
     table: CSV or Parquet with a column `path`; its others are colourings.
-    heads: whose most probable label is the colouring "tag".
-    color: a colouring that there must be; a layout takes minutes.
+    heads: their most probable label is the colouring "tag".
+    color: a colouring that must exist, checked before the layout.
 
   Raises:
-    ValueError: there are less than two points, or table or color do not fit.
+    ValueError: there are fewer than two points, or table or color do not fit.
   """
   rows, total = _sampled(tables, by, most)
   if len(rows.paths) < 2:
@@ -98,7 +98,7 @@ def make(
 
 
 def _track_numbers(paths) -> np.ndarray:
-  """Of each path the number of its track; see `tracks.tracks_of`."""
+  """The number of each path's track; see `tracks.tracks_of`."""
   track_of = tracks_of(dict.fromkeys(paths))
   numbers = {t: i for i, t in enumerate(dict.fromkeys(track_of.values()))}
   return np.array([numbers[track_of[path]] for path in paths], np.int32)
@@ -121,7 +121,7 @@ def _of_own_track(unit_NxD, track_N, k):
 
 
 def _sampled(tables, by, most) -> tuple[Rows, int]:
-  """Rows, of which there are at most so many, and of how many they are."""
+  """At most so many rows, sampled, and the number of all rows."""
 
   def pieces():
     return tables.tracks() if by == "tracks" else tables.segments()
@@ -141,10 +141,10 @@ def _sampled(tables, by, most) -> tuple[Rows, int]:
 
 
 def _project(unit_NxD, near, projection) -> tuple[np.ndarray, str]:
-  """Places [N, 2] from 0 to 1, and how they were found."""
+  """Places [N, 2] from 0 to 1, and the name of the projection."""
   count = len(unit_NxD)
   projection = projection or _best_projection(count)
-  # Too few for neighbourhoods, or all in one place.
+  # Too few points for neighbourhoods, or all in one place.
   if count < 5 or np.ptp(unit_NxD, axis=0).max() < 1e-6:
     projection = "pca"
   if unit_NxD.shape[1] == 1:  # a plane has two directions
@@ -207,7 +207,7 @@ def _umap(unit_NxD, near):
     precomputed_knn=(number_NxK, distance_NxK.astype(np.float32), None),
     tqdm_kwds={**neighbours.bar("UMAP"), "bar_format": "{l_bar}{bar}{r_bar}"},
   )
-  # That it could not place other points, or that all are in one place.
+  # Warnings that new points cannot be placed, or that all are in one place.
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     warnings.simplefilter("ignore", RuntimeWarning)

@@ -1,4 +1,4 @@
-"""What a table of embeddings was made by, and what can be asked of it."""
+"""The encoder and the pooling that a table of embeddings was made by."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from vicreg_jax.use import pooling
 
 
 def check_passages(tables: Tables, by: str):
-  """Raises ValueError if `by` is "segments", and a row is a whole file."""
+  """Raises ValueError if `by` is "segments" and each row is a whole file."""
   if by == "segments" and tables.about.get("pooling") in pooling.TIMES:
     raise ValueError(
       f"--by=segments: {tables.paths[0]} has one row a file; embed it with"
@@ -17,7 +17,7 @@ def check_passages(tables: Tables, by: str):
 
 
 def means(tables: Tables, y_NxD: np.ndarray) -> np.ndarray:
-  """Of rows the means alone, which heads read, without their deviations."""
+  """The means of rows, which heads read, without the deviations."""
   return y_NxD[:, : tables.size // _times(tables)]
 
 
@@ -26,9 +26,9 @@ def _times(tables) -> int:
 
 
 def encoder_of(tables: Tables, model: str | None) -> encoders.Encoder:
-  """The encoder that tables were made by; the starter where none is named.
+  """The encoder that made the tables: `model`, or else the starter.
 
-  Raises ValueError if it is not theirs.
+  Raises ValueError if another encoder made them.
   """
   encoder = encoders.load(model or encoders.STARTER)
   weights = encoder.fingerprint()

@@ -1,7 +1,7 @@
 """The nearest of many vectors, by cosine: exact, in blocks on the device.
 
-Every vector is compared, in float32, a block at a time, so that memory does not
-grow with their number. `Scaling` says what is done to vectors before that.
+Every vector is compared, in float32, a block at a time: memory does not grow
+with the number of vectors. `Scaling` is applied before the comparison.
 """
 
 import functools
@@ -17,16 +17,16 @@ from tqdm import tqdm
 from vicreg_jax.library.tables import Rows, Tables
 
 SCALES = ("none", "standardise", "whiten")
-# Of the mean variance, what is added to each direction's before whitening:
-# without it, directions that are noise count as much as those that tell.
+# The share of the mean variance that is added to each direction's before
+# whitening: else directions of noise would count as much as the others.
 _RIDGE = 1.0
-# So many vectors are compared at a time, with so many.
+# Numbers of queries and of vectors that are compared at a time.
 _QUERIES, _BLOCK = 1_024, 16_384
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round to 8 bits
 
 
 class Scaling(NamedTuple):
-  """What is done to vectors before they are compared: (y - mean) @ matrix."""
+  """Maps vectors before they are compared: (y - mean) @ matrix."""
 
   mean_D: np.ndarray
   matrix: np.ndarray  # [D], which is its diagonal, or [D, D]
@@ -35,7 +35,7 @@ class Scaling(NamedTuple):
     """Scaled vectors of length 1, or 0 if they have none."""
     unit_NxD, length_N = _unit(y_NxD, *self)
     length_N = np.asarray(length_N)
-    # Squares of others may be no float32 any more.
+    # The squares of longer vectors may overflow float32.
     odd = np.flatnonzero(~((length_N > 1e-12) & (length_N < 1e18)))
     if not len(odd):
       return unit_NxD
@@ -65,13 +65,13 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
     blocks: its vectors [N, D]; they are only read if the kind needs them.
     size: D.
     kind: "none": vectors are compared as they are. "standardise": each number
-      counts by how many deviations it is from its mean. "whiten": besides, what
-      numbers have in common counts once.
+      is its deviations from its mean. "whiten": directions that numbers share
+      count less, too.
   """
   if kind == "none":
     return Scaling(np.zeros(size, np.float32), np.ones(size, np.float32))
   count, sum_D, square_DxD = 0, np.zeros(size), np.zeros((size, size))
-  shift_D = None  # without it, equal vectors differ by what is rounded
+  shift_D = None  # without a shift, equal vectors differ by rounding
   for y_NxD in blocks:
     shift_D = y_NxD[0].astype(np.float64) if shift_D is None else shift_D
     y_NxD = y_NxD - shift_D
@@ -83,7 +83,7 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
   mean_D += shift_D
   if kind == "standardise":
     deviation_D = np.sqrt(np.maximum(np.diag(covariance_DxD), 0))
-    # What is the same for all tells nothing.
+    # A number that is the same in all vectors tells nothing.
     flat_D = deviation_D <= 1e-6 * np.abs(mean_D).max()
     matrix = np.where(flat_D, 0, 1 / np.where(flat_D, 1, deviation_D))
   else:
@@ -91,7 +91,7 @@ def fit(blocks: Iterable[np.ndarray], size: int, kind: str) -> Scaling:
     variance_D = np.maximum(variance_D, 0)
     ridge = _RIDGE * variance_D.mean() or 1.0
     matrix = directions_DxD / np.sqrt(variance_D + ridge)
-  matrix /= np.abs(matrix).max() or 1  # else it may be no float32
+  matrix /= np.abs(matrix).max() or 1  # else it may overflow float32
   return Scaling(mean_D.astype(np.float32), matrix.astype(np.float32))
 
 
@@ -107,10 +107,10 @@ def unit(y_NxD: np.ndarray) -> jax.Array:
 
 
 def blend(like_NxD, unlike_NxD=()) -> np.ndarray:
-  """One vector [1, D] in the middle of some, and away from others.
+  """One vector [1, D] in the middle of some vectors, and away from others.
 
-  The mean of the first less the mean of the others, of vectors that
-  `Scaling.unit` has made. Raises ValueError if nothing is left.
+  The mean of `like` less the mean of `unlike`, both made by `Scaling.unit`.
+  Raises ValueError if the difference is 0.
   """
   y_D = np.mean(like_NxD, axis=0)
   if len(unlike_NxD):
@@ -134,7 +134,7 @@ def of_all(
     group_N: int32, not negative; vectors of one group are no neighbours.
     scaling: of the vectors.
     k: how many.
-    progress: what a bar on stderr is called; "": there is none.
+    progress: the name of a bar on stderr; "": there is none.
 
   Returns:
     Cosines [N, k], and numbers [N, k], -1 where there are no more.
@@ -197,7 +197,7 @@ def nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merged(best, found) -> tuple[np.ndarray, np.ndarray]:
-  """Of cosines and numbers the best; of equal ones those that came first."""
+  """The best cosines and their numbers; of equal ones the earlier."""
   k = best[0].shape[1]
   cosine, number = (np.concatenate(x, axis=1) for x in zip(best, found))
   order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
@@ -214,8 +214,8 @@ class Hit(NamedTuple):
   start: float  # seconds
   end: float
   similarity: float  # the cosine
-  query: int  # the vector that it is nearest to
-  unit_D: np.ndarray  # its own, as it was compared
+  query: int  # number of the nearest query
+  unit_D: np.ndarray  # its vector, as compared
 
 
 def search(
@@ -225,14 +225,14 @@ def search(
   leave_out: Callable[[str], bool],
   count: int,
 ) -> list[Hit]:
-  """The rows that are nearest to any of some vectors, the nearest first.
+  """The rows that are nearest to any query, the nearest first.
 
   Args:
-    scaled_QxD: the vectors, scaled; their lengths do not count.
-    pieces: of what is searched.
+    scaled_QxD: the queries, scaled; their lengths do not count.
+    pieces: the rows to search.
     scaling: of the pieces.
     leave_out: whether rows of a path do not count.
-    count: at most so many rows.
+    count: how many rows at most.
   """
   unit_QxD, query_Q = unit(scaled_QxD), np.zeros(len(scaled_QxD), np.int32)
   best, told, before = nothing(len(scaled_QxD), count), {}, 0

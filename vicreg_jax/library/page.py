@@ -1,8 +1,8 @@
 """Writes a map of music: as a page that plays, and as a picture.
 
-The page is one file and asks nothing of the network. Names of files come into
-it as JSON, and its program makes text of them, never markup; its policy lets no
-other program run.
+The page is one file and needs no network. File names enter the page as JSON,
+and its script shows them as text, never as markup. Its content security policy
+lets no other script run.
 """
 
 import base64
@@ -21,7 +21,7 @@ from vicreg_jax.library.audio_paths import on_disk
 from vicreg_jax.library.layout import Points
 from vicreg_jax.library.tables import Tags
 
-# On white and on black, after Okabe and Ito: apart to the colour-blind.
+# On white and on black, after Okabe and Ito, for the colour-blind, too.
 COLOURS = (
   ("#0072b2", "#56b4e9"),
   ("#d55e00", "#ff8c42"),
@@ -32,7 +32,7 @@ COLOURS = (
   ("#6b4226", "#c99a74"),
   ("#2f93c4", "#bfe6ff"),
 )
-# Of numbers, from low to high, after matplotlib's viridis.
+# For numbers, from low to high, after matplotlib's viridis.
 RANGES = (
   ("#440154", "#8d5bb8"),
   ("#42377f", "#6f8fd8"),
@@ -41,20 +41,20 @@ RANGES = (
   ("#2f9a4f", "#7be07f"),
   ("#a8870a", "#fde725"),
 )
-GREY = ("#85878b", "#787b80")  # of all other labels
+GREY = ("#85878b", "#787b80")  # for all other labels
 _SCRIPTS = ("names", "picture", "player", "panel")
 _FINE = 65_535  # steps of a place
 
 
 class Audio(NamedTuple):
-  """Where the sound of points lies."""
+  """The audio files of points."""
 
-  names: list[str]  # of each point, below the folder
+  names: list[str]  # of each point's file, below the folder
   folder: str
   files: list[str]  # of each point; a name may hold bytes that are no UTF-8
 
   def missing(self) -> list[str]:
-    """Files that are not there."""
+    """Files that do not exist."""
     return [f for f in dict.fromkeys(self.files) if not os.path.isfile(f)]
 
 
@@ -62,9 +62,9 @@ def audio_of(paths: list[str], root: str = "") -> Audio:
   """The files of paths.
 
   Args:
-    paths: as a table has them.
-    root: where relative ones begin, or what all of them are found below now;
-      "" is the current directory.
+    paths: as in a table.
+    root: the folder that relative paths begin at, or that all files lie below
+      now; "" is the current directory.
   """
   common = colourings.common_folder(paths)
   names = colourings.below(common, paths)
@@ -79,7 +79,7 @@ def audio_of(paths: list[str], root: str = "") -> Audio:
 def page(made: Points, audio: Audio, where: str, colouring: str) -> str:
   """The page, as HTML that links the audio relative to the directory `where`.
 
-  `colouring`: that it shows first.
+  `colouring`: the first one to show.
   """
   prefix = os.path.relpath(audio.folder or ".", where or ".")
   data = {
@@ -136,9 +136,9 @@ def note(made: Points) -> str:
 
 
 def served(html: str, where: str) -> str:
-  """The page, as `serve.server` hands it out: with its audio by number.
+  """The page for `serve.server`: it asks for audio by number.
 
-  `where`: the directory that audio is linked from, for lists that it exports.
+  `where`: the directory that exported playlists are relative to.
   """
   folder = f"file://{_url(os.path.abspath(where))}/"
   return html.replace('"served": ""', f'"served": "{folder}"', 1)

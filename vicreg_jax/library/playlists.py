@@ -20,10 +20,10 @@ _OF_WINDOWS = re.compile(r"[a-z]:[\\/]|\\", re.IGNORECASE)  # and absolute
 
 
 class Entries(NamedTuple):
-  """Of a playlist."""
+  """The entries of a playlist."""
 
   paths: list[str]
-  left_out: int  # that are on the network: http://...
+  left_out: int  # entries on the network: http://...
 
 
 def is_called_one(path) -> bool:
@@ -32,22 +32,20 @@ def is_called_one(path) -> bool:
 
 
 def read(path) -> Entries:
-  """The files that a playlist names, in its order; they need not be there.
+  """The files that a playlist names, in its order; they need not exist.
 
-  What begins with #EXTM3U or [playlist], or is called .m3u, .m3u8 or .pls, is a
-  player's. Its comments are no names, and its paths are relative to its own
-  folder. They may be file:// URLs, begin with ~, and have the backslashes of
-  Windows; C:\\... stays as it is. Of readings of an entry that differ (with the
+  A player's playlist begins with #EXTM3U or [playlist], or has the suffix .m3u,
+  .m3u8 or .pls. Its comments are skipped, and its paths are relative to its own
+  folder. Paths may be file:// URLs, begin with ~, and have the backslashes of
+  Windows; C:\\... stays as it is. An entry can be read in several ways (with
   blanks around it or without, with backslashes or slashes, in UTF-8 or in
-  Windows' Latin) the first that is there counts.
+  Windows' Latin): the first one that names an existing file counts.
 
-  All else is a plain list, each line of it a name, relative to the current
-  directory.
-
-  Bytes that are no UTF-8 are kept as file names have them (surrogateescape).
+  Any other file is a plain list: one name a line, relative to the current
+  directory. Bytes that are not UTF-8 stay, as in file names (surrogateescape).
 
   Raises:
-    ValueError: the file cannot be read, or is no text in UTF-8 or the like.
+    ValueError: the file cannot be read, or is no text.
   """
   path = os.fspath(path)
   try:
@@ -105,7 +103,7 @@ def _path(entry, folders):
 
 
 class Entry(NamedTuple):
-  """A file, and what a player shows of it until it has read its tags."""
+  """A file, and the text that a player shows before it has read the tags."""
 
   path: str
   seconds: float | None = None
@@ -114,7 +112,7 @@ class Entry(NamedTuple):
 
 
 class Playlist(NamedTuple):
-  """What is to be written."""
+  """The content of a playlist file."""
 
   content: bytes
   left_out: list[str]  # paths with line breaks, which no playlist can name
@@ -126,8 +124,8 @@ def m3u8(path, entries: Iterable[Entry], *, relative: bool = True) -> Playlist:
   Args:
     path: where it is to be written.
     entries: its files in their order, named from the current directory.
-    relative: paths are relative to the playlist's folder, so that both may be
-      moved together; else they are absolute.
+    relative: paths are relative to the playlist's folder, and both can move
+      together; else paths are absolute.
   """
   # By their real folders, for a link has other folders above it.
   folder = os.path.realpath(os.path.dirname(os.fspath(path)))

@@ -1,8 +1,8 @@
-"""Serves a page and the audio that it plays, to this machine alone.
+"""Serves a page and its audio to this machine alone.
 
 A browser seeks in audio by asking for ranges of bytes, which Python's own
-server does not know. Audio is named by its number, so nothing else can be had:
-a file is one when the server begins, and links that are made later are none.
+server does not support. Requests name audio by number, so no other file can be
+read: the files are fixed when the server starts, and later links do not count.
 """
 
 import http.server
@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 HOST = "127.0.0.1"
-_NAMES = (HOST, "localhost")  # else a page elsewhere might call itself ours
-_SECONDS = 60.0  # that a client may keep a thread waiting
-_MOST_DIGITS = 18  # of a place in a file; more are behind its end
+_NAMES = (HOST, "localhost")  # else a foreign page might pose as ours
+_SECONDS = 60.0  # that a thread waits for a client
+_MOST_DIGITS = 18  # of a position in a file; larger numbers are behind its end
 _HEADERS = {
   "Content-Security-Policy": "frame-ancestors 'none'",
   "Cross-Origin-Resource-Policy": "same-origin",
@@ -32,10 +32,10 @@ def server(
   Args:
     page: HTML.
     audio: the files.
-    port: 0 takes one that is free.
+    port: 0 takes a free one.
 
   Raises:
-    ValueError: the port cannot be had.
+    ValueError: the port cannot be used.
   """
 
   class Handler(_Handler):
@@ -59,10 +59,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   timeout = _SECONDS
 
   def handle(self):
-    """As others, but a client may leave at any time."""
+    """As the parent's, but a client may leave at any time."""
     try:
       super().handle()
-    except OSError:  # it has left or waits, or the file cannot be read on
+    except OSError:  # the client has left or waits, or the file is unreadable
       self.close_connection = True
 
   def do_GET(self):
@@ -131,22 +131,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.end_headers()
 
   def end_headers(self):
-    """Those of each answer come last; errors have them, too."""
+    """Adds the headers of every answer, errors included."""
     for name, value in _HEADERS.items():
       self.send_header(name, value)
     super().end_headers()
 
   def version_string(self):
-    """Names no version that somebody might know a fault of."""
+    """Names no version, as versions may have known faults."""
     return "vicreg_jax"
 
   def log_message(self, *_):
-    """Says nothing of each request."""
+    """Logs no requests."""
 
 
 def _opened(path) -> BinaryIO:
-  """A file. Raises OSError if the path has become something else."""
-  # Neither waits for a pipe's other end.
+  """An open file. Raises OSError if the path has become something else."""
+  # Neither call waits for a pipe's other end.
   file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
   whole = stat.S_ISREG(os.fstat(file).st_mode)
   if not whole or os.path.realpath(path) != path:  # a folder may be a link now

@@ -1,11 +1,11 @@
-"""Songs of tables that are like others, and playlists of songs.
+"""Searches tables for similar songs, and makes playlists.
 
     tables = Tables(["music.parquet"])
     found = songs.similar(tables, ["a.mp3", "b.mp3"], unlike=["c.mp3"])
     paths = songs.way(tables, "a.mp3", "b.mp3", count=20)
     songs.save("way.m3u8", tables, paths)
 
-A song is a track of the tables, or another file, which is embedded.
+A song is a track of the tables, or another file, which is embedded first.
 """
 
 import collections
@@ -25,21 +25,22 @@ from vicreg_jax.library.neighbours import Hit
 from vicreg_jax.library.tables import Rows, Tables, Tags, joined, means, same
 from vicreg_jax.use import pooling
 
-# Of copies, in another format or with another rate: what is above is one song.
+# Copies, in another format or of another rate: the least cosine, and by how
+# much durations may differ.
 _COPY, _COPY_SECONDS = 0.9999, 1.0
 
 
 class Found(NamedTuple):
-  """What is like some songs."""
+  """Songs or passages that are similar to some songs."""
 
   hits: list[Hit]  # the most similar first
-  query: Rows  # what they are like; `Hit.query` is the number of a row
+  query: Rows  # of the songs asked for; `Hit.query` is the number of a row
   tags: dict[str, Tags]  # of the hits, by their paths
-  copies: int  # songs that are left out, as copies of hits
+  copies: int  # songs that are left out as copies of hits
 
 
 class Limits(NamedTuple):
-  """What else decides about hits. None: nothing."""
+  """Limits on hits. None: no limit."""
 
   per_artist: int | None = None  # at most so many songs; unknown ones all count
   per_album: int | None = None  # so called in one folder
@@ -52,19 +53,18 @@ _NONE = Limits()
 def read(
   tables: Tables, arguments: Sequence[str], model: str | None = None
 ) -> list[Rows]:
-  """The rows of each song that is named, under one path.
+  """The rows of each named song, under one path.
 
   Args:
-    tables: whose rows are taken; what is not there is embedded.
+    tables: whose rows are taken; other files are embedded.
     arguments: paths of the tables, other files, folders, globs, @LISTs and
-      playlists.
-    model: that embeds; see `made_by.encoder_of`.
-
-  What folders and lists name and gives no audio is left out, and reported.
+      playlists. Files of folders and lists without audio are left out, and
+      reported.
+    model: embeds other files; see `made_by.encoder_of`.
 
   Raises:
-    ValueError: an argument is neither in the tables nor a file that gives
-      audio, or nothing is left.
+    ValueError: an argument is neither in the tables nor a file with audio, or
+      no song is left.
   """
   known = tables.of_each(arguments)
   names = {}
@@ -97,7 +97,7 @@ def read(
 
 
 def _files(argument, tables) -> list[str]:
-  """The files that something stands for that is no song of the tables."""
+  """The files that an argument outside the tables stands for."""
   if os.path.exists(argument) or any(c in argument for c in "@*?["):
     named = audio_paths.look([argument])
     if named.left_out:
@@ -110,7 +110,7 @@ def _files(argument, tables) -> list[str]:
 
 
 def is_one(path: str) -> bool:
-  """Whether a file is one song, and no list of songs."""
+  """Whether a file is one song rather than a list of songs."""
   return os.path.isfile(path) and not playlists.is_called_one(path)
 
 
@@ -142,21 +142,21 @@ def similar(
   """The songs, or passages, of tables that are most like some songs.
 
   Args:
-    tables: what is searched.
-    like: see `read`. Of several songs the mean of their unit vectors is asked
-      for. None of them is found, but a copy of one is.
-    unlike: also; the mean of their unit vectors is subtracted.
-    model: of what is not in the tables.
+    tables: the tables to search.
+    like: songs, as in `read`. The query of several songs is the mean of their
+      unit vectors. These songs are not among the hits, but copies of them are.
+    unlike: songs; the mean of their unit vectors is subtracted.
+    model: embeds songs that are not in the tables.
     by: "tracks"; or "segments": passages, like any passage of one song.
-    at: of passages: like the one at this second.
-    top: at most so many.
-    scale: of `neighbours.SCALES`, before vectors are unit vectors.
+    at: with "segments": like the passage at this second.
+    top: how many hits at most.
+    scale: of `neighbours.SCALES`, applied before vectors become unit vectors.
     other_tracks: leaves out pieces of the same track, as in a data set.
-    limits: on tracks; their copies are left out besides: equal vectors, or a
-      cosine above 0.9999 and durations that differ by a second at most.
+    limits: on tracks; with limits, copies of hits are left out, too: equal
+      vectors, or a cosine above 0.9999 and durations within a second.
 
   Raises:
-    ValueError: a song cannot be read, or what is asked for cannot be.
+    ValueError: a song cannot be read, or the options contradict each other.
   """
   _check(tables, by, at, limits)
   passages = by == "segments"
@@ -192,9 +192,9 @@ def _tracks(songs: Iterable[Rows]) -> Rows:
 
 
 def _passages(seeds, others, second: float | None) -> Rows:
-  """Rows of the one song, or its row whose middle is nearest to a second.
+  """The rows of the one song, or its row whose middle is nearest to a second.
 
-  Raises ValueError if there is not one song, or nothing at that second.
+  Raises ValueError if there are several songs, or no row at that second.
   """
   if others or len(seeds) > 1:
     raise ValueError(
@@ -222,7 +222,7 @@ def _pieces(names: set[str], tables: Tables) -> set[str]:
 
 
 class _Choice:
-  """Leaves copies out of hits, and what limits do not let in."""
+  """Leaves copies out of hits, and hits beyond the limits."""
 
   def __init__(self, tables, limits, seeds, top):
     """`seeds`: paths of the songs that are asked for."""
@@ -236,7 +236,7 @@ class _Choice:
       )
 
   def of(self, hits: list[Hit]) -> tuple[list[Hit], dict[str, Tags], int]:
-    """The hits that count, the tags of all, and how many are copies."""
+    """The hits that count, the tags of all hits, and the number of copies."""
     told = self._tables.tags({hit.path for hit in hits})
     kept, copies = [], 0
     counts, seen = collections.Counter(), _Seen(len(hits), self._tables.size)
@@ -275,15 +275,15 @@ class _Choice:
 
 
 class _Seen:
-  """Songs, of which others are copies or not."""
+  """Songs that others are compared with, to find copies."""
 
   def __init__(self, most: int, size: int):
-    """`most`: so many songs will be asked about, of vectors [size]."""
+    """`most`: how many songs there will be at most, of vectors [size]."""
     self._unit_NxD = np.empty((most, size), np.float32)
     self._seconds_N, self._count = np.empty(most), 0
 
   def has(self, unit_D: np.ndarray, seconds: float) -> bool:
-    """Whether one like this was seen; else it is from now on."""
+    """Whether a copy of this song was seen; else adds the song."""
     n = self._count
     unit_NxD = self._unit_NxD[:n]
     # Vectors without a length have no cosine.
@@ -300,7 +300,7 @@ class _Seen:
 
 
 def _check(tables, by, at, limits):
-  """Raises ValueError if the question does not fit together, or the tables."""
+  """Raises ValueError if options contradict each other or the tables."""
   if at is not None and by != "segments":
     raise ValueError(f"--at={at:g} is a passage: add --by=segments")
   check_passages(tables, by)
@@ -329,18 +329,18 @@ def way(
 ) -> list[str]:
   """Paths that lead from one song to another, both among them.
 
-  See `route.between`. Of copies, as `similar` has them, one is there.
+  See `route.between`. Copies, as in `similar`, count once.
 
   Args:
-    tables: from which songs are taken.
+    tables: the songs to choose from.
     first: a path of the tables, or of an audio file.
-    last: also.
+    last: another one.
     count: of songs; None: 20, or all if there are fewer.
-    model: of what is not in the tables.
+    model: embeds songs that are not in the tables.
     scale: of `neighbours.SCALES`.
 
   Raises:
-    ValueError: the two are one, or there are not so many songs.
+    ValueError: the two songs are one, or there are fewer songs than `count`.
   """
   ends = read(tables, [first, last], model)
   if len(ends) != 2:
@@ -377,9 +377,9 @@ def order(
   model: str | None = None,
   scale: str = "none",
 ) -> list[str]:
-  """The songs that are named (see `read`), in an order of small steps.
+  """The named songs (see `read`) in an order of small steps.
 
-  See `route.smooth`; `scale` is of `neighbours.SCALES`, by all of the tables.
+  See `route.smooth`; `scale` is of `neighbours.SCALES`, fitted to all tables.
   """
   songs = _tracks(read(tables, arguments, model))
   unit_NxD = neighbours.scaling_of(tables, scale).unit(songs.y_NxD)
@@ -392,13 +392,13 @@ def save(
   """Writes songs as an M3U8 playlist; see `playlists.m3u8`.
 
   Args:
-    path: may be written, by `files.output`.
-    tables: that tell artist, title and duration, if they do.
-    paths: of songs, each of which is written once.
+    path: of the playlist, which `files.output` has allowed.
+    tables: with artist, title and duration, if known.
+    paths: of songs; each song is written once.
     relative: to the playlist's folder; else absolute.
 
-  Returns how many songs are in it. Those that are not there, or whose names
-  cannot be written, are reported. Raises OSError if it cannot be written.
+  Returns the number of songs. Songs that do not exist, or whose names cannot be
+  written, are reported. Raises OSError if the playlist cannot be written.
   """
   paths = list(dict.fromkeys(paths))
   told, there = tables.tags(paths), [audio_paths.on_disk(p) for p in paths]

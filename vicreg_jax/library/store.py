@@ -1,13 +1,13 @@
 """Writes the table of embeddings, in parts, each of them whole or not at all.
 
     OUT            Parquet: path, start, end (seconds), embedding (float32 [D]),
-                   and what the tags of the file say; see `TAGS`
+                   and the file's tags; see `TAGS`
     OUT.files.csv  every file: path, bytes, modified, sha256, rows, reason
-    OUT.parts/     what is done and not yet in the table
-    OUT.lock       one command at a time
+    OUT.parts/     finished parts that are not yet in the table
+    OUT.lock       held by the one command that writes
 
-A file is known by its path and its content: where size and time of change are
-those of before, the content is taken to be; else its SHA-256 decides.
+A file is known by its path and its content. The content counts as unchanged if
+size and time of change are unchanged; else its SHA-256 decides.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from vicreg_jax import files
 from vicreg_jax.library import audio_paths
 
-KEY = b"vicreg_jax"  # of what a table says of itself
+KEY = b"vicreg_jax"  # of a table's metadata: encoder, hop, pooling
 # Columns that older tables lack: "" or null, where nothing is known.
 TAGS = (
   ("artist", pa.string()),
@@ -46,11 +46,11 @@ TAGS = (
 DESCRIBED = (("tempo", pa.float64()), ("key", pa.string()))  # beats a minute
 _LATER = tuple(pa.schema([*TAGS, *DESCRIBED]))
 _DAMAGE = (pa.ArrowException, KeyError, OSError, TypeError, ValueError)
-# A part is written when it has so many rows, or after so many seconds.
+# A part is written when it has this many rows, or after this many seconds.
 _PART_ROWS, _PART_SECONDS = 20_000, 60.0
 
 
-# Files of OUT.parts, and what was left of them half-written.
+# Files of OUT.parts, and half-written ones.
 _MERGED = "merged.tmp"
 _PART = re.compile(
   rf"{_MERGED}|\d{{20}}-[0-9a-f]{{8}}\.(parquet|csv)(\..*\.tmp)?"
@@ -58,9 +58,9 @@ _PART = re.compile(
 
 
 class File(NamedTuple):
-  """What became of a file.
+  """A row of the list of files.
 
-  `reason` says why it has no rows, or what of it is lost, or is "".
+  `reason`: why the file has no rows, or which share of it is lost, or "".
   """
 
   path: str
@@ -77,18 +77,18 @@ def list_path(table: str) -> str:
 
 
 class Store:
-  """The table, and the parts of it that are done.
+  """The table, and its finished parts.
 
   A part is a Parquet file and, written after it, the list of its files. The
-  table names the parts that it was made of, so a process that is killed
-  between the two does not count them twice.
+  table names the parts that it contains. So no part counts twice if a process
+  is killed after it has written the table and before it deletes the parts.
   """
 
   def __init__(self, table, about, overwrite, described=False):
-    """Opens what there is, or begins anew.
+    """Opens a table and its parts, or begins anew.
 
-    `table` and its list may be written, by `files.output`, and by nobody else
-    meanwhile. `described`: whether it gets the columns `DESCRIBED`.
+    `files.output` has allowed `table` and its list, and the caller holds the
+    lock. `described`: whether the table gets the columns `DESCRIBED`.
     """
     self._table, self._about = table, about
     self._list = list_path(table)
@@ -101,7 +101,7 @@ class Store:
           os.unlink(path)
       shutil.rmtree(self._parts, ignore_errors=True)
     merged, self.known, self._pending = set(), {}, []
-    if os.path.exists(table):  # else its list says nothing
+    if os.path.exists(table):  # a list without a table does not count
       merged = set(self._check_about(table).get("parts", ()))
       self.known = {f.path: f for f in read_list(self._list)}
     for path in sorted(glob.glob(f"{glob.escape(self._parts)}/*.csv")):
@@ -137,7 +137,7 @@ class Store:
     self._since = time.monotonic()
 
   def _check_parts(self):
-    """Raises ValueError if somebody keeps other files where parts would lie."""
+    """Raises ValueError if other files lie in the directory of the parts."""
     if not os.path.isdir(self._parts):
       return
     others = [n for n in os.listdir(self._parts) if not _PART.fullmatch(n)]
@@ -167,7 +167,7 @@ class Store:
     return said
 
   def _explain(self, path, error):
-    """Raises what is said of a table or a part that cannot be read."""
+    """Raises the error for a table or a part that cannot be read."""
     if isinstance(error, OSError) and error.errno:  # the disk's own
       raise error
     remedy = "give another --output, or --overwrite"
@@ -206,7 +206,7 @@ class Store:
 
   def wanted(self, paths) -> tuple[list[str], int]:
     """The files to embed, and how many are known."""
-    os.makedirs(self._parts, exist_ok=True)  # now, if that cannot be
+    os.makedirs(self._parts, exist_ok=True)  # fail now rather than later
     todo = [path for path in paths if not self._is_known(path)]
     return todo, len(paths) - len(todo)
 
@@ -216,7 +216,7 @@ class Store:
       return False
     try:
       found = os.stat(path)
-    except OSError:  # rows of what is gone stay until they are dropped
+    except OSError:  # rows of deleted files stay until they are dropped
       return before.rows > 0 and audio_paths.is_gone(path)
     if found.st_size != before.bytes or not stat.S_ISREG(found.st_mode):
       return False
@@ -273,12 +273,12 @@ class Store:
     return self._schema.with_metadata({KEY: said.encode()})
 
   def finish(self):
-    """Makes the table of what it was and the parts."""
+    """Makes the new table of the old one and the parts."""
     self._write_part()
     self._make_table({}, set())
 
   def _make_table(self, moves, dropped):
-    """Of what it was and the parts, some of whose files move or are dropped."""
+    """Merges the old table and the parts; some files move or are dropped."""
     change = self._pending or moves or dropped
     if change or not os.path.exists(self._table):
       sources = [(f"{self._parts}/{n}.parquet", n) for n in self._pending]
@@ -298,7 +298,7 @@ class Store:
       os.rmdir(self._parts)
 
   def _merge(self, partial, sources, moves, dropped):
-    """Of a file that is in several, the last one counts."""
+    """Writes the rows of all sources; a file's last source counts."""
     listed = [read_list(f"{self._parts}/{name}.csv") for _, name in sources]
     later = [{f.path for f in some} for some in listed]
     if os.path.exists(self._table):
@@ -314,7 +314,7 @@ class Store:
           writer.write_table(rows.cast(schema))
 
   def _kept(self, path, replaced) -> Iterator[pa.Table]:
-    """Rows of a table or a part, but those of files that are replaced."""
+    """Rows of a table or a part, without those of replaced files."""
     try:
       table = pq.ParquetFile(path)
       for group in range(table.num_row_groups):

@@ -1,7 +1,7 @@
 """Reads tables of embeddings, as `embed` writes them, a piece at a time.
 
-A track is one file, whatever the spelling of its path and wherever its rows
-lie. It is called by the first spelling.
+A track is one file. Its path may have several spellings, the first of which is
+its name, and its rows may lie apart.
 """
 
 import collections
@@ -25,12 +25,12 @@ from vicreg_jax.library.store import KEY
 
 _ROWS = 16_384  # read at a time
 _COLUMNS = ("path", "start", "end", "embedding")
-# What a path begins with, and what has another spelling in the rest of it.
+# Beginnings of a path, and parts of its rest, that have other spellings.
 _BEGINNING, _DOTS = r"^(/|(\.\./)*)", r"(^|/)\.{0,2}(/|$)"
 
 
 class Rows(NamedTuple):
-  """Of a table."""
+  """Rows of a table."""
 
   paths: list[str]
   start_N: np.ndarray  # seconds
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
   y_NxD: np.ndarray  # float32
 
   def take(self, index) -> "Rows":
-    """Some of them: by a slice, or by their numbers."""
+    """The rows of a slice, or of some numbers."""
     index = np.arange(len(self.paths))[index]
     paths = [self.paths[i] for i in index]
     arrays = (self.start_N, self.end_N, self.y_NxD)
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
 
 class Tags(NamedTuple):
-  """What a table tells of a track besides; "" and None where it does not."""
+  """The tags of a track in a table; "" and None where there are none."""
 
   artist: str = ""
   album: str = ""
@@ -71,8 +71,8 @@ class Tables:
   Attributes:
     paths: of the files.
     size: D, of the embeddings.
-    about: what `embed` has said of them: encoder, hop, pooling. Empty, if the
-      tables are somebody else's.
+    about: the metadata by `embed`: encoder, hop, pooling. Empty for tables of
+      other programs.
   """
 
   def __init__(self, paths: Sequence[str]):
@@ -171,9 +171,9 @@ class Tables:
     return list(dict.fromkeys(names))
 
   def segments(self) -> Iterator[Rows]:
-    """All rows, but of equal ones of a track that lie apart the first alone.
+    """All rows; equal rows of one track that lie apart count once.
 
-    Raises ValueError if one is not finite, or cannot be read.
+    Raises ValueError if a row is not finite, or cannot be read.
     """
     (spelled, apart), seen = self._spellings, set()
     for path in self.paths:
@@ -207,10 +207,10 @@ class Tables:
   ) -> Iterator[Rows]:
     """A row a track: the mean over its rows.
 
-    Tracks whose rows lie apart come last; theirs are the sums in memory.
+    Tracks whose rows lie apart come last; only their sums are in memory.
 
     Args:
-      values: makes of rows [N, D] what is averaged in their place.
+      values: maps embeddings [N, D] to the values that are averaged instead.
     """
     pieces = self.segments()
     if values:
@@ -261,14 +261,14 @@ class Tables:
     return any(column in told for told in self._told.values())
 
   def tags(self, paths: Collection[str]) -> dict[str, Tags]:
-    """Of tracks by the paths that they are called by; of others nothing."""
+    """{path: tags} of those paths that are names of tracks."""
     wanted, found = pa.array(list(paths), pa.large_string()), {}
     for path, group, names in self._groups:
       told = self._told[path]
       if not told or not pc.any(pc.is_in(names, wanted)).as_py():
         continue
       rows = self._picked(path, group, ["path", *told], wanted.to_pylist())
-      with _reading(path):  # whose error it would be
+      with _reading(path):  # names the file in an error
         columns = [
           rows[name].cast(_NUMBERS.get(name, pa.string())) for name in told
         ]
@@ -280,14 +280,14 @@ class Tables:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Tables and other files: tables are the first, and whatever is Parquet."""
+  """Tables and other files: the first argument and all Parquet are tables."""
   first, *rest = arguments
   tables = [path for path in rest if _is_parquet(path)]
   return [first, *tables], [path for path in rest if path not in tables]
 
 
 def _is_parquet(path) -> bool:
-  """By its name, or by how it begins."""
+  """Whether a file is Parquet, by its suffix or its first bytes."""
   if path.lower().endswith(".parquet") or files.is_bucket(path):
     return True
   try:
@@ -298,7 +298,7 @@ def _is_parquet(path) -> bool:
 
 
 def _ending(names: pa.Array, ends: Collection[str]) -> list[str]:
-  """Names that end so: of few ends Arrow is faster, of many Python."""
+  """Names with one of the ends: Arrow is faster for few, Python for many."""
   if len(ends) < 8:
     masks = (pc.ends_with(names, end) for end in ends)
     return names.filter(functools.reduce(pc.or_, masks)).to_pylist()
@@ -313,7 +313,7 @@ def _nothing_in(path):
 
 
 def _about(path, text) -> dict:
-  """What a table says of itself; raises ValueError unless it can be so."""
+  """The metadata of a table; raises ValueError if they are damaged."""
   try:
     about = json.loads(text)
     hop, pooling = about.get("hop"), about.get("pooling", "")
@@ -338,7 +338,7 @@ def _reading(path):
         source = stack.enter_context(epath.Path(path).open("rb"))
       elif os.path.isdir(path):
         raise ValueError(f"{path} is a directory; give a table of `embed`")
-      # Else what was read stays in memory until the file is closed.
+      # Else rows that were read stay in memory until the file is closed.
       yield stack.enter_context(pq.ParquetFile(source, pre_buffer=False))
   except (pa.ArrowException, OSError) as e:
     text = " ".join(str(e).split())[:300]

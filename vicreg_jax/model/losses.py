@@ -207,7 +207,7 @@ class Objective:
     loss: `(z1_BxD, z2_BxD, **options) -> (loss, terms)`.
     keys: its options, as the config's section `loss.NAME` has them, or, where
       there is none of that name, the section `loss`.
-    random: whether it draws something: then it takes `key` besides.
+    random: whether the loss draws random numbers: then it takes a `key`.
   """
 
   loss: Callable
@@ -260,7 +260,7 @@ def _check_pair(name, z1_BxD, z2_BxD):
 
 
 def _matmul(a, b):
-  """a @ b, summed in float32; float32 inputs keep every bit of theirs."""
+  """a @ b, summed in float32; float32 inputs keep every bit."""
   # A TPU multiplies float32 in bfloat16 unless told otherwise.
   exact = a.dtype == jnp.float32
   return jnp.matmul(
@@ -296,9 +296,9 @@ def _variance_and_covariance(z_BxD, gamma, eps):
 def _gram_squared(z_BxD):
   """||Z Z^T||_F^2, with the gradient 4 (Z Z^T) Z.
 
-  Autodiff treats the two Z as strangers: it would multiply twice, and sum the
-  second product over all devices. Here each device needs what it has: its rows
-  of the Gram matrix, and the embeddings gathered once.
+  Autodiff treats the two Z as different: it would multiply twice, and sum the
+  second product over all devices. Here each device uses its own rows of the
+  Gram matrix, and the embeddings gathered once.
   """
   return _gram_squared_fwd(z_BxD)[0]
 

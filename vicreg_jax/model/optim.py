@@ -1,7 +1,7 @@
 """LARS and Adam as the two reference implementations run them; the plateau.
 
-Learning rates are floats or optax schedules (step -> rate, steps from 0). What
-a config asks for is chosen in `training/steps.py`.
+Learning rates are floats or optax schedules (step -> rate, steps from 0).
+`training/steps.py` chooses the optimizer of a config.
 """
 
 import jax

@@ -23,16 +23,16 @@ from vicreg_jax.model.view_norm import (
 )
 
 # Output channels of the nine pooled blocks, and the kernel of the convolution
-# that follows them: thesis table 2.1, the code that CLMR released, and Kim et
-# al., whose blocks are residual.
+# after them: thesis table 2.1, CLMR's released code, and Kim et al., whose
+# blocks are residual.
 RESIDUAL = "rese-2-multi"
 VARIANTS = {
   "thesis": ((128, 128, 256, 256, 256, 256, 256, 512, 512), 1),
   "clmr": ((128, 128, 256, 256, 256, 256, 256, 256, 512), 3),
   RESIDUAL: ((128, 128, 256, 256, 256, 256, 256, 256, 512), 1),
 }
-LEVELS = 3  # so many of these blocks the representation sees
-AMPLIFYING = 16  # a gate's hidden layer is so many times as wide
+LEVELS = 3  # number of residual blocks that the representation sees
+AMPLIFYING = 16  # width of a gate's hidden layer over its channels
 STEM_CHANNELS = 128
 
 # He et al. 2015, uniform, as CLMR initialises its convolutions.
@@ -49,15 +49,15 @@ def crop_for(blocks: int) -> int:
 
 
 class _Weights(nn.Module):
-  """Kernel and bias of a convolution, for who normalises it."""
+  """Kernel and bias of a convolution, for the layer that normalises it."""
 
   shape: tuple[int, ...]
 
   @nn.compact
   def __call__(self):
     kernel = self.param("kernel", _conv_init, self.shape)
-    # Normalisation takes a bias away again, and its gradient is exactly zero;
-    # it is kept for running statistics and weights to be those of PyTorch.
+    # Normalisation removes a bias, whose gradient is exactly zero; the bias
+    # keeps running statistics and weights equal to PyTorch's.
     bias = self.param("bias", nn.initializers.zeros, self.shape[-1:])
     return kernel, jax.lax.stop_gradient(bias)
 
@@ -127,7 +127,7 @@ class SampleCNN(nn.Module):
     blocks: how many of the table's blocks, from its top. Nine read 59,049
       samples; each one fewer a third as many.
     dtype: type of the convolutions.
-    remat: gradients compute blocks anew, in place of keeping what is in them.
+    remat: gradients compute blocks anew, instead of keeping their activations.
   """
 
   representation_size: int = 512

@@ -64,16 +64,16 @@ _affine_relu = functools.partial(_affine, relu=True)
 def norm_relu_pool(x_NxTxC, scale_C, bias_C, views, epsilon):
   """max_pool(relu(batch_norm(x))), normalised by each view's own statistics.
 
-  Computed as relu(batch_norm'(max_pool(x))): for scale >= 0 all that follows
-  the maximum is monotone, so it may be taken first, and a third of the values
-  be normalised.
+  Computed as relu(batch_norm'(max_pool(x))): for scale >= 0 the operations
+  after the maximum are monotone, so the maximum may come first, and only a
+  third of the values is normalised.
 
-  The gradient is written out, because what autodiff makes of it moves twice
-  the memory on a TPU. Where values tie, the first has it, as in PyTorch.
+  The gradient is written out, as autodiff's moves twice the memory on a TPU.
+  Where values tie, the first gets the gradient, as in PyTorch.
 
   Args:
     x_NxTxC: activations, `views` of each clip side by side.
-    scale_C: not negative; put the sign on what makes x.
+    scale_C: not negative; put its sign on the kernel that makes x.
     bias_C: added after scaling.
     views, epsilon: as in PerViewNorm.
 
@@ -104,7 +104,7 @@ def _norm_relu_pool_bwd(views, epsilon, saved, gradients):
   centred = _by_view(highest, views).astype(dtype) - mean_VxC[:, None]
   dbias_VxC = g.sum((0, 2))
   dscale_VxC = (g * centred * inverse_VxC[:, None]).sum((0, 2))
-  # Through the maximum: each value's gradient goes to where it came from.
+  # Through the maximum: a gradient goes to the place of its value.
   up = (g * a_VxC[:, None]).astype(x.dtype).reshape(y.shape)[:, :, None]
   place = jnp.arange(POOL, dtype=where.dtype)[:, None]
   N, T, C = x.shape
@@ -177,9 +177,9 @@ class NormRelu(PerViewNorm):
 class Stem(PerViewNorm):
   """relu(batch_norm(x @ kernel + shift)) for frames x of a few samples.
 
-  The statistics of a linear map follow from those of what it maps: mean
-  m @ kernel and variance k^T S k, with the mean m and the covariance S of the
-  frames. So the largest activation of the network is made once, normalised.
+  The statistics of a linear map follow from those of its input: mean m @ kernel
+  and variance k^T S k, with the mean m and the covariance S of the frames. So
+  the largest activation of the network is made once, normalised.
   """
 
   @nn.compact
@@ -187,7 +187,7 @@ class Stem(PerViewNorm):
     self, x_NxTxP, kernel_PxC, shift_C, *, train: bool, views: int = 1
   ) -> jax.Array:
     scale_C, bias_C, mean, var = self._variables_of(kernel_PxC.shape[-1])
-    # What the matrix unit would see, where dtype is bfloat16.
+    # The values that the matrix unit sees, if dtype is bfloat16.
     kernel_PxC = kernel_PxC.astype(x_NxTxP.dtype)
     wide = jnp.promote_types(x_NxTxP.dtype, jnp.float32)
     x, kernel_PxC = x_NxTxP.astype(wide), kernel_PxC.astype(wide)
@@ -226,9 +226,8 @@ def _moments(x_NxTxP, views):
 class Block(PerViewNorm):
   """max_pool(relu(batch_norm(conv(x) + shift))), pooled before normalising.
 
-  A negative scale would turn the maximum into a minimum, so its sign is put
-  on the kernel instead: sign(s) conv(x) is what convolving with sign(s) kernel
-  gives.
+  A negative scale would turn the maximum into a minimum. So the kernel gets the
+  sign of the scale: convolving with sign(s) kernel gives sign(s) conv(x).
   """
 
   @nn.compact

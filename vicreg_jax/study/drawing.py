@@ -1,4 +1,4 @@
-"""What the thesis's figures are drawn with: styles, lines, legends.
+"""Styles, lines and legends of the thesis's figures.
 
 Every figure is as wide as a page's text, and is saved as PNG and as SVG.
 Methods differ by colour and marker, heads by solid and dashed lines.
@@ -24,7 +24,7 @@ METHOD_STYLES = {
   "CLMR": (plots.RED, "o", "^"),
   "VICReg": (plots.BLUE, "s", "D"),
 }
-# For all else: Okabe and Ito's other colours.
+# For other names: Okabe and Ito's other colours.
 OTHER_STYLES = (
   ("#009E73", "v", "<"),
   ("#CC79A7", "P", "X"),
@@ -67,7 +67,7 @@ def for_print(draw):
 
 
 def subplots(height, **options):
-  """A figure as wide as a page's text, so many inches high, and its axes."""
+  """A figure as wide as a page's text, `height` inches high, and its axes."""
   return plots.subplots(figsize=(WIDTH, height), **options)
 
 
@@ -110,7 +110,7 @@ def handle(label, **style):
 
 
 def legend_above(figure, axes, ncols):
-  """One legend of all the axes' lines. Above, as the stamp is below."""
+  """One legend of all axes' lines, above them, as the stamp is below."""
   handles = {}
   for ax in axes:
     for handle, label in zip(*ax.get_legend_handles_labels()):
@@ -121,7 +121,7 @@ def legend_above(figure, axes, ncols):
 
 
 def pale(color, strength):
-  """A colour on its way from white (0) to itself (1)."""
+  """A colour between white (strength 0) and itself (1)."""
   from matplotlib.colors import to_rgb
 
   return tuple(1 - strength * (1 - c) for c in to_rgb(color))

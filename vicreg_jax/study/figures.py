@@ -1,10 +1,10 @@
-"""The thesis's figures of scores, from what many runs have left.
+"""The thesis's figures of scores, from the results of many runs.
 
-Results are a `tables.Results`. A row of theirs is a dict: "labels", what tells
-it from the others ({"method": "VICReg", "epochs": 300}); "scores", {"linear":
-{"roc_auc": percent, ...}, "mlp": ...}, or None for a run that failed; and, if
-there are, "thesis" (scores as published) and "spread" (standard deviations over
-seeds), both in the form of scores. A missing value is a gap.
+Results are a `tables.Results`. A row is a dict: "labels", which tell rows apart
+({"method": "VICReg", "epochs": 300}); "scores", {"linear": {"roc_auc": percent,
+...}, "mlp": ...}, or None for a run that failed; and perhaps "thesis"
+(published scores) and "spread" (standard deviations over seeds), both in the
+form of scores. A missing value is a gap.
 
 Every function writes OUT_STEM.png and OUT_STEM.svg with `stamp` in small print
 below, and raises ValueError if it has nothing to draw.
@@ -69,7 +69,7 @@ def heat_maps(results, out_stem, *, x, y, stamp=""):
 
   The colour of a cell is (value - column minimum) / (column maximum - column
   minimum), its text the PR-AUC in percent. A missing cell is hatched; where a
-  column's values are all the same, so that it has no such colours, it is grey.
+  column's values are all the same, it is grey.
 
   Args:
     results: see the module; a row for each cell.
@@ -157,7 +157,7 @@ def score_dots(results, out_stem, *, stamp=""):
 
 
 def _draw_dots(ax, rows, metric, kinds):
-  """A panel: `kinds` are (source, head, style) and their place in a row."""
+  """Draws a panel; `kinds` are (source, head, style) and place in a row."""
   styles = drawing.styles([_method(row) for row in rows])
   for place, row in enumerate(rows):
     for (source, head, style), height in kinds:

@@ -1,4 +1,4 @@
-"""What a suite is made of: runs, their probes, and the points of a table.
+"""The parts of a suite: runs, their probes, and the points of a table.
 
 A suite is a file with `get_suite(scale)`, as those in `configs/suites`:
 
@@ -10,8 +10,8 @@ A suite is a file with `get_suite(scale)`, as those in `configs/suites`:
       ]
       return plan.Suite("Title", points, draw)
 
-All numbers are the thesis's; `scale` makes them smaller where it is "smoke".
-Runs that are equal are one run, in one suite or in several.
+All numbers are the thesis's; the scale "smoke" makes them smaller. Equal runs
+are one run, in one suite or in several.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ HEADS = {head: head for head in drawing.HEADS}
 EPOCHS = (300, 1000, 3000, 5000, 8000)
 SIZES = (32, 64, 128, 256, 512)
 BATCH_SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
-# Diagnostics of collapse. Whole batches of both methods, so of the same clips.
+# Clips for diagnostics of collapse: whole batches of both methods.
 DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS = 100, 1536
 _CONFIGS = {
   ("VICReg", "FMA"): "vicreg_fma",
@@ -44,13 +44,13 @@ _CONFIGS = {
   ("CLMR", "GTZAN"): "clmr_gtzan",
 }
 _BATCH_SIZE = {"VICReg": 768, "CLMR": 256}
-# Objectives beside the thesis's: whose recipe they take, and their `loss.name`.
+# Objectives beside the thesis's: the method with their recipe, `loss.name`.
 _OBJECTIVES = {
   "DCL": ("CLMR", "dcl"),
   "Barlow Twins": ("VICReg", "barlow_twins"),
   "SIGReg": ("VICReg", "sigreg"),
 }
-# Smoke scale: epochs, batch sizes and widths are so much smaller.
+# Smoke scale: divisors of epochs, batch sizes and widths.
 _FEWER_EPOCHS, _SMALLER_BATCH, _NARROWER = 100, 16, 8
 _SEEDS = {"FMA": 0, "GTZAN": 1, "MTAT": 2}  # of the synthetic music
 
@@ -63,10 +63,10 @@ class Job:
     config: the config file, `configs/<config>.py`.
     workdir: below that of the suite.
     overrides: config keys, with dots, and values.
-    work: the job's size, its epochs for example: of CLMR's runs the largest
-      includes the others.
-    longer: a job with more `epochs`, and else the same, has done this one too
-      (the schedule is constant).
+    work: the job's size, such as its epochs: CLMR's largest run includes the
+      others.
+    longer: a job that differs only by more `epochs` includes this one (the
+      schedule is constant).
   """
 
   config: str
@@ -76,7 +76,7 @@ class Job:
   longer: bool = False
 
   def flags(self, root: str) -> list[str]:
-    """What follows `python -m vicreg_jax.main`."""
+    """The flags of `python -m vicreg_jax.main`."""
     return [
       f"--config=configs/{self.config}.py",
       f"--workdir={root}/{self.workdir}",
@@ -89,7 +89,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """As a value of an override: the workdir of another job."""
+  """A value of an override: the workdir of another job."""
 
   path: str
 
@@ -99,13 +99,13 @@ class Point:
   """A row of the table.
 
   Attributes:
-    labels: what tells it from the other rows. Points with the same labels are
+    labels: tell the point from other rows. Points with the same labels are
       repetitions, and become one row: mean and standard deviation.
-    jobs: what has to be run, in this order.
-    heads: names of the table's heads to names in the last job's probe.json;
-      with "splits/" before it, to the mean over that job's random splits.
+    jobs: to run, in this order.
+    heads: {name of the table's head: name in the last job's probe.json}; a name
+      with "splits/" is the mean over the job's random splits.
     thesis: the published scores, by head and metric.
-    epoch: of the run that `measure` looks at.
+    epoch: the epoch of the run for `measure`.
   """
 
   labels: Mapping[str, Any]
@@ -125,9 +125,9 @@ class Suite:
     draw: `(results, out_stem, stamp=...)` writes the figure; see
       `tables.Results`, and `figures`.
     metrics: columns of the table, of each head; keys of `plots.SCORES`.
-    heads: whose scores the table has; names of `drawing.HEAD_NAMES`.
-    measure: `(workdir, epoch) -> {column: number}` adds columns from what the
-      first job of a point has left.
+    heads: rows of scores in the table; names of `drawing.HEAD_NAMES`.
+    measure: `(workdir, epoch) -> {column: number}` adds columns from the files
+      of a point's first job.
   """
 
   title: str
@@ -147,7 +147,7 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """How large a suite is run: "thesis" or "smoke"."""
+  """The size of a suite's runs: "thesis" or "smoke"."""
 
   name: str
 
@@ -188,11 +188,11 @@ def pretrain(
     scale: of the suite.
     method: "VICReg", "CLMR", "DCL", "Barlow Twins" or "SIGReg".
     data: "FMA", "GTZAN" or "MTAT".
-    epochs: how many. CLMR's rate is constant, so a longer run has all shorter
-      ones in it.
-    batch_size: the method's own if not given.
+    epochs: number of epochs. CLMR's rate is constant, so a longer run includes
+      all shorter ones.
+    batch_size: None: the method's own.
     size: of the representation.
-    projector: "VICReg" or "CLMR": whose; its own if not given.
+    projector: of "VICReg" or "CLMR"; None: the method's own.
   """
   recipe, loss = _OBJECTIVES.get(method, (method, None))
   batch_size = scale.batch_size(batch_size or _BATCH_SIZE[recipe])
@@ -232,7 +232,7 @@ def pretrain(
 
 
 def _watched(scale) -> dict:
-  """How a training on FMA is validated, searched for a collapse, and saved."""
+  """Keys of validation, diagnostics and checkpoints of a training on FMA."""
   diagnosed = (5, 48) if scale.smoke else (DIAGNOSED_EPOCHS, DIAGNOSED_CLIPS)
   return {
     # Held out, as nothing of FMA is (figure A.1).
@@ -319,12 +319,12 @@ _SMOKE_TRAINING = {
 def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
   """{column: value} of the last line up to an epoch that has each key.
 
-  Empty if the run has not come there yet.
+  Empty if the run has no such lines yet.
 
   Args:
     workdir: of the run.
-    epoch: the lines after it do not count.
-    keys: columns to names in metrics.jsonl.
+    epoch: later lines do not count.
+    keys: {column: name in metrics.jsonl}.
   """
   path = f"{workdir}/metrics.jsonl"
   if not files.exists(path):
@@ -342,7 +342,7 @@ def last_values(workdir: str, epoch: float, keys: Mapping[str, str]) -> dict:
 def spectra(metrics_path: str | None, most: int = 5) -> dict:
   """{epoch: (singular values of representations, of embeddings)} of a run.
 
-  Of at most so many epochs: the first, the last, and some between.
+  Of at most `most` epochs: the first, the last, and some between.
   """
   if metrics_path is None:
     return {}
@@ -365,7 +365,7 @@ def spectra(metrics_path: str | None, most: int = 5) -> dict:
 
 
 def _text(value, root) -> str:
-  """A value as a flag has it."""
+  """A value as the text of a flag."""
   if isinstance(value, Workdir):
     return f"{root}/{value.path}"
   return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)

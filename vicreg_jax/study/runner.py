@@ -39,7 +39,7 @@ def members(suite: plan.Suite) -> list[list[plan.Job]]:
 
 
 class Runner:
-  """Runs so many jobs one after another, each in a process of its own."""
+  """Runs jobs one after another, each in a process of its own."""
 
   def __init__(self, root: str, extra: list[str], count: int):
     self._root = root
@@ -65,7 +65,7 @@ class Runner:
       self._child.send_signal(signal.SIGTERM)  # saves, and ends with 75
 
   def run(self, job: plan.Job) -> bool:
-    """Whether the job is finished, by now or before."""
+    """Runs a job unless it is finished; returns whether it is finished now."""
     extra = applicable(job, self._extra)
     if _finished(job, extra, self._root):
       self._done += 1
@@ -88,7 +88,7 @@ class Runner:
     return True
 
   def skip(self, job: plan.Job, why: str):
-    """Counts a job that cannot run, and says why."""
+    """Counts a job that cannot run, and prints why."""
     self._done += 1
     self._say(f"{job.workdir}: skipped, {why}")
 
@@ -121,10 +121,10 @@ class Runner:
     return code
 
   def _relay(self, log):
-    """What a run says goes into its log; its progress is shown as well."""
+    """Writes a run's output to its log, and shows its progress."""
     for line in self._child.stderr:
       # A full disk or a closed terminal must not stop the reading: the run
-      # would wait for ever to be heard.
+      # would wait forever.
       with contextlib.suppress(OSError):
         log.write(line)
         log.flush()
@@ -138,13 +138,13 @@ _libc = ctypes.CDLL(None)
 
 
 def _die_with_parent():
-  """A suite that is killed shall not leave a run behind: it saves and ends."""
+  """Makes a run save and end when its suite is killed."""
   pr_set_pdeathsig = 1
   _libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _log_path(workdir) -> pathlib.Path:
-  """Beside the run, or on this disk: nothing can be appended in a bucket."""
+  """The log beside the run; on this disk for a bucket, which cannot append."""
   if files.is_bucket(workdir):
     return pathlib.Path("suite_logs", *workdir.split("/")[-2:], LOG)
   return pathlib.Path(workdir, LOG)
@@ -158,7 +158,7 @@ def _open_log(workdir):
 
 
 def _wait_for_lock(workdir, stopped):
-  """Waits for a run that a killed suite has left, and which is saving."""
+  """Waits for a run of a killed suite, which is saving."""
   path = pathlib.Path(workdir, "lock")
   start, said = time.monotonic(), False
   while path.exists() and time.monotonic() < start + _PATIENCE:
@@ -176,7 +176,7 @@ def _wait_for_lock(workdir, stopped):
 
 
 def applicable(job, extra: list[str]) -> list[str]:
-  """Of the --config flags given to the suite those whose key the job has."""
+  """Those of the suite's --config flags whose key the job has."""
   keys = job_keys(job.config) if extra else ()
   return [flag for flag in extra if key_of(flag) in keys]
 
@@ -184,7 +184,7 @@ def applicable(job, extra: list[str]) -> list[str]:
 @functools.cache
 def job_keys(config: str) -> set[str]:
   """All keys, with dots, of a config file."""
-  from flax import traverse_util  # takes seconds, and is seldom needed
+  from flax import traverse_util  # slow to import, and seldom needed
 
   path = shipped.config(f"configs/{config}.py")
   loaded = python_file.call(path, "get_config")
@@ -196,7 +196,7 @@ def key_of(flag):
 
 
 def _identity(job, extra) -> list[str]:
-  """What makes a job: its flags, but not where things are."""
+  """A job's flags, without paths."""
   places = ("data.dir", "data.path", "data.download", "data.beam")
   extra = [flag for flag in extra if key_of(flag) not in places]
   return [*job.flags(""), *extra]
@@ -217,7 +217,7 @@ def _finished(job, extra, root) -> bool:
 
 
 def run_all(runner: Runner, chosen: list[list[plan.Job]]) -> list[plan.Job]:
-  """Runs members until all are done or it is stopped; those that failed."""
+  """Runs members until all are done or it is stopped; returns failed ones."""
   failed = []
   for first, *probes in chosen:
     finished = runner.run(first)

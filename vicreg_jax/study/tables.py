@@ -1,4 +1,4 @@
-"""What the runs of a suite have left, as its table."""
+"""Collects the results of a suite's runs, and writes its table."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from vicreg_jax.study import plan
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What the runs of a suite have left.
+  """The results of a suite's runs.
 
   Attributes:
     rows: {"labels", "scores", "spread", "thesis", "extra"} for each row of the
@@ -35,7 +35,7 @@ class Results:
 
 
 def collect(suite: plan.Suite, root: str) -> Results:
-  """Reads what is there."""
+  """Reads the results of finished runs."""
   groups = {}
   for point in suite.points:
     groups.setdefault(tuple(point.labels.items()), []).append(point)
@@ -61,7 +61,7 @@ def collect(suite: plan.Suite, root: str) -> Results:
 
 
 def _scores(point, metrics, root) -> dict | None:
-  """Of the last job of a point, if it has left any."""
+  """The scores of a point's last job, if there are any."""
   if not (point.jobs and point.heads):
     return None
   found = read_json(f"{root}/{point.jobs[-1].workdir}/probe.json")
@@ -185,7 +185,7 @@ def report(suite: plan.Suite, name: str, root: str, scale: plan.Scale):
 
 
 def read_json(path) -> dict | None:
-  """An object; None, and a warning, if the file is not one; None without it."""
+  """A file's object; None without a file, or, with a warning, without one."""
   if not files.exists(path):
     return None
   try:
@@ -199,6 +199,6 @@ def read_json(path) -> dict | None:
 
 
 def write(path, text):
-  """Writes a file of the suite. Raises ValueError, with a remedy, if not."""
+  """Writes a file of the suite, or raises ValueError with a remedy."""
   with files.explained(path):
     files.write(path, text.encode())

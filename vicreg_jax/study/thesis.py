@@ -4,8 +4,8 @@ Hesse and Löf, Self-Supervised Learning of Musical Representations Using VICReg
 (Chalmers, 2023): tables 4.1 (section 4.3), A.1 and A.2 (appendix A), B.1 and
 B.2 (appendix B). All are percent on MagnaTagATune's (MTAT) test split, of
 probes on frozen encoders; "linear" is the single-layer head, "mlp" the
-two-layer head, in parentheses there. Figure B.3's grid was published as colours
-alone, so its values are not here.
+two-layer head, in parentheses there. Figure B.3's grid was published only as
+colours, so its values are not here.
 
 A scores value is {"linear": {"roc_auc": 87.52, "pr_auc": 33.40}, "mlp": ...}; a
 head without a published value is absent.

@@ -1,8 +1,6 @@
-"""What the TPU's compiler says of a training, without a TPU.
+"""Estimates of a training by the TPU's compiler, without a TPU.
 
-The compiler (libtpu) runs on Linux without a TPU. It compiles the very step
-that training runs, for a topology's devices, and its cost model says what the
-step takes. That is an estimate and no measurement: see `vicreg_jax/aot.py`.
+`vicreg_jax/aot.py` explains the compiler's figures.
 """
 
 import dataclasses
@@ -24,7 +22,7 @@ from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.use import encoder as encoders
 
 # For libtpu: no search for a TPU on this machine, and no lock on the library,
-# which a second compilation may want.
+# which a second compilation may need.
 SETTINGS = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v3-8",
@@ -32,14 +30,14 @@ SETTINGS = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 GIB = 2**30
-# Of the host's side: threads of a v3-8's host, and CPU time of one of ours.
+# The host's side: threads of a v3-8's host, and CPU time of one of ours.
 HOST_THREADS_A_DEVICE, HOST_MS_A_VIEW = 12, 2.7
 NO_ESTIMATE = "the compiler has none for this chip"
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What a JAX device of a kind has. On v2 to v4 it is a core, half a chip.
+  """A kind of JAX device. On v2 to v4 it is a core, half a chip.
 
   From the pages "TPU v2" to "TPU v6e" of cloud.google.com/tpu/docs: memory and
   bfloat16 peak of a chip, halved where a chip has two devices.
@@ -57,7 +55,7 @@ CHIPS = {
   "TPU v5": Chip(95, 459.0),
   "TPU v6 lite": Chip(32, 918.0),
 }
-# Names of Google Cloud to names of the compiler.
+# {Google Cloud's name: the compiler's name}.
 TOPOLOGIES = {
   "v2-8": "v2:2x2",
   "v3-8": "v3:2x2",
@@ -136,7 +134,7 @@ def augment_program(config, devices: Mesh):
 
 
 def embed_program(config, devices: Mesh):
-  """The lowered step of embedding, on the crops that probing takes."""
+  """The lowered step of embedding, on crops as in probing."""
   batch = config.probe.encode_batch_size
   x_BxT = jax.ShapeDtypeStruct(
     (batch, config.data.crop),
@@ -148,7 +146,7 @@ def embed_program(config, devices: Mesh):
 
 
 def report(lowered, devices: Mesh, batch: int) -> dict:
-  """What the compiler says of a program that takes `batch` clips a call."""
+  """The compiler's estimates for a program with `batch` clips a call."""
   kind = devices.devices.flat[0].device_kind
   if kind not in CHIPS:
     raise ValueError(f"--topology: no figures for {kind} in tpu_estimate.CHIPS")
@@ -187,7 +185,7 @@ def report(lowered, devices: Mesh, batch: int) -> dict:
 
 
 def peak_bytes(program) -> int:
-  """Memory of a device that a compiled program takes, with what it is given."""
+  """A device's memory for a compiled program and its arguments."""
   memory = program.memory_analysis()
   return (
     memory.argument_size_in_bytes
@@ -220,19 +218,20 @@ def estimate(config, topology: str, clips: int) -> dict:
 
 
 def estimate_augmentation(config, devices: Mesh, step: dict) -> dict:
-  """What augmentation adds to a step that was reported on.
+  """The time and memory that augmentation adds to the step of a report.
 
-  Gives its seconds, those from step to step with it, and the faster side: the
-  host augments beside the step. The memory is that of both programs. If it does
-  not fit, or the compiler has no estimate for the chip, the memory is all.
+  Has the augmentation's seconds, the seconds from step to step, and the faster
+  side: the host augments during the step. The memory is that of both programs.
+  If it does not fit, or the compiler cannot estimate the chip, the report has
+  only the memory.
   """
   whole = report(augment_program(config, devices), devices, config.batch_size)
   peak = whole["peak_bytes"] + step["peak_bytes"]
   found = {"peak_bytes": peak, "fits": peak <= step["hbm_bytes"]}
   if not {"optimal_seconds"} <= whole.keys() & step.keys():
     return found
-  # The compiler counts a loop's body once. With half of the takers in each of
-  # its goes, half of that is missing.
+  # The compiler counts a loop's body once. With half as many views a round,
+  # half of this count is missing.
   fewer = config.copy_and_resolve_references()
   for op in device_augment.LOOPS:
     fewer.augment[op].p /= 2
@@ -259,7 +258,7 @@ def estimate_embedding(config, topology: str) -> dict:
 
 
 def table(result: dict) -> str:
-  """The report for reading."""
+  """The report as text."""
   rows = [
     ("devices", f"{result['devices']} x {result['device_kind']}"),
     ("clips a step", f"{result['global_batch']:,}"),

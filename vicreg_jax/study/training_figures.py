@@ -1,4 +1,4 @@
-"""What happened during trainings: figures A.1, B.2, and collapse (section 5.1).
+"""Figures of trainings: A.1, B.2, and collapse (section 5.1).
 
 Runs are given by the paths of their metrics.jsonl; None for a run that left
 none. Every function writes OUT_STEM.png and OUT_STEM.svg with `stamp` in small
@@ -98,7 +98,7 @@ def losses(runs, out_stem, *, smooth_epochs=50, stamp=""):
 
 @drawing.for_print
 def collapse(runs, out_stem, *, stamp=""):
-  """What tells a collapse of information, over training: for section 5.1.
+  """Measures of a collapse of information over training, for section 5.1.
 
   Of representations and of embeddings: (a) effective rank (RankMe), (b) mean
   standard deviation and (c) mean absolute correlation of the dimensions; (d)
@@ -152,8 +152,8 @@ def collapse(runs, out_stem, *, stamp=""):
 def smooth(epochs_N, values_N, width):
   """Mean of the values within width / 2 epochs of each, the ends included.
 
-  Epochs ascend and need not be evenly spaced; at both ends the window holds
-  what there is. A nan stays one, and is left out of its neighbours' means.
+  Epochs ascend and need not be evenly spaced; at both ends the window is
+  shorter. A nan stays nan, and is left out of its neighbours' means.
   """
   epochs_N = np.asarray(epochs_N, np.float64)
   values_N = np.asarray(values_N, np.float64)
@@ -197,8 +197,8 @@ def _read_runs(runs):
 def _with_epochs(path):
   """The lines of a run, each with its epoch.
 
-  Only lines of training have one: the others' follows from their step, since
-  the two are proportional.
+  Only lines of training have one; for others the epoch follows from the step,
+  which is proportional.
   """
   lines = files.read_metrics(path)
   per_epoch = steps_per_epoch(lines)
@@ -288,7 +288,7 @@ def _draw_spectra(axes, runs, styles):
 
 
 def _name(label, each):
-  """A run's label, told apart where no series of it has a point."""
+  """A run's label, marked if none of its series has a point."""
   found = any(len(epochs) for epochs, _ in each)
   return str(label) if found else f"{label} (no data)"
 

@@ -1,1 +1,1 @@
-"""One jitted, sharded step; the loop around it; checkpoints; what is logged."""
+"""One jitted, sharded step; the loop around it; checkpoints; logs."""

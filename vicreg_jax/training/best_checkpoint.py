@@ -1,4 +1,4 @@
-"""Which step of a run is the best, by all that was evaluated."""
+"""Finds the best step of a run by its evaluations."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from vicreg_jax import files
 from vicreg_jax.training import workdir as workdirs
 
-# Name in metrics.jsonl, and the sign that makes the best the lowest.
+# Name in metrics.jsonl, and the sign for which lower is better.
 MEASURES = {"loss": ("validation/loss", 1), "knn": ("validation/knn", -1)}
 
 
@@ -17,12 +17,12 @@ class Best:
   Evaluations are read from metrics.jsonl, which has all up to a checkpoint.
 
   Attributes:
-    key: the measure's name there.
+    key: the measure's name in metrics.jsonl.
 
   Args:
     workdir: of the run.
     by: the measure, of MEASURES.
-    patience: so many steps without a better one end a run; 0: never.
+    patience: steps without a better one that end a run; 0: never.
     last: evaluations after this step do not count.
   """
 
@@ -44,7 +44,7 @@ class Best:
     return self.step() == step
 
   def step(self, among: Collection[int] | None = None) -> int | None:
-    """Where it was reached; for the first time, of equal ones.
+    """The best step; of equally good steps, the first.
 
     `among`: only these steps count.
     """
@@ -52,14 +52,14 @@ class Best:
     return min(steps, key=self._cost_of.get, default=None)
 
   def record_steps(self) -> set[int]:
-    """Every step that was the best when it was reached."""
+    """Every step that was the best so far when the run reached it."""
     lowest = itertools.accumulate(self._cost_of.values(), min)
     before = itertools.chain([math.inf], lowest)
     costs = zip(self._cost_of.items(), before)
     return {s for (s, cost), low in costs if cost < low}
 
   def exhausted(self) -> bool:
-    """Whether no better step came for as long as the patience."""
+    """Whether no better step came within the patience."""
     if not (self._patience and self._cost_of):
       return False
     return max(self._cost_of) - self.step() >= self._patience

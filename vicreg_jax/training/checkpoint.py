@@ -1,11 +1,10 @@
 """Saving and restoring runs, with Orbax.
 
 A checkpoint has two items: `encoder` (parameters and BatchNorm statistics),
-which is all that probing needs, and `rest` (projector or head, optimizer state,
-step).
-Orbax makes a save all or nothing, but reads flipped bytes of an array without
-a word, so beside the items there is a manifest: each file's size and CRC-32.
-It is written before Orbax commits, so a checkpoint without one is not whole.
+which suffices for probing, and `rest` (projector or head, optimizer state,
+step). Orbax makes a save all or nothing, but does not notice flipped bytes of
+an array. So a manifest beside the items has each file's size and CRC-32. It is
+written before Orbax commits: a checkpoint without a manifest is not whole.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ from vicreg_jax.training import workdir as workdirs
 from vicreg_jax.training.steps import TrainState
 
 MANIFEST = "manifest.json"
-# Orbax writes these while it commits, after the manifest; no state is in them.
+# Orbax writes these while it commits, after the manifest; they hold no state.
 _COMMITTED = "commit_success.txt"
 _UNHASHED = (MANIFEST, "_CHECKPOINT_METADATA", _COMMITTED)
 _CHUNK = 1 << 24  # bytes
@@ -62,7 +61,7 @@ def _state(items: dict) -> TrainState:
 
 
 class _Steps(policy.PreservationPolicy):
-  """Checkpoints of certain steps stay; which ones may change."""
+  """Keeps the checkpoints of some steps, which may change."""
 
   def __init__(self, steps):
     self.steps = set(steps)
@@ -74,21 +73,21 @@ class _Steps(policy.PreservationPolicy):
 class Checkpoints:
   """The checkpoints of one workdir. A context manager: leaving it waits.
 
-  A damaged checkpoint is named on stderr and renamed to `<step>.damaged`, so
-  that whole ones alone count for `keep`, and the step can be saved again.
+  A damaged checkpoint is reported on stderr and renamed to `<step>.damaged`.
+  Then only whole ones count for `keep`, and the step can be saved again.
 
   Attributes:
-    resume_step: where a run goes on, the newest step whose checkpoint was whole
-      when this was made; None if there was none.
+    resume_step: the newest step whose checkpoint was whole at the start, from
+      which a run resumes; None if there was none.
 
   Args:
     workdir: of the run.
-    keep: how many checkpoints stay.
-    keep_at: steps whose checkpoints stay besides.
+    keep: number of newest checkpoints to keep.
+    keep_at: steps whose checkpoints are kept as well.
 
   Raises:
-    ValueError: there are checkpoints and all of them are damaged, which changes
-      nothing; or, here and in every method, the disk refuses.
+    ValueError: all checkpoints are damaged (then nothing is changed); or, here
+      and in every method, the disk refuses.
   """
 
   def __init__(self, workdir: str, keep: int, keep_at: Collection[int] = ()):
@@ -107,7 +106,7 @@ class Checkpoints:
             [policy.LatestN(keep), self._keep_at]
           ),
           create=True,
-          cleanup_tmp_directories=True,  # what killed runs have left
+          cleanup_tmp_directories=True,  # of killed runs
           async_options=ocp.AsyncOptions(
             post_finalization_callback=self._write_manifest
           ),
@@ -126,7 +125,7 @@ class Checkpoints:
         raise
 
   def _close(self, failed):
-    """Closes Orbax, which a save that has failed leaves half-open."""
+    """Closes Orbax, even half-open after a failed save."""
     errors = []
     for _ in range(3):  # `close` ends at the first error, but raises each once
       try:
@@ -140,11 +139,11 @@ class Checkpoints:
       raise errors[0]
 
   def keep_at(self, steps: Collection[int]):
-    """From the next save on, the checkpoints of these steps stay."""
+    """Keeps the checkpoints of these steps, from the next save on."""
     self._keep_at.steps = set(steps)
 
   def save(self, state: TrainState, step: int):
-    """Starts to save; the arrays may be donated as soon as it returns.
+    """Starts to save; the arrays may be donated once this returns.
 
     Raises:
       ValueError: this save cannot start, or the one before it has failed.
@@ -153,7 +152,7 @@ class Checkpoints:
       name: ocp.args.StandardSave(item) for name, item in _items(state).items()
     }
     with self._explain():
-      # The callback knows no step; the one before it may still need its own.
+      # The callback knows no step, and the save before may still need its own.
       self._manager.wait_until_finished()
       self._saving = step
       saved = self._manager.save(step, args=ocp.args.Composite(**items))
@@ -173,7 +172,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explain(self):
-    """One line for what Orbax raises, without the tracebacks beside it."""
+    """One line for Orbax's errors, without the tracebacks of its threads."""
     failed_save.quieten()
     try:
       with files.os_errors(self._path):
@@ -189,11 +188,11 @@ class Checkpoints:
     """The state at a step, with shapes and shardings of abstract `like`.
 
     Raises:
-      ValueError: it is not there, is damaged, or is of another config.
+      ValueError: the checkpoint is missing, damaged, or of another config.
     """
     with self._explain():
       self._manager.wait_until_finished()
-    if step != self.resume_step:  # that one has been examined
+    if step != self.resume_step:  # which has been examined already
       _agree(self._path, lambda: self._examine(step))
     return _state(_restore(self._path / str(step), _items(like)))
 
@@ -207,7 +206,7 @@ class Checkpoints:
 
 
 def _check_client(path):
-  """Orbax asks Google's own client what kind of bucket it writes to."""
+  """Checks for Google's client, which Orbax asks for the kind of a bucket."""
   if not files.is_bucket(path):
     return
   try:
@@ -244,7 +243,7 @@ def load_encoder(run: str, step: int, like: dict) -> tuple[dict, int]:
 
 
 def _restore(path, like: dict) -> dict:
-  """Items of the checkpoint in `path`, whose files are as they were saved."""
+  """Items of the checkpoint in `path`, whose files are intact."""
   try:
     with files.os_errors(path), ocp.StandardCheckpointer() as checkpointer:
       return {
@@ -259,7 +258,7 @@ def _restore(path, like: dict) -> dict:
 
 
 def _directory(run) -> epath.Path:
-  """Where the checkpoints of a run are; `run` may name that itself."""
+  """The directory of a run's checkpoints, which `run` may name itself."""
   return workdirs.path_of(run) / workdirs.CHECKPOINTS
 
 
@@ -276,7 +275,7 @@ def _steps(path) -> list[int]:
     found = ocp.path.step.standard_name_format().find_all(path)
     steps = {metadata.step for metadata in found}
     if files.is_bucket(path):
-      # Orbax commits by a file there, which copies from a disk lack.
+      # In a bucket Orbax commits by a file, which copies from a disk lack.
       steps |= {
         int(p.name)
         for p in path.iterdir()
@@ -302,8 +301,8 @@ def _choose_resume_step(path, keep, keep_at) -> int | None:
   """Decides which checkpoint a run resumes from: the newest whole one.
 
   The newest `keep` whole ones stay, and those of steps `keep_at`. Damaged ones
-  are renamed. Older ones are there if a run was killed before it had deleted
-  them, and are deleted; they may lack files.
+  are renamed. Older ones, which a killed run left and which may lack files, are
+  deleted.
   """
   steps = _steps(path)
   if not steps:
@@ -323,7 +322,7 @@ def _choose_resume_step(path, keep, keep_at) -> int | None:
 
 
 def _commit(path):
-  """Writes what a copy from a disk lacks, for Orbax to take it as whole."""
+  """Writes the file without which Orbax ignores a copy from a disk."""
   for directory in (path, *(p for p in path.iterdir() if p.is_dir())):
     if not (directory / _COMMITTED).exists():
       (directory / _COMMITTED).write_text("copied\n")
@@ -336,7 +335,7 @@ def _examine(path, steps, enough, item="") -> tuple[list[int], list[int]]:
     path: of the checkpoints.
     steps: to choose from, the oldest first.
     enough: how many whole ones to look for.
-    item: of a checkpoint's files, those whose names start so matter.
+    item: only files whose names start with `item` matter.
 
   Raises:
     ValueError: none is whole.
@@ -362,11 +361,11 @@ def _examine(path, steps, enough, item="") -> tuple[list[int], list[int]]:
 
 
 def _fault(path, item) -> str:
-  """What is not as it was saved, "" if all is.
+  """The first fault of a checkpoint, or "" if its files are intact.
 
   Args:
     path: of a checkpoint.
-    item: files whose names start so are looked at.
+    item: only files whose names start with `item` are examined.
   """
   try:
     manifest = json.loads((path / MANIFEST).read_text())
@@ -393,7 +392,7 @@ def _fault(path, item) -> str:
 
 
 def _files(path, prefix="") -> list[str]:
-  """All files below a checkpoint's directory, but what is written last."""
+  """All files below a checkpoint's directory, except those written last."""
   names = []
   for child in sorted(path.iterdir()):
     if child.is_dir():
@@ -413,9 +412,9 @@ def _measure(path) -> list[int]:
 
 
 def _agree(path, find):
-  """What `find()` gives on process 0, on all processes; it may be None.
+  """The result of `find()` on process 0, on all processes; it may be None.
 
-  Its error, of whatever kind, ends all of them: the others wait for its answer.
+  The others wait for process 0, so any error of `find` ends all processes.
   """
   step, error = -1, None
   if jax.process_index() == 0:
@@ -442,7 +441,7 @@ def abstract(tree, sharding):
 
 
 def _first_line(error: Exception) -> str:
-  # TensorStore says what was written where before it says why not.
+  # TensorStore names data and place before the reason.
   code = re.search(r"os_error_code='(\d+)'", str(error))
   if code:
     return os.strerror(int(code[1]))

@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore leave of a save that has failed."""
+"""Clears up after Orbax and TensorStore when a save has failed."""
 
 import functools
 import logging
@@ -13,15 +13,15 @@ _PATIENCE = 10.0  # seconds
 def join_threads():
   """Waits for the threads that a failed save has left.
 
-  They would write on, into what the next run on the workdir makes anew. And
-  where Python 3.11 collects one that nobody has joined, it may wait for ever.
+  They would go on writing while the next run uses the workdir. And Python 3.11
+  may wait forever when it collects a thread that nobody has joined.
   """
   end = time.monotonic() + _PATIENCE
 
   def of_orbax(thread):
     return type(thread).__module__.startswith("orbax.")
 
-  def of_its_loops(thread):  # which the former start, and do not wait for
+  def of_its_loops(thread):  # Orbax's threads start these, and do not wait
     return thread.name.startswith("asyncio_")
 
   for concerned in (of_orbax, of_its_loops):
@@ -33,7 +33,7 @@ def join_threads():
 
 @functools.cache
 def quieten():
-  """Of a save that fails, no traceback of its threads is printed; once."""
+  """Keeps the threads of a failed save from printing tracebacks."""
   for name in ("absl", "asyncio"):
     logging.getLogger(name).addFilter(_not_of_orbax)
   before = sys.unraisablehook
@@ -47,7 +47,7 @@ def quieten():
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-  """False for a failure within Orbax, which is raised here too."""
+  """False for a failure within Orbax, which is also raised."""
   if record.levelno < logging.ERROR or not record.exc_info:
     return True
   frames = traceback.extract_tb(record.exc_info[2])

@@ -1,8 +1,8 @@
 """The training loop of the jobs that train: resume, signals, log, checkpoints.
 
-A job describes what it trains (`Training`); `run` takes it to its end, from the
-newest checkpoint if there is one. A resumed run equals an unbroken one; where
-its data differ, or keys that are not free to, it is refused (`_check_same`).
+A job describes its training (`Training`); `run` runs it to the end, from the
+newest checkpoint if there is one. A resumed run equals an unbroken one. It is
+refused if its data differ, or keys that must not differ (`_check_same`).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ HARMLESS = (
   "diagnostics",
   "encode_batch_size",
   "eval_every_epochs",
-  "init_from",  # matters before the first step alone
+  "init_from",  # matters only before the first step
   "log_every_steps",
   "probe",
   "steps_per_epoch",
@@ -52,24 +52,26 @@ LENGTH = ("epochs", "steps")
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What a job trains.
+  """The training of a job.
 
   Attributes:
-    header: what config.json holds. A run goes on only where it is the same.
+    header: the content of config.json; a run resumes only if it is the same.
     summary: printed at the start.
     durations: in steps.
     schedule: learning rate by step, for the log.
     init: the state before the first step; is traced.
-    warm_start: `state -> state`, called on that state; None: nothing is.
-    train_step: `(state, batch) -> (state, scalars)`, jitted. Of the scalars,
+    warm_start: `state -> state`, applied to the state before the first step;
+      None: nothing is.
+    train_step: `(state, batch) -> (state, scalars)`, jitted; the scalars
       "loss", "grad_norm" and "param_norm" must be finite.
-    batches: this host's part of the batches from a step on, without end.
-    evaluate: `(state, step) -> {name: number}` for the log, where durations say
-      that it is due. None: there is nothing to evaluate.
-    best_by: "": the last state counts. Else the best state counts, by one of
-      `best_checkpoint.MEASURES`, which `evaluate` gives, and stays saved.
+    batches: `step -> iterator` over this host's part of all batches from a step
+      on, without end.
+    evaluate: `(state, step) -> {name: number}` for the log, at the steps of
+      `durations`. None: there is nothing to evaluate.
+    best_by: "": the last state counts. Else the best state counts and stays
+      saved, by one of `best_checkpoint.MEASURES`, which `evaluate` gives.
     from_start: the state before the first step is evaluated, and may be best.
-    patience: so many steps without a better state end the training; 0: never.
+    patience: steps without a better state that end the training; 0: never.
   """
 
   header: dict
@@ -87,7 +89,7 @@ class Training:
 
 
 class _Signals:
-  """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
+  """Notes SIGINT and SIGTERM; a second signal kills the process."""
 
   def __init__(self, devices):
     self.name = None
@@ -108,9 +110,9 @@ class _Signals:
   def stop(self) -> bool:
     """Whether to stop after this step: on all hosts, or on none.
 
-    Signals reach hosts at different steps, or only some of them. So at each
-    step the devices combine what the hosts have heard, and all act on it one
-    step later, when it is there without waiting.
+    Signals reach hosts at different steps, or reach only some hosts. So at each
+    step the devices combine the signals of all hosts, and all hosts act on the
+    result one step later, when they need not wait for it.
     """
     if jax.process_count() == 1:
       return bool(self.name)
@@ -118,7 +120,7 @@ class _Signals:
     return bool(before)
 
   def stopped(self) -> bool:
-    """Whether any host has heard a signal; waits for all to ask."""
+    """Whether any host has had a signal; waits for all hosts to ask."""
     if jax.process_count() == 1:
       return bool(self.name)
     return bool(self._on_any_host(bool(self.name)))
@@ -133,8 +135,8 @@ def run(
 ) -> steps.TrainState:
   """Trains to the end, from the newest checkpoint in `workdir` if any.
 
-  Returns the state that counts, the last or the best (`Training.best_by`). A
-  complete run's state is read; neither batches nor steps are made.
+  Returns the last state or the best (`Training.best_by`). The state of a
+  complete run is only read; no batch is made.
 
   Args:
     config: of the job: `checkpoint`, `log_every_steps`, `batch_size`.
@@ -194,7 +196,7 @@ def _steps_kept(training, workdir) -> set[int]:
   """Steps whose checkpoints stay, whatever the newest are."""
   kept, saved = set(training.durations.keep_at), checkpoint.saved_steps(workdir)
   if max(saved, default=0) > training.durations.total:
-    # A longer run has come past this one's end: what it keeps is its own.
+    # A longer run has gone past this one's end, and keeps its own checkpoints.
     kept |= set(saved)
   if training.best_by:
     kept |= best_lib.Best(workdir, training.best_by).record_steps()
@@ -202,7 +204,7 @@ def _steps_kept(training, workdir) -> set[int]:
 
 
 def _check_judged(best, workdir, step):
-  """Refuses a complete run whose best step is wanted and not known."""
+  """Refuses a complete run if its best step is wanted and unknown."""
   if best and best.step() is None:
     raise ValueError(
       f"{workdir}/{workdirs.METRICS} has no {best.key} up to step {step}, which"
@@ -212,7 +214,7 @@ def _check_judged(best, workdir, step):
 
 
 def header(config, prepared, durations) -> dict:
-  """What config.json holds: the config, and which prepared data it is of."""
+  """The content of config.json: the config, and the prepared data's name."""
   return config.to_dict() | {
     "prepared": prepared.name,
     "steps_per_epoch": durations.per_epoch,
@@ -227,14 +229,14 @@ def figure(workdir: str) -> str:
 
 
 def _writer(workdir, durations):
-  """What is written once is written by the first host."""
+  """A writer for the first host, and silent ones for the others."""
   if mesh.is_first_host():
     return writer_lib.Writer(workdir, total_steps=durations.total)
   return writer_lib.Silent()
 
 
 def state_at(init, devices, saved=None, step=0) -> steps.TrainState:
-  """A saved step's state, or that before the first one, on all devices."""
+  """The state of a saved step, or before the first step, on all devices."""
   whole = mesh.replicated(devices)
   shapes = jax.eval_shape(init)
   if saved:
@@ -252,12 +254,11 @@ _DIVERGED = (
 class _Loop:
   """Evaluate, save, next batch, step; scalars are fetched a step late.
 
-  Both placing a batch on the devices and a step return before they are done,
-  and the host waits for a step only when the batch after it has been placed and
-  the step after it dispatched. So reading, augmenting and transferring overlap
-  with computing, and the devices always have a next step to begin; a batch kept
-  further ahead would gain nothing and hold more memory. Only where a step is
-  saved or evaluated do the devices run dry.
+  JAX places batches and runs steps asynchronously. The host waits for a step
+  only after it has placed the next batch and dispatched the next step. So
+  reading, augmenting and transferring overlap with computing, and the devices
+  always have a next step; further batches ahead would only take memory. The
+  devices run dry only where a step is saved or evaluated.
   """
 
   def __init__(self, config, training, devices, saved, log, best):
@@ -309,7 +310,7 @@ class _Loop:
     return self._durations.eval_due(step) or self._durations.diagnose_due(step)
 
   def _evaluate(self, state, step) -> bool:
-    """Evaluates, logs, and tells whether this is the best state so far."""
+    """Evaluates and logs; returns whether this is the best state so far."""
     values = self._training.evaluate(state, step)
     judged = self._best is not None and self._best.key in values
     loss = values.get("validation/loss", 0)
@@ -328,8 +329,8 @@ class _Loop:
     loss = float(scalars["loss"])
     self._log.progress(step, f"loss {loss:.4g}")
     every, total = self._config.log_every_steps, self._durations.total
-    # The gradient and the parameters too: they may fail a step before the loss
-    # does, and would be saved.
+    # Gradient and parameters, too: they may become infinite a step before the
+    # loss, and would be saved.
     norms = float(scalars["grad_norm"]) + float(scalars["param_norm"])
     if not math.isfinite(loss + norms):
       terms = {k: float(v) for k, v in scalars.items()}
@@ -362,7 +363,7 @@ def _check_same(config, header, workdir):
   before = {k: v for k, v in configs.ADDED.items() if k in now} | before
   free = HARMLESS
   if config.checkpoint.get("best_by"):
-    # Losses of other clips are no measure of which step is the best.
+    # Losses on other clips cannot be compared.
     free = tuple(key for key in free if key != "valid_data")
   if config.optim.schedule == "constant":
     free += LENGTH
@@ -387,7 +388,7 @@ def _check_same(config, header, workdir):
 
 
 def _check_hosts(header, start, workdir):
-  """Refuses hosts that are not of one run, on all of them alike."""
+  """Raises on all hosts if they are not of one run."""
   if jax.process_count() == 1:
     return
   mesh.wait_for_hosts()  # the first one has written config.json
@@ -410,5 +411,5 @@ def _check_hosts(header, start, workdir):
 
 
 def _plain(header):
-  """As config.json gives it back."""
+  """A header as read back from config.json."""
   return json.loads(json.dumps(header))

@@ -1,18 +1,17 @@
 """Train state, and the jitted, sharded train steps: by views, and by labels.
 
-`dtype` (bfloat16 on TPU) is what convolutions and dense layers multiply in, and
-the type of the activations between them and of the embeddings. (The stem
-multiplies samples and kernel of that type, but in float32.) Whatever it is,
-these are float32:
+`dtype` (bfloat16 on TPU) is the type in which convolutions and dense layers
+multiply, and the type of activations and embeddings. (The stem multiplies
+samples and kernel of this type, but in float32.) These are always float32:
 
 - parameters, their gradients and the optimizer's state;
 - BatchNorm's batch and running statistics, and the arithmetic with them;
-- representations, which are the encoder's output;
+- representations, the encoder's output;
 - in the losses the centring, the sums of Gram and covariance matrices (of
   bfloat16 factors), all other statistics, the terms and the loss.
 
-All batch statistics, losses and gradients are over the global batch, whatever
-devices and hosts it is split over.
+All batch statistics, losses and gradients are over the global batch, on any
+number of devices and hosts.
 """
 
 import dataclasses
@@ -35,8 +34,8 @@ from vicreg_jax.model import losses, optim, samplecnn
 class TrainState(flax.struct.PyTreeNode):
   """Everything that a step changes.
 
-  `params` and `batch_stats` each hold "encoder", and "projector" or, where the
-  training is by labels, "head".
+  `params` and `batch_stats` each hold "encoder", and "projector" or, in a
+  training with labels, "head".
   """
 
   step: jax.Array
@@ -48,7 +47,7 @@ class TrainState(flax.struct.PyTreeNode):
 def make_encoder(model, dtype: str, remat: bool = False) -> samplecnn.SampleCNN:
   """The encoder that a config's `model` section describes.
 
-  `remat` is for what computes gradients.
+  `remat` matters only for gradients.
   """
   return samplecnn.SampleCNN(
     representation_size=model.representation_size,
@@ -92,8 +91,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """LARS or Adam on the config's schedule.
 
-  With labels, the encoder may have a rate of its own, and begin later: then its
-  schedule, and what the optimizer remembers of it, begin with its first step.
+  With labels, the encoder may have a rate of its own and start later. Then its
+  schedule and its optimizer state start at its first step.
   """
   tx = _optimizer(config, make_schedule(config, durations))
   labelled = config.job == "supervised"
@@ -144,9 +143,9 @@ def init_state(config, tx: optax.GradientTransformation) -> TrainState:
 def init_supervised(
   config, tx: optax.GradientTransformation, classes: int
 ) -> TrainState:
-  """As `init_state`, for training with labels of so many classes.
+  """As `init_state`, for training with labels of `classes` classes.
 
-  The encoder is that of a pretraining of the same seed.
+  The encoder is that of a pretraining with the same seed.
   """
   return _init(config, tx, "head", make_head(config.model, classes))
 
@@ -171,7 +170,7 @@ def _init(config, tx, name, module):
 
 
 def with_encoder(state: TrainState, variables) -> TrainState:
-  """The state with the encoder's weights and statistics from elsewhere."""
+  """The state with other weights and statistics of the encoder."""
   return state.replace(
     params=state.params | {"encoder": variables["params"]},
     batch_stats=state.batch_stats | {"encoder": variables["batch_stats"]},
@@ -181,7 +180,7 @@ def with_encoder(state: TrainState, variables) -> TrainState:
 def loss_of(config, z_NxD: jax.Array, step=0):
   """Loss and terms of embeddings whose rows alternate between two views.
 
-  What it draws is a function of the step and the seed.
+  Its random numbers are a function of step and seed.
   """
   z_BxVxD = z_NxD.reshape(-1, VIEWS, z_NxD.shape[-1])
   name = config.loss.name
@@ -256,10 +255,10 @@ def supervised_step(
     config: of job "supervised".
     tx: the optimizer.
     single: whether each clip has one label (`losses.label_loss`).
-    state: what dropout draws is a function of its step and the seed.
+    state: dropout draws by its step and the seed.
     batch: the global batch of crops x_BxT, and labels_BxK.
-    frozen: the encoder is left as it is, its statistics too: it is in
-      evaluation mode. `tx` is to leave its parameters.
+    frozen: the encoder is in evaluation mode, and its statistics do not change;
+      `tx` must not change its parameters.
   """
   x_BxT, labels_BxK = batch
   head = make_head(config.model, labels_BxK.shape[-1])
@@ -336,9 +335,9 @@ def jit_supervised_step(
 ) -> Callable:
   """`supervised_step(state, batch)` compiled as `jit_train_step`.
 
-  The encoder is frozen for so many first steps. These are another program: on
-  CPUs convolutions within a `lax.cond` take many times as long. So where steps
-  are frozen, what is returned counts them, and serves one run alone.
+  The encoder is frozen for the first `frozen` steps. They are another program,
+  as convolutions within a `lax.cond` take many times as long on CPUs. With
+  frozen steps, the returned function counts steps, and serves only one run.
   """
 
   def compiled(frozen):
@@ -350,7 +349,7 @@ def jit_supervised_step(
 
   def step(state, batch):
     nonlocal done
-    if done is None:  # later it would be waited for
+    if done is None:  # at later steps, reading it would wait
       done = int(state.step)
     done += 1
     return (head_alone if done <= frozen else whole)(state, batch)
@@ -369,7 +368,7 @@ def jit_represent(config, devices: Mesh) -> Callable:
 
 
 def _jit(step, devices, **options):
-  """`step(state, batch)`: the batch is split, all else whole on each device."""
+  """`step(state, batch)`; only the batch is split over the devices."""
   whole, split = mesh.replicated(devices), mesh.batch_sharding(devices)
   return jax.jit(
     step,

@@ -1,6 +1,6 @@
-"""A run's workdir: reads and writes its config.json, and locks others out.
+"""Reads and writes a workdir's config.json, and locks the workdir.
 
-Whether a run may go on with another config is decided in `training/loop.py`.
+`training/loop.py` decides whether a run may resume with another config.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def load_config(run: str) -> dict:
   """The config of the training run in workdir `run`.
 
   Raises:
-    ValueError: it is not the workdir of a run that trains an encoder.
+    ValueError: `run` is not the workdir of a run that trains an encoder.
   """
   try:
     config = json.loads(files.read(path_of(run) / CONFIG))
@@ -94,10 +94,10 @@ def _is_training(config) -> bool:
 
 @contextlib.contextmanager
 def alone(workdir: str):
-  """Keeps a second process out of a workdir, until this one leaves or dies.
+  """Keeps other processes out of a workdir, until this one leaves or dies.
 
-  There are no locks in a bucket, and the hosts of one run share its workdir:
-  the first holds the lock.
+  A bucket has no locks. The hosts of one run share a workdir: the first host
+  holds the lock.
 
   Raises:
     ValueError: another process holds it; names the host and the process.

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events, progress.
+"""Writes a run's metrics.jsonl, TensorBoard events and progress.
 
     with Writer(workdir, total_steps=1000) as writer:
       writer.run_header(config)
@@ -8,11 +8,11 @@
         writer.progress(step, note="loss 1.5")
 
 Objects in a bucket cannot be appended to. There the files are written on the
-local disk, and copied whole: each minute, and by `flush`, which comes before a
-checkpoint so that a run which resumes from it finds all lines up to it.
+local disk, and copied whole: each minute, and by `flush`. A flush before each
+checkpoint lets a resumed run find all lines up to the checkpoint.
 
-A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. A value that is nan
-or infinite is null, since JSON has neither; TensorBoard gets it as it is.
+A line of metrics.jsonl is {"step": 7, "train/loss": 1.5}. Values that are nan
+or infinite, which JSON lacks, are null; TensorBoard gets them unchanged.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from vicreg_jax.training import workdir as workdirs
 
 _v1 = tf.compat.v1  # which has the events' messages
 
-# A flush of the events is a write to the disk, so not at every line.
+# A flush of the events is a write to the disk: not at every line.
 FLUSH_SECONDS = 10.0
 BUCKET_FLUSH_SECONDS = 60.0
 
 
 class Silent:
-  """A Writer that writes nothing: for all hosts but the first."""
+  """A Writer that writes nothing, for all hosts but the first."""
 
   def __enter__(self):
     return self
@@ -61,14 +61,13 @@ class Writer:
   workdir: on several hosts the first, and the others have a `Silent`.
 
   Args:
-    workdir: a directory, made if it is not there, or gs://...
-    total_steps: where the run ends, for the ETA.
-    log_seconds: between two progress lines where stderr is no terminal; a
-      terminal has a bar.
+    workdir: a directory, made if necessary, or gs://...
+    total_steps: of the run, for the remaining time.
+    log_seconds: between two progress lines if stderr is no terminal; a terminal
+      gets a bar.
 
   Raises:
-    ValueError: here and in every method, when the disk refuses; it names the
-      path.
+    ValueError: here and in every method, the disk refuses; names the path.
   """
 
   def __init__(self, workdir, *, total_steps, log_seconds=30.0):
@@ -117,7 +116,7 @@ class Writer:
       self._upload()
 
   def flush(self):
-    """When it returns, all that was written is in the workdir."""
+    """Puts everything written so far into the workdir."""
     if self._events is not None:
       with self._explained_events():
         self._events.flush()
@@ -125,7 +124,7 @@ class Writer:
     self._flushed = time.monotonic()
 
   def _upload(self):
-    """Copies metrics.jsonl and the events into the bucket, if it is one."""
+    """Copies metrics.jsonl and events into the bucket, if there is one."""
     if not self._bucket:
       return
     events = os.listdir(os.path.join(self._directory, "tb"))
@@ -154,8 +153,8 @@ class Writer:
   def truncate_after(self, step):
     """Drops the metrics of steps above `step`, and a torn last line.
 
-    The steps that a resumed run repeats are then there once, as in an unbroken
-    run; TensorBoard hides the dropped ones. To call before the first write.
+    Then steps that a resumed run repeats appear once, as in an unbroken run;
+    TensorBoard hides the dropped ones. Call it before the first write.
     """
     assert self._metrics_file is None, "truncate_after comes before write"
     self._purge_step = step + 1
@@ -209,7 +208,7 @@ class Writer:
   def progress(self, step, note=""):
     """Shows that `step` is done, with the rate and the time left.
 
-    The first call only starts the clock, as the step before it compiled.
+    The first call only starts the clock, as the first step also compiles.
     """
     now = time.monotonic()
     if self._last is None:
@@ -247,8 +246,8 @@ class Writer:
     tb = os.path.join(self._directory, "tb")
     with files.explained(tb):
       os.makedirs(tb, exist_ok=True)
-    # TensorFlow's own summaries are written by a thread, which would lose the
-    # error of a full disk. Names count nanoseconds: a quick resume adds a file.
+    # The thread of TensorFlow's own summaries would lose the error of a full
+    # disk. Names count nanoseconds: a quick resume adds a file.
     name = f"events.out.tfevents.{time.time_ns()}"
     with self._explained_events():
       self._events = tf.io.TFRecordWriter(os.path.join(tb, name))
@@ -264,7 +263,7 @@ class Writer:
 
   @contextlib.contextmanager
   def _explained_events(self):
-    """As `files.explained`, of TensorFlow's errors."""
+    """`files.explained` for TensorFlow's errors."""
     with files.explained(os.path.join(self._directory, "tb")):
       try:
         yield

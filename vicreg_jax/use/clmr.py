@@ -1,9 +1,9 @@
-"""CLMR's weights, read from the files that it released.
+"""CLMR's weights, read from its released files.
 
 CLMR (Spijkervet and Burgoyne, 2021) is SampleCNN(variant="clmr") on 59,049
-samples at 22,050 Hz. Its files were written by PyTorch, Lightning and PyTorch's
-ONNX exporter, and are read here without any of these. Of the tensors only those
-that are wanted are read, after their shapes were looked at.
+samples at 22,050 Hz. PyTorch, Lightning and PyTorch's ONNX exporter wrote its
+files; this module reads them without these packages. Only the tensors of the
+networks are read, after a check of their shapes.
 """
 
 import io
@@ -17,7 +17,7 @@ from vicreg_jax.model import samplecnn
 from vicreg_jax.use import clmr_onnx, pytorch_file, pytorch_names
 
 ENCODER = samplecnn.SampleCNN(variant="clmr")
-# What CLMR's heads of 50 outputs predict: the order of its MagnaTagATune.
+# The tags of CLMR's heads of 50 outputs, in the order of its MagnaTagATune.
 # fmt: off
 TAGS = (
   "guitar", "classical", "slow", "techno", "strings", "drums", "electronic",
@@ -29,7 +29,7 @@ TAGS = (
   "no voice", "weird", "country", "metal", "female voice", "choral",
 )
 # fmt: on
-# Of a data set of CLMR's by its name.
+# Labels of CLMR's data sets, by name.
 _LABELS = {
   "magnatagatune": TAGS,
   "gtzan": (
@@ -45,7 +45,7 @@ _LABELS = {
     "rock",
   ),
 }  # fmt: skip
-_SEVERAL = (None, "magnatagatune", "msd")  # labels a clip; the others have one
+_SEVERAL = (None, "magnatagatune", "msd")  # sets with several labels a clip
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
 SUFFIXES = (*_WEIGHTS, ".zip")
@@ -53,16 +53,16 @@ _CONV = re.compile(r"^conv(\d{1,2})\.")  # layers of release 1, from 1 on
 
 
 class Weights(NamedTuple):
-  """What a file of CLMR's holds; all arrays are float32, None is not there.
+  """The content of a file of CLMR's. Arrays are float32; missing ones are None.
 
   Attributes:
     encoder: {"params", "batch_stats"} of `ENCODER`.
     projector: parameters of `samplecnn.Projector((512, P), batch_norm=False)`.
     head: parameters of `samplecnn.Head(K, hidden)`, `hidden` 0 or 512.
-    tags: the K names that the head predicts, where they are known.
-    single: a clip has one of the labels: the head is of a data set that CLMR
-      evaluates by softmax.
-    source: which kind of file it is, in words.
+    tags: the K names that the head predicts, if known.
+    single: a clip has one of the labels: CLMR evaluates the head's data set by
+      softmax.
+    source: the kind of file, in words.
   """
 
   encoder: dict | None
@@ -82,7 +82,7 @@ def read(path: str) -> Weights:
       `.onnx`, or a `.zip` with one of these in it.
 
   Raises:
-    ValueError: it is none of these; expected and found are named.
+    ValueError: the file is none of these; expected and found are named.
   """
   try:
     if stat.S_ISFIFO(os.stat(path).st_mode):
@@ -91,7 +91,7 @@ def read(path: str) -> Weights:
       return _read(f, str(path))
   except OSError as e:
     raise ValueError(f"{path}: cannot be read ({e.strerror or e})") from e
-  except Exception as e:  # what a damaged file raises is anybody's guess
+  except Exception as e:  # a damaged file may raise anything
     text = " ".join(str(e).split())[:500]
     if type(e) is not ValueError:
       text = f"damaged, or no file of CLMR's ({type(e).__name__}: {text})"
@@ -139,7 +139,7 @@ def _as_sequential(match):
 
 
 def _weights(state, kind, trained_on) -> Weights:
-  """What a state_dict of one of CLMR's modules holds."""
+  """The weights in a state_dict of one of CLMR's modules."""
   encoder = {}
   for prefix in ("model.encoder.", "encoder.", ""):
     encoder = encoder or {
@@ -188,7 +188,7 @@ def _projector(state):
 
 
 def _head(state, encoder):
-  """Parameters of a head, and in words whose it is."""
+  """Parameters of a head, and its kind in words."""
   size = ENCODER.representation_size
   for prefix in ("model.", ""):
     if f"{prefix}2.weight" in state:

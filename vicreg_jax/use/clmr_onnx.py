@@ -8,7 +8,7 @@ import numpy as np
 from vicreg_jax.model import view_norm
 from vicreg_jax.use import pytorch_file, pytorch_names
 
-# What an exporter writes between the layers.
+# Operators that exporters write between the layers.
 _SHAPING = (
   "Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "Mul",
   "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze",
@@ -43,8 +43,7 @@ def initializers(model) -> dict[str, np.ndarray]:
   """Arrays of an ONNX model, by name.
 
   Raises:
-    ValueError: one lies in another file, whose name would be the model's to
-      choose.
+    ValueError: an array lies in another file, which the model would name.
   """
   helper = import_onnx().numpy_helper
   external = [t.name for t in model.graph.initializer if t.external_data]
@@ -60,7 +59,7 @@ def read(f) -> dict[str, np.ndarray]:
   """A state_dict of the layers of CLMR's encoder in an open ONNX file.
 
   Raises:
-    ValueError: it has other layers, or they are not in CLMR's order.
+    ValueError: the model has other layers, or another order of layers.
   """
   onnx = import_onnx()
   largest = pytorch_file.LARGEST["file"]
@@ -98,9 +97,9 @@ def read(f) -> dict[str, np.ndarray]:
 
 
 def _check_order(graph):
-  """Raises ValueError unless each layer takes what the one before it gives.
+  """Raises ValueError unless each layer takes the output of the one before it.
 
-  `onnx.checker` would, and refuse files over what does not matter here.
+  `onnx.checker` also refuses files for reasons that do not matter here.
   """
   layers, after = 0, {value.name: 0 for value in graph.input}
   for node in graph.node:
@@ -119,9 +118,9 @@ def _check_order(graph):
 
 
 def _conv(layer, kernel, bias=None):
-  """A convolution, and a BatchNorm that leaves as it is what comes of it."""
+  """A convolution, and a BatchNorm that does not change its output."""
   zeros = np.zeros(len(kernel), np.float32)
-  # Exporters fold BatchNorm into convolutions: then that is all there is.
+  # Exporters fold BatchNorm into convolutions, and leave no other BatchNorm.
   # var + eps is 1 to the bit, and so is the factor 1 / sqrt(var + eps).
   var = np.float32(1) - np.float32(view_norm.PerViewNorm.epsilon)
   return {
@@ -135,7 +134,7 @@ def _conv(layer, kernel, bias=None):
 
 
 def _check_attributes(onnx, node, i):
-  """Raises ValueError unless a node of layer i does what CLMR's does."""
+  """Raises ValueError unless a node of layer i has CLMR's attributes."""
   found = _DEFAULTS | {
     a.name: onnx.helper.get_attribute_value(a) for a in node.attribute
   }

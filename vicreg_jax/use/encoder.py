@@ -24,10 +24,10 @@ from vicreg_jax.use import clmr, export, waveform
 from vicreg_jax.use import heads as heads_lib
 from vicreg_jax.use import pooling as pooling_lib
 
-# Segments a step, on all devices together. The same for every input: another
-# number is another compiled program, whose last bits may differ.
+# Segments a step, on all devices together, for all inputs: another number is
+# another compiled program, whose last bits may differ.
 BATCH = 16
-# The encoder that comes with the package, and where its export lies.
+# Name and export of the encoder that comes with the package.
 STARTER = "starter"
 _STARTER_PATH = os.path.join(os.path.dirname(__file__), "starter")
 
@@ -35,8 +35,8 @@ _STARTER_PATH = os.path.join(os.path.dirname(__file__), "starter")
 class Segments(NamedTuple):
   """Embeddings of the segments of one recording, in order.
 
-  `padded`: it is shorter than a crop, so that it was repeated to fill the one
-  segment, whose end is that of the recording.
+  `padded`: the recording is shorter than a crop, and was repeated to fill the
+  one segment. The end of this segment is that of the recording.
   """
 
   embeddings: np.ndarray  # float32 [S, D]
@@ -48,18 +48,18 @@ class Segments(NamedTuple):
 class Encoder:
   """A frozen encoder on a mesh, in evaluation mode.
 
-  Worker processes get it by pickle, and run it on all devices that they see.
-  Start them by "spawn" (`multiprocessing.get_context("spawn")`): a fork has no
-  copy of JAX's threads, and waits for them without end.
+  Worker processes get the encoder by pickle, and run it on all devices that
+  they see. Start them by "spawn" (`multiprocessing.get_context("spawn")`): a
+  fork does not copy JAX's threads, and waits for them forever.
 
   Attributes:
-    crop: samples that it reads.
-    sample_rate: Hz that it was trained at.
-    size: D, of its representations.
+    crop: length of a segment, in samples.
+    sample_rate: of the training, in Hz.
+    size: D, of the representations.
     step: of the checkpoint; 0 is untrained.
-    config: of the pretraining run, as written to its config.json.
-    heads: that were trained on it, or None.
-    card: of the export that it was read from, or None.
+    config: of the pretraining run, as in its config.json.
+    heads: trained on this encoder, or None.
+    card: of the export, or None if the encoder is of no export.
   """
 
   def __init__(self, config: dict, variables: dict, step: int, devices: Mesh):
@@ -78,17 +78,17 @@ class Encoder:
   def embed(
     self, audio, sample_rate: float | None = None, pooling: str = "mean"
   ) -> np.ndarray:
-    """One vector of a recording's consecutive segments, float32: their mean.
+    """One float32 vector of a recording: the mean of its segments' vectors.
 
     Args:
       audio: a path; or floats [T] or [channels, T], 1 being full scale, or
-        16-bit integers. Loud floats may reach 16, as those of a file may.
-      sample_rate: Hz of an array, 1,000 to 768,000; a file says its own.
-      pooling: "mean", [D]; or "mean_std", [2 D], whose second half is their
-        standard deviation.
+        16-bit integers. Loud floats, of arrays and of files, may reach 16.
+      sample_rate: of an array, 1,000 to 768,000 Hz; files have their own.
+      pooling: "mean", [D]; or "mean_std", [2 D], whose second half is the
+        segments' standard deviation.
 
     Raises:
-      ValueError: the file gives no audio, or the array cannot be audio.
+      ValueError: the file has no audio, or the array cannot be audio.
     """
     y_SxD = self.embed_segments(audio, sample_rate).embeddings
     return pooling_lib.of(y_SxD, pooling)
@@ -99,14 +99,13 @@ class Encoder:
     sample_rate: float | None = None,
     hop_seconds: float | None = None,
   ) -> Segments:
-    """Every whole segment of a recording, `crop` samples long.
+    """Embeds every whole segment of a recording, `crop` samples long.
 
     Args:
-      audio, sample_rate: as `embed`. Files are read as a stream, so hours take
+      audio, sample_rate: as in `embed`. Files are read as a stream: hours take
         as much memory as minutes.
-      hop_seconds: from one segment's start to the next one's; None: its length,
-        so that they neither overlap nor leave gaps. What is left at the end is
-        shorter than a segment, and dropped.
+      hop_seconds: from one segment's start to the next; None: the length of a
+        segment, without overlaps or gaps. A shorter rest at the end is dropped.
     """
     hop = hop_samples(hop_seconds, self.crop, self.sample_rate)
     lengths = []
@@ -134,11 +133,12 @@ class Encoder:
     """{label: probability} of a recording, the mean over its segments.
 
     Args:
-      audio, sample_rate: as `embed`.
-      head: which of `heads`; that of the lowest validation loss, if not given.
+      audio, sample_rate: as in `embed`.
+      head: the name of one of `heads`; else the one with the lowest validation
+        loss.
 
     Raises:
-      ValueError: as `embed`; or no heads were saved with this encoder.
+      ValueError: as in `embed`; or no heads were saved with this encoder.
     """
     if self.heads is None:
       raise ValueError(
@@ -155,7 +155,7 @@ class Encoder:
     return self._variables
 
   def fingerprint(self) -> str:
-    """A name for its weights; see `fingerprint`."""
+    """A hash of the weights; see `fingerprint`."""
     return fingerprint(self._variables)
 
   def with_variables(self, variables: dict) -> "Encoder":
@@ -165,7 +165,7 @@ class Encoder:
     return other
 
   def __getstate__(self) -> dict:
-    """Without devices and the compiled program, which are a process's own."""
+    """Without devices and compiled program, which processes cannot share."""
     state = self.__dict__ | {"_variables": jax.device_get(self._variables)}
     del state["_devices"], state["_apply"]
     return state
@@ -181,11 +181,11 @@ class Encoder:
   ) -> Iterator[np.ndarray]:
     """`y_BxD` of each batch `x_BxT`, none longer than the first, or `rows`.
 
-    A batch is computed while the one before it is fetched.
+    A batch is computed while the batch before it is fetched.
     """
     pending = None
     for x_BxT in batches_BxT:
-      # One compiled shape, which the devices can share.
+      # One compiled shape, which divides among the devices.
       if pending is None:
         rows = rows or len(x_BxT)
         rows = -(-rows // self._devices.size) * self._devices.size
@@ -200,10 +200,10 @@ class Encoder:
 
 
 def hop_samples(seconds: float | None, crop: int, sample_rate: int) -> int:
-  """Samples from segment to segment. Raises ValueError if it is no hop."""
+  """Samples from segment to segment. Raises ValueError for a bad hop."""
   if seconds is None:
     return crop
-  # Up to where floats are whole numbers, and those of 64 bits hold them.
+  # The limit up to which float64 and int64 hold whole numbers exactly.
   if isinstance(seconds, str) or not 1 <= seconds * sample_rate < 2**53:
     raise ValueError(
       f"hop_seconds is {seconds!r}; it must be a number of seconds, at least a"
@@ -217,13 +217,13 @@ def cut(
 ) -> Iterator[tuple[np.ndarray, int]]:
   """Segments [crop] of consecutive blocks, a hop apart, each with its length.
 
-  The length is `crop`, but for the one segment of a recording that is shorter:
-  it is repeated until it fills the segment.
+  The length is `crop`, unless the recording is shorter: then it is repeated
+  until it fills its one segment.
   """
   rest_T, skip, none = np.zeros(0, np.float32), 0, True
   for block_T in blocks:
     rest_T = np.concatenate([rest_T, block_T])
-    # Where segments leave gaps, what lies between them.
+    # Drop the samples in gaps between segments.
     dropped = min(skip, len(rest_T))
     rest_T, skip = rest_T[dropped:], skip - dropped
     while len(rest_T) >= crop:
@@ -236,7 +236,7 @@ def cut(
 
 
 def batched(segments: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-  """Batches `x_BxT` of segments [T]; the last is as short as it comes out."""
+  """Batches `x_BxT` of segments [T]; the last batch may be shorter."""
   rows = []
   for segment_T in segments:
     rows.append(segment_T)
@@ -248,7 +248,7 @@ def batched(segments: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def fingerprint(arrays) -> str:
-  """SHA-256 of a tree of arrays: the same weights have the same, anywhere."""
+  """SHA-256 of a tree of arrays: equal weights have equal ones, anywhere."""
   digest = hashlib.sha256()
   for array in jax.tree.leaves(arrays):
     digest.update(np.asarray(array).tobytes())
@@ -256,7 +256,7 @@ def fingerprint(arrays) -> str:
 
 
 def jit_encode(config, devices: Mesh) -> Callable:
-  """`encode(variables, x_BxT) -> y_BxD` compiled for a mesh, as a run's."""
+  """`encode(variables, x_BxT) -> y_BxD`, compiled for a mesh."""
   whole = mesh.replicated(devices)
   return jax.jit(
     steps.make_encoder(config.model, config.dtype).apply,
@@ -271,7 +271,7 @@ def load(
 ) -> Encoder:
   """A frozen encoder; see `vicreg_jax.load`.
 
-  `devices`: to run it on; all there are, if not given.
+  `devices`: to run the encoder on; None: all.
   """
   devices = devices or mesh.make_mesh()
   source, at = os.fspath(source), _named(step, epoch)
@@ -302,14 +302,14 @@ def load(
 
 
 def _named(step, epoch) -> str:
-  """Which checkpoint the user has named, in words; "" for none."""
+  """The checkpoint that the user asked for, in words; "" for none."""
   if epoch >= 0:
     return f"epoch={epoch:g}"
   return f"step={step}" if step != -1 else ""
 
 
 def _check_steps(source, named):
-  """Raises ValueError if a checkpoint is named where there are none."""
+  """Raises ValueError if a source without checkpoints is asked for one."""
   if named:
     raise ValueError(
       f"{named}: {source} has one encoder, and no steps to choose from: leave"
@@ -336,7 +336,7 @@ def _check_model(path):
 
 
 def _probed(workdir) -> dict | None:
-  """What a probe in a workdir of its own has probed, for `load`."""
+  """Arguments of `load` for the encoder of a probe with its own workdir."""
   try:
     config = json.loads(files.read(f"{workdir}/config.json"))
     if config["job"] != "probe":
@@ -344,7 +344,7 @@ def _probed(workdir) -> dict | None:
     keys = {"source": "checkpoint", "step": "step", "epoch": "epoch"}
     return {name: config[key] for name, key in keys.items()}
   except (OSError, ValueError, KeyError, TypeError):
-    return None  # `_of_run` says what is wrong
+    return None  # `_of_run` raises the error
 
 
 def _placed(variables, devices):
@@ -352,9 +352,9 @@ def _placed(variables, devices):
 
 
 def of_clmr(path: str, weights: clmr.Weights, devices: Mesh) -> Encoder:
-  """The encoder of CLMR's weights, with their head where the file has one.
+  """The encoder of CLMR's weights, with the head if the file has one.
 
-  Raises ValueError, which names the file, if it holds no encoder.
+  Raises ValueError, which names the file, if there is no encoder.
   """
   if weights.encoder is None:
     raise ValueError(
@@ -384,8 +384,8 @@ def clmr_config() -> ml_collections.ConfigDict:
 def _of_run(run, step, epoch, devices, heads) -> Encoder:
   """The encoder that the training in workdir `run` saved.
 
-  At `step` (-1 is the newest, or the best of a run that looks for it), or after
-  `epoch` where that is not negative.
+  At `step` (-1: the newest, or the best if `checkpoint.best_by` is set), or
+  after `epoch` unless it is negative.
   """
   config = workdirs.load_config(run)
   best_by = _best_by(config)
@@ -408,14 +408,14 @@ def _of_run(run, step, epoch, devices, heads) -> Encoder:
 
 
 def _best_by(config: dict) -> str | None:
-  """The measure that tells a run's best step, if there is one."""
+  """The measure that chooses a run's best step, if there is one."""
   keys = config.get("checkpoint")
   by = keys.get("best_by") if isinstance(keys, dict) else None
   return by if by in tuple(best_checkpoint.MEASURES) else None  # of any kind
 
 
 def _best_step(run, by) -> int:
-  """The best of the steps that are saved; -1 if none is."""
+  """The best saved step; -1 if none is saved."""
   saved = checkpoint.saved_steps(run)
   workdir = workdirs.path_of(run)
   found = best_checkpoint.Best(workdir, by)

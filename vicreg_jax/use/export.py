@@ -1,11 +1,11 @@
-"""A frozen encoder as files for other programs, and read again.
+"""Writes a frozen encoder as files for other programs, and reads these files.
 
-An export is a directory with `model.json`, which says what the encoder is, and
-`encoder.safetensors` or `encoder.onnx`. The weights have CLMR's names, so that
-CLMR's own class loads an export of variant "clmr" (its `fc` being an Identity)
-with `load_state_dict(load_file(...), strict=True)`. The ONNX model maps `audio`
-[batch, crop] to `embedding` [batch, size], both float32. Heads lie beside them,
-in the files of `vicreg_jax.use.heads`.
+An export is a directory with `model.json`, which describes the encoder, and
+`encoder.safetensors` or `encoder.onnx`. The weights have CLMR's names: CLMR's
+own class loads an export of variant "clmr" (its `fc` being an Identity) with
+`load_state_dict(load_file(...), strict=True)`. The ONNX model maps `audio`
+[batch, crop] to `embedding` [batch, size], both float32. The export has the
+heads, too, in the files of `vicreg_jax.use.heads`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ WEIGHTS = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx"}
 FORMAT_VERSION = 1
 OPSET = 18
 
-# Keys of a card, and where a run's config has them.
+# Keys of a card, and their keys in a run's config.
 _CONFIG = {
   "sample_rate": ("data", "sample_rate"),
   "crop": ("data", "crop"),
@@ -51,14 +51,14 @@ def make_card(
   tags: Sequence[str] | None = None,
   scores: Mapping | None = None,
 ) -> dict:
-  """What `model.json` says of an encoder; `write` adds the file of weights.
+  """The content of `model.json`; `write` adds the file of weights.
 
   Args:
     config: `data` and `model` of the encoder's run.
     name: of the model.
-    licence: that it may be used under, as an SPDX identifier for example.
-    training: what it was trained on, and how: `training_of` the run.
-    tags: names of what was predicted with it.
+    licence: of the weights, as an SPDX identifier for example.
+    training: data and objective of the training: `training_of` the run.
+    tags: names of the predicted labels.
     scores: `probe.json` of the run.
   """
   return {
@@ -93,9 +93,9 @@ def write(
   Args:
     variables: {"params", "batch_stats"} of the encoder.
     card: of `make_card`.
-    directory: a local one; it is made, or replaced if it is an export.
+    directory: a local path; an older export there is replaced.
     format: "safetensors" or "onnx".
-    heads: of this encoder, to export too.
+    heads: of this encoder, to export as well.
 
   Returns:
     The names of its files.
@@ -113,7 +113,7 @@ def write(
   _check_replaceable(path)
   encoder = _encoder(_config(card))
   state = pytorch_names.state_dict(variables)
-  pytorch_names.variables(state, encoder)  # raises if it is another encoder
+  pytorch_names.variables(state, encoder)  # raises for another encoder
   if format == "onnx":
     content = _to_onnx(state, encoder, card).SerializeToString()
   else:
@@ -146,11 +146,11 @@ def read(directory: str) -> tuple[dict, dict, dict]:
   """The encoder of an export, bit for bit as it was written.
 
   Returns:
-    The parts of a run's config that describe it, as `validate_encoder` has
-    them, its variables {"params", "batch_stats"}, and its card.
+    The parts of a run's config that describe the encoder, as in
+    `validate_encoder`, its variables {"params", "batch_stats"}, and its card.
 
   Raises:
-    ValueError: a file is missing or damaged, or a package to read it.
+    ValueError: a file is missing or damaged, or its package is missing.
   """
   path = files.absolute(directory)
   card = _read_card(path)
@@ -207,7 +207,7 @@ def _content(path) -> bytes:
 
 
 def _config(card) -> dict:
-  """A run's config as far as it describes an encoder, checked."""
+  """The parts of a run's config that describe an encoder, checked."""
   config = {"seed": 0, "dtype": "float32", "data": {}, "model": {}}
   for key, (section, name) in _CONFIG.items():
     config[section][name] = card[key]
@@ -229,7 +229,7 @@ def _version():
   try:
     return importlib.metadata.version("vicreg_jax")
   except importlib.metadata.PackageNotFoundError:
-    return None  # run from its source, without having been installed
+    return None  # run from source, not installed
 
 
 # ---- the directory
@@ -256,7 +256,7 @@ def _check_replaceable(path):
 
 
 def _swap(partial, path):
-  """Gives a directory its name, in place of what had it."""
+  """Renames a directory to `path`, in place of an older export."""
   if not path.exists():
     os.rename(partial, path)
     return

@@ -1,11 +1,11 @@
 """Heads that a probe, or a training with labels, has left in its workdir.
 
-    heads.json   names of the labels, and what the heads were trained on
-    heads.npz    their parameters
+    heads.json   names of the labels, and the encoder of the heads
+    heads.npz    parameters of the heads
 
 Both lie beside `probe.json`, or beside the weights in an export. A head gives a
-label's probability for a segment; a recording's is the mean over its segments,
-as in the scores.
+label's probability for a segment. The probability for a recording is the mean
+over its segments, as in the scores.
 """
 
 import io
@@ -28,11 +28,11 @@ class Heads(NamedTuple):
 
   Attributes:
     labels: K names, in the order of the outputs.
-    single: a clip has one label: the probabilities of all add up to 1.
+    single: a clip has one label: the probabilities add up to 1.
     encoder: fingerprint of the encoder's weights.
     step: of the encoder's checkpoint.
-    params: {name of a head: its parameters, of `samplecnn.Head`}, the one with
-      the lowest validation loss first.
+    params: {name of a head: its parameters, of `samplecnn.Head`}; the head with
+      the lowest validation loss is the first.
   """
 
   labels: tuple[str, ...]
@@ -42,11 +42,11 @@ class Heads(NamedTuple):
   params: Mapping[str, Any]
 
   def probabilities(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
-    """[K], the mean over segments of `of_each`."""
+    """The mean [K] of `of_each` over segments."""
     return self.of_each(y_SxD, head).mean(0)
 
   def of_each(self, y_SxD: np.ndarray, head: str = "") -> np.ndarray:
-    """Probabilities [S, K]; by the best head, or the one named.
+    """Probabilities [S, K], by the named head or else the best.
 
     Raises:
       ValueError: there is no such head.
@@ -87,7 +87,7 @@ def load(workdir: str) -> Heads | None:
   """The heads of a workdir or an export; None if there are none.
 
   Raises:
-    ValueError: they are damaged.
+    ValueError: the heads are damaged.
   """
   path = f"{workdir}/{ABOUT}"
   try:

@@ -2,9 +2,9 @@
 
     hear-validator vicreg_jax.use.hear -m runs/mine
 
-Holds the functions that https://hearbenchmark.com/hear-api.html names. A model
-is a `tf.Module`, as HEAR asks for one of TensorFlow or PyTorch; the encoder in
-it runs in JAX.
+The functions are those of https://hearbenchmark.com/hear-api.html. HEAR asks
+for a model of TensorFlow or PyTorch, so a model is a `tf.Module`; the encoder
+inside runs in JAX.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def load_model(model_file_path: str = "") -> "tf.Module":
   """
   import tensorflow as tf
 
-  tf.config.set_visible_devices([], "GPU")  # which are JAX's
+  tf.config.set_visible_devices([], "GPU")  # JAX needs them
   if not model_file_path:
     raise ValueError(
       "model_file_path is empty: give a workdir, an exported folder, or a file"
@@ -46,10 +46,10 @@ def load_model(model_file_path: str = "") -> "tf.Module":
 def get_timestamp_embeddings(audio, model) -> "tuple[tf.Tensor, tf.Tensor]":
   """Embeddings every 50 ms, each of the crop around its timestamp.
 
-  What a crop has before the beginning and after the end is silence.
+  Before the beginning and after the end crops hold silence.
 
   Args:
-    audio: as of `get_scene_embeddings`.
+    audio: as in `get_scene_embeddings`.
     model: from `load_model`.
 
   Returns:
@@ -61,7 +61,7 @@ def get_timestamp_embeddings(audio, model) -> "tuple[tf.Tensor, tf.Tensor]":
   audio_NxT = _checked(audio)
   encoder, rate = model.encoder, model.sample_rate
   count = int(audio_NxT.shape[1] / rate / HOP_SECONDS) + 1
-  # Each centre is rounded, not the hop: its error would add up.
+  # Each centre is rounded, as a rounded hop's error would add up.
   centre_C = np.round(np.arange(count) * HOP_SECONDS * rate).astype(int)
   windows = _windows(audio_NxT, centre_C, encoder.crop)
   batches = encoders.batched(windows, encoders.BATCH)
@@ -85,7 +85,7 @@ def get_scene_embeddings(audio, model) -> "tf.Tensor":
 
   Args:
     audio: float [n, samples] in [-1, 1], or 16-bit integers, at the model's
-      rate; what is shorter than a crop is repeated.
+      rate; recordings shorter than a crop are repeated.
     model: from `load_model`.
 
   Returns:

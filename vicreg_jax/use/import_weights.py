@@ -13,22 +13,22 @@ from vicreg_jax.use import clmr
 from vicreg_jax.use import encoder as encoders
 from vicreg_jax.use import heads as heads_lib
 
-STEP = 1  # of the one checkpoint: there are no steps of ours
+STEP = 1  # of the one checkpoint
 
 
 def import_weights(path: str, workdir: str) -> str:
-  """Writes encoder, projector and heads of CLMR's weights as a training's.
+  """Writes encoder, projector and heads of CLMR's weights as a training does.
 
   Args:
     path: a file of CLMR's weights.
     workdir: an empty or new directory.
 
   Returns:
-    What was found, in a line.
+    The weights that the file holds, in a line.
 
   Raises:
-    ValueError: the file holds no encoder, the workdir is in use, or it cannot
-      be written.
+    ValueError: the file holds no encoder, or the workdir is in use or cannot be
+      written.
   """
   weights = clmr.read(path)
   encoder = encoders.of_clmr(path, weights, mesh.make_mesh())

@@ -1,7 +1,7 @@
 """Tensors of a file of PyTorch's, read without PyTorch.
 
-Nothing in the file is run: what its pickle names is replaced by a stand-in that
-does nothing. A tensor is read when it becomes an array.
+No code of the file runs: a stand-in that does nothing replaces every name in
+its pickle. A tensor is read when it becomes an array.
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 from vicreg_jax.use import pytorch_names
 
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.save before 1.6
-# Bytes. CLMR's encoder has 9.5 MB, its files a few times as much.
+# Bytes. CLMR's encoder has 9.5 MB, and its files have a few times as much.
 LARGEST = {"file": 1 << 29, "pickle": 1 << 22, "storage": 1 << 26}
 
 
@@ -24,7 +24,7 @@ def read(archive: zipfile.ZipFile, root: str) -> tuple[dict, str, str | None]:
   """Tensors of a file by name, its kind, and the data set of its training.
 
   Args:
-    archive: the file, which is a ZIP file.
+    archive: the file, a ZIP file.
     root: folder of data.pkl in it, with its slash.
 
   Raises:
@@ -33,11 +33,11 @@ def read(archive: zipfile.ZipFile, root: str) -> tuple[dict, str, str | None]:
   content = member(archive, f"{root}data.pkl", "pickle")
   try:
     for op, arg, _ in pickletools.genops(content):
-      # The unpickler would make room for so many.
+      # The unpickler would allocate this many entries.
       if op.name in ("PUT", "LONG_BINPUT") and arg > len(content):
         raise ValueError(f"a memo of {arg:,} objects")
     tree = _Unpickler(io.BytesIO(content)).load()
-  except Exception as e:  # the module's documentation does not say which
+  except Exception as e:  # pickle does not document which
     raise ValueError(f"{root}data.pkl is damaged ({e})") from e
   top = _mapping(tree)
   nested = "state_dict" in top
@@ -58,7 +58,7 @@ def read(archive: zipfile.ZipFile, root: str) -> tuple[dict, str, str | None]:
 
 
 def member(archive, name, kind) -> bytes:
-  """A file in a ZIP, which may be no larger than its kind is expected."""
+  """A file in a ZIP; it may not be larger than expected of its kind."""
   try:
     info = archive.getinfo(name)
   except KeyError as e:
@@ -72,7 +72,7 @@ def member(archive, name, kind) -> bytes:
   if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f"expected {name} stored or deflated in the ZIP file")
   with archive.open(info) as f:
-    # Bounded by what was declared, even if more would come of it; zipfile
+    # Bounded by the declared size, even if the data decompress to more; zipfile
     # checks the CRC at the end.
     content = f.read(info.file_size + 1)
   if len(content) != info.file_size:
@@ -81,7 +81,7 @@ def member(archive, name, kind) -> bytes:
 
 
 class _Stub:
-  """Stands for whatever a pickle names. It keeps what it is given."""
+  """Stands for any name in a pickle, and keeps its arguments."""
 
   origin = ""
 
@@ -107,7 +107,7 @@ class _Stub:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes stubs of all that is not built into pickles themselves."""
+  """Makes stubs of all names that are not built into pickle."""
 
   def find_class(self, module, name):
     return type("_Stub", (_Stub,), {"origin": f"{module}.{name}"})
@@ -154,7 +154,7 @@ class _Tensor(NamedTuple):
 
 
 def _mapping(value) -> dict:
-  """Items of a dict or of what stands for one, or attributes."""
+  """Items of a dict or of its stub, or a stub's attributes."""
   if isinstance(value, _Stub):
     state = value.state if isinstance(value.state, dict) else {}
     return state | value.items

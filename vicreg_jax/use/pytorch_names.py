@@ -1,7 +1,7 @@
-"""A SampleCNN's variables as a state_dict of PyTorch's, and back.
+"""Converts a SampleCNN's variables to a PyTorch state_dict, and back.
 
 The names are CLMR's, `sequential.{i}.0.weight` and so on, for encoders of any
-size; exports and CLMR's own files have them.
+size. Exports and CLMR's own files have these names.
 """
 
 import functools
@@ -14,9 +14,9 @@ import numpy as np
 
 from vicreg_jax.model import samplecnn
 
-_LARGEST_WEIGHT = 1e6  # of any kind; those of a training are a few at most
+_LARGEST_WEIGHT = 1e6  # a training's weights stay below 10 or so
 _SHOWN = 3  # names in an error
-# A convolution and its BatchNorm in PyTorch, and where Flax keeps them.
+# Names of a convolution and its BatchNorm in PyTorch, and paths in Flax.
 _LAYER = {
   "0.weight": ("params", "conv", "kernel"),
   "0.bias": ("params", "conv", "bias"),
@@ -62,11 +62,11 @@ def state_dict(
 def variables(state: Mapping[str, Any], encoder: samplecnn.SampleCNN) -> dict:
   """The encoder's variables from arrays with the names of `state_dict`.
 
-  `num_batches_tracked` and names of other modules are not looked at.
+  `num_batches_tracked` and names of other modules are ignored.
 
   Raises:
     ValueError: an array is missing or too many, has another shape or type, or
-      holds what no training leaves there.
+      holds values that no training gives.
   """
   like = _shapes(encoder)
   places = {name: rest for name, *rest in _places(encoder.blocks)}
@@ -93,7 +93,7 @@ def variables(state: Mapping[str, Any], encoder: samplecnn.SampleCNN) -> dict:
 
 @functools.cache
 def _shapes(encoder: samplecnn.SampleCNN) -> dict:
-  """Shapes of an encoder's variables; they take half a second."""
+  """Shapes of an encoder's variables. Takes half a second."""
   x_BxT = jnp.zeros((1, samplecnn.crop_for(encoder.blocks)))
   return jax.eval_shape(lambda: encoder.init(jax.random.key(0), x_BxT))
 
@@ -138,7 +138,7 @@ def array(state: Mapping, name: str, shape) -> np.ndarray:
       f" {list(x.shape)}"
     )
   x = np.asarray(x)
-  # NaN is not below it either. Without a checksum this is all that tells.
+  # NaN is not below the limit either. Files without checksums need this check.
   if x.size and not np.abs(x).max() < _LARGEST_WEIGHT:
     raise ValueError(
       f"expected numbers below {_LARGEST_WEIGHT:g} in {name}, found"

@@ -1,4 +1,4 @@
-"""Begins a training from an encoder that there is already."""
+"""Begins a training from an existing encoder."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,10 @@ from vicreg_jax.use.encoder import load
 def warm_start(
   config, devices: Mesh
 ) -> Callable[[steps.TrainState], steps.TrainState] | None:
-  """What puts the encoder `config.init_from` into a first state; None without.
+  """A function that puts the encoder `config.init_from` into a first state.
 
-  It raises ValueError, with both sides named, if that encoder is another one.
+  None if `init_from` is empty. The function raises ValueError, with both sides
+  named, if the encoder differs from the config's.
   """
   if not config.init_from:
     return None

@@ -1,4 +1,4 @@
-"""Arrays of samples, as other programs hand them over: checked, resampled."""
+"""Checks and resamples arrays of samples of other programs."""
 
 import os
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ import soxr
 
 from vicreg_jax.data import audio as audio_files
 
-_BLOCK = 1 << 18  # samples of an array that are resampled in one go
+_BLOCK = 1 << 18  # samples that are resampled at a time
 _INT16 = np.float32(32768)  # full scale of 16-bit files, as decoders have it
 _SHAPES = {1: "[samples]", 2: "[channels, samples]"}
 
 
 def mono_blocks(audio, rate: float | None, to: int) -> Iterator[np.ndarray]:
-  """Consecutive pieces, float32 [T] at `to` Hz, of what `Encoder.embed` takes.
+  """Consecutive pieces, float32 [T] at `to` Hz, of a file or an array.
 
-  Raises ValueError as there.
+  The arguments and errors are those of `Encoder.embed`.
   """
   if isinstance(audio, (str, os.PathLike)):
     if rate is not None:
@@ -51,16 +51,16 @@ def mono_blocks(audio, rate: float | None, to: int) -> Iterator[np.ndarray]:
 def checked(audio, shapes: dict[int, str]) -> np.ndarray:
   """Samples as floats, 1 being full scale.
 
-  16-bit integers are scaled as those of a file. Floats may be louder than full
-  scale by as much as those of a file, `data.audio.MAX_PEAK`: what lies above
-  are integers that nobody has scaled.
+  16-bit integers are scaled like those of a file. Floats may exceed full scale
+  up to `data.audio.MAX_PEAK`, like those of a file: larger values are integers
+  that nobody has scaled.
 
   Args:
     audio: an array of NumPy, JAX, PyTorch or TensorFlow, or lists of floats.
-    shapes: what they may be in words, by the number of axes.
+    shapes: the allowed shapes in words, by the number of axes.
 
   Raises:
-    ValueError: it cannot be audio.
+    ValueError: the array cannot be audio.
   """
   x = _as_numpy(audio)
   if x.dtype.kind != "f" and x.dtype != np.int16:
@@ -75,7 +75,7 @@ def checked(audio, shapes: dict[int, str]) -> np.ndarray:
     )
   if x.dtype == np.int16:
     return x / _INT16
-  peak = max(x.max(), -x.min())  # NaN, if one is
+  peak = max(x.max(), -x.min())  # NaN, if there is one
   if not np.isfinite(peak):
     raise ValueError("audio holds values that are not finite: replace them")
   if peak > audio_files.MAX_PEAK:
@@ -90,7 +90,7 @@ def _as_numpy(audio) -> np.ndarray:
   try:
     if hasattr(audio, "detach"):  # PyTorch's, perhaps with a gradient
       audio = audio.detach().cpu()
-      if str(audio.dtype) == "torch.bfloat16":  # which NumPy does not have
+      if str(audio.dtype) == "torch.bfloat16":  # NumPy has no bfloat16
         audio = audio.float()
     x = np.asarray(audio)
   except Exception as e:  # other libraries have errors of their own

@@ -3,4 +3,4 @@
 Each has `run(args)`, which prints, and returns an exit code.
 """
 
-EXIT_LEFT_OUT = 3  # complete, but for files that were left out
+EXIT_LEFT_OUT = 3  # complete, but files were left out

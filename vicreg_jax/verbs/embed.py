@@ -1,4 +1,4 @@
-"""Files to vectors, as one table, or as one for each share of them."""
+"""Embeds files into one table, or into a table for each share of them."""
 
 import collections
 import functools
@@ -12,7 +12,7 @@ from vicreg_jax.verbs import EXIT_LEFT_OUT
 
 
 def run(args) -> int:
-  """Embeds, and prints what was left out."""
+  """Embeds files, and prints how many were left out."""
   left_out, damaged = _on_beam(args) if args.beam else _embed(args, args.shard)
   for reason, count in sorted(left_out.items()):
     print(f"left out: {count} {reason}")
@@ -22,7 +22,7 @@ def run(args) -> int:
 
 
 def _embed(args, shard) -> tuple[dict[str, int], int]:
-  """One table; returns how many files were left out, by reason, or damaged."""
+  """Writes a table; returns files left out by reason, and damaged files."""
   named = _named(args)
   paths, output = _share(args, shard, named.paths)
   summary = embedding.embed_files(
@@ -52,20 +52,20 @@ def _embed(args, shard) -> tuple[dict[str, int], int]:
 
 
 def _named(args) -> audio_paths.Named:
-  # Of a table that is begun anew nothing can be gone.
+  # A table that is begun anew has no files that can be gone.
   gone_too = bool(args.prune) and not args.overwrite
   return audio_paths.look(args.paths, gone_too=gone_too)
 
 
 def _with_network(left_out, named) -> dict[str, int]:
-  """Also the entries of lists that are on the network."""
+  """`left_out` with the entries of lists that are on the network."""
   if named.left_out:
     return {**left_out, "on the network": named.left_out}
   return left_out
 
 
 def _share(args, shard, paths) -> tuple[list[str], str]:
-  """Files and table of a shard, (index, count); of all where it is None."""
+  """Files and table of a shard, (index, count), or of all if it is None."""
   if not shard:
     return paths, args.output
   index, count = shard
@@ -77,8 +77,8 @@ def _share(args, shard, paths) -> tuple[list[str], str]:
 def _on_beam(args) -> tuple[dict[str, int], int]:
   """`_embed` of each share, on Apache Beam.
 
-  The unit of work is a share, not a file: what a worker that died has done is
-  kept, and a second call goes on, as it does without Beam.
+  The unit of work is a share, not a file: parts by a worker that died are kept,
+  and a second call resumes, as without Beam.
   """
   options = on_beam.options(args.beam, "--beam")
   import apache_beam as beam
@@ -89,7 +89,7 @@ def _on_beam(args) -> tuple[dict[str, int], int]:
       _ = (
         pipeline
         | beam.Create(shards)
-        | beam.Reshuffle()  # else they are one worker's
+        | beam.Reshuffle()  # else one worker gets all shares
         | "embed" >> beam.Map(functools.partial(_embed, args))
       )
   except Exception as e:  # a worker's, with its traceback in the text

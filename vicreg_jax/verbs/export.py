@@ -10,7 +10,7 @@ from vicreg_jax.use import export as exports
 
 
 def run(args) -> int:
-  """Writes it, and prints what."""
+  """Writes the encoder, and prints the files."""
   encoder = encoders.load(args.model)
   with contextlib.suppress(OSError):  # one of them is new, or a name
     if os.path.samefile(args.model, args.output):
@@ -26,7 +26,7 @@ def run(args) -> int:
 
 
 def _card(args, encoder) -> dict:
-  """What is known of these weights; of an export, what its card says."""
+  """The facts about the weights for a card; an export's are in its card."""
   known = encoder.card
   if known is None:
     # An imported encoder has made no steps of ours.
@@ -47,14 +47,14 @@ def _card(args, encoder) -> dict:
 
 
 def _scores(workdir, encoder) -> dict | None:
-  """The scores beside a model, if they are of its weights."""
+  """The scores in a model's workdir, if they are of its weights."""
   path = f"{workdir}/probe.json"
   if not files.exists(path):
     return None
   try:
     scores = json.loads(files.read(path))
     weights = scores.get("of", {}).get("weights")
-    # A training with labels tells its heads' weights there, too.
+    # A training with labels has scores there, too.
     same = weights == encoder.fingerprint() or (
       encoder.config.job == "supervised"
       and encoder.heads is not None

@@ -4,6 +4,6 @@ from vicreg_jax.use.import_weights import import_weights
 
 
 def run(args) -> int:
-  """Makes it, and prints what was found."""
+  """Makes the workdir, and prints what the file held."""
   print(f"{args.workdir}: {import_weights(args.file, args.workdir)}")
   return 0

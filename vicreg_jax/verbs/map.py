@@ -63,7 +63,7 @@ def run(args) -> int:
 
 
 def _serve(html, audio, port):
-  """Until it is interrupted."""
+  """Serves until interrupted."""
   with serve.server(html.encode(), audio, port) as server:
     where = f"http://localhost:{server.server_port}/"
     print(f"{where} (Ctrl-C ends it)", flush=True)

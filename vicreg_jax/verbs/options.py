@@ -1,7 +1,7 @@
-"""What can be said to the verbs of `python -m vicreg_jax`.
+"""The options of the verbs of `python -m vicreg_jax`.
 
-Apart from what they do, so that `--help` need not wait for JAX. `run` names the
-module of this room whose `run(args)` does it.
+They are apart from the verbs' code: `--help` need not wait for JAX. The default
+`run` names the module of this room whose `run(args)` does the verb.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def _percent(text):
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """Of all verbs."""
+  """The parser of all verbs."""
   top = argparse.ArgumentParser(
     prog="vicreg-jax",
     description=description,
@@ -68,9 +68,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse(description: str, argv=None) -> argparse.Namespace:
-  """What is said to a verb; `flags` are `main`'s, of a verb that is a config.
+  """The arguments of a verb; `flags` are those of `main`, if it is a config.
 
-  Ends the command where that cannot be understood.
+  Ends the command if the arguments are wrong.
   """
   top = parser(description)
   args, rest = top.parse_known_args(argv)
@@ -88,7 +88,7 @@ def parse(description: str, argv=None) -> argparse.Namespace:
 
 
 def _flags(args):
-  """Of `main`, for the arguments that a verb's config has been given."""
+  """The flags of `main` for the arguments of a verb that is a config."""
   if args.debug:
     yield "--debug"
   if args.workdir:
@@ -101,15 +101,15 @@ def _flags(args):
 
 
 def _jobs(verbs):
-  """What `main` does with configs that come with the package."""
+  """Adds the verbs that are configs of the package."""
   quickstart = verbs.add_parser(
-    "quickstart", help="see it work: trains on music that it makes, and probes"
+    "quickstart", help="see it work: trains on synthetic music, and probes"
   )
   folder = verbs.add_parser(
-    "folder", help="the starter encoder adapted to your music, and probes"
+    "folder", help="adapts the starter encoder to your music, and probes"
   )
   folder.add_argument("path", metavar="DIR", help="its sub-folders are classes")
-  probe = verbs.add_parser("probe", help="how well a model tells your labels")
+  probe = verbs.add_parser("probe", help="how well a model knows your labels")
   probe.add_argument("checkpoint", metavar="MODEL")
   prepare = verbs.add_parser("prepare", help="decodes music once, for all runs")
   for verb in (probe, prepare):
@@ -120,7 +120,7 @@ def _jobs(verbs):
       help="its sub-folders are labels; or files of --config.data.name=gtzan",
     )
   for verb in (quickstart, folder, probe, prepare):
-    verb.add_argument("--workdir", help="of the results; else runs/VERB")
+    verb.add_argument("--workdir", help="for the results; else runs/VERB")
     verb.epilog = "--config.key=value sets any key of the config."
     verb.set_defaults(run="main", checkpoint="", path="")
 
@@ -133,15 +133,15 @@ def _embed(verbs):
   embed.add_argument(
     "--hop",
     type=float,
-    help="seconds from a segment's start to the next; else its length. 30 is"
-    " one segment each 30 s, for long mixes",
+    help="seconds from one segment's start to the next; else a segment's"
+    " length. 30 is one segment each 30 s, for long mixes",
   )
   embed.add_argument(
     "--pooling",
     choices=("mean", "mean_std", "none"),
     default="mean",
-    help="a row a file, the mean over its segments, or their mean and then"
-    " their standard deviation; or a row a segment",
+    help="a row a file: the mean over its segments, or the mean and then the"
+    " standard deviation; none: a row a segment",
   )
   embed.add_argument(
     "--format",
@@ -152,8 +152,8 @@ def _embed(verbs):
   embed.add_argument(
     "--describe",
     action="store_true",
-    help="also tempo and key of the files embedded now, by their first 3"
-    " minutes; 0.5 s of a core each",
+    help="also write tempo and key of the files embedded now, from their first"
+    " 3 minutes; 0.5 s of a core each",
   )
   embed.add_argument(
     "--prune",
@@ -162,8 +162,8 @@ def _embed(verbs):
     const="gone",
     default="",
     metavar="all",
-    help="drop the rows of files that are gone from the folders given; where"
-    " all of an argument are gone, only with --prune=all",
+    help="drop the rows of files that are gone from the given folders; if an"
+    " argument has lost all its files, only with --prune=all",
   )
   several = embed.add_mutually_exclusive_group()
   several.add_argument("--shard", type=_shard, help="I/N: this machine's share")
@@ -175,15 +175,15 @@ def _embed(verbs):
     " model, files and output under the same paths",
   )
   embed.add_argument("--shards", type=_count, default=8, help="N of --beam")
-  _overwrite(embed, "begin anew, whatever is there")
+  _overwrite(embed, "begin anew")
   embed.set_defaults(run="embed")
 
 
 def _tag(verbs):
   tag = verbs.add_parser("tag", help="labels of files, by a probe's heads")
-  tag.add_argument("model", help="that has been probed, or the probe's workdir")
+  tag.add_argument("model", help="a probed model, or the probe's workdir")
   tag.add_argument("paths", nargs="+", help=_PATHS)
-  tag.add_argument("--top", type=_count, default=5, help="so many labels")
+  tag.add_argument("--top", type=_count, default=5, help="how many labels")
   tag.add_argument("--head", default="", help="linear, mlp, ...")
   tag.set_defaults(run="tag")
 
@@ -192,8 +192,8 @@ def _similar(verbs):
   similar = verbs.add_parser("similar", help="the nearest tracks of a table")
   _songs(
     similar,
-    "songs, of rows or of other audio files; a folder, @LIST or playlist is its"
-    " files. Of several songs the mean of their unit vectors is asked for",
+    "songs: of the table, or other audio files; a folder, @LIST or playlist is"
+    " its files. The query of several is the mean of their unit vectors",
   )
   similar.add_argument(
     "--not",
@@ -201,10 +201,10 @@ def _similar(verbs):
     action="append",
     default=[],
     metavar="PATH",
-    help="away from this song, whose unit vector is subtracted; of several,"
-    " their mean",
+    help="away from this song: its unit vector is subtracted, or the mean of"
+    " several",
   )
-  similar.add_argument("--top", type=_count, default=10, help="so many")
+  similar.add_argument("--top", type=_count, default=10, help="how many")
   similar.add_argument(
     "--by",
     choices=("tracks", "segments"),
@@ -212,28 +212,31 @@ def _similar(verbs):
     help="whole tracks; or passages, of a table with --pooling=none",
   )
   similar.add_argument(
-    "--at", type=float, metavar="SECONDS", help="like the passage there"
+    "--at", type=float, metavar="SECONDS", help="like the song's passage there"
   )
   similar.add_argument(
     "--other-tracks",
     action="store_true",
-    help="no pieces of the same track, which SONG-0-30.ogg and SONG-30-60.ogg"
-    " are",
+    help="no pieces of the same track, such as SONG-0-30.ogg and"
+    " SONG-30-60.ogg",
   )
   similar.add_argument(
-    "--per-artist", type=_count, metavar="N", help="at most N songs of each"
+    "--per-artist",
+    type=_count,
+    metavar="N",
+    help="at most N songs of an artist",
   )
   similar.add_argument(
-    "--per-album", type=_count, metavar="N", help="at most N songs of each"
+    "--per-album", type=_count, metavar="N", help="at most N songs of an album"
   )
   similar.add_argument(
     "--tempo",
     type=_percent,
     metavar="PERCENT",
-    help="at most so much faster or slower than one of the songs",
+    help="at most PERCENT faster or slower than one of the songs",
   )
   _scale(similar)
-  similar.add_argument("--json", action="store_true", help="for programs")
+  similar.add_argument("--json", action="store_true", help="print JSON")
   similar.add_argument("--m3u", metavar="FILE", help="a playlist to write, too")
   _m3u(similar)
   similar.set_defaults(run="similar")
@@ -264,7 +267,7 @@ def _songs(verb, text):
   verb.add_argument("paths", nargs="+", metavar="path", help=text)
   verb.add_argument(
     "--model",
-    help="that the tables are of, to embed another file; else starter",
+    help="the model of the tables, to embed other files; else starter",
   )
 
 
@@ -272,9 +275,9 @@ def _m3u(verb):
   verb.add_argument(
     "--absolute",
     action="store_true",
-    help="the playlist's paths; else relative to its folder",
+    help="absolute paths in the playlist; else relative to its folder",
   )
-  _overwrite(verb, "also a playlist that this program has not written")
+  _overwrite(verb, "also a playlist that this program did not write")
 
 
 def _map(verbs):
@@ -293,7 +296,7 @@ def _map(verbs):
   draw.add_argument(
     "--audio-root",
     default="",
-    help="where the paths begin, or the folder that the music lies in",
+    help="the folder that the paths are relative to, or that the music lies in",
   )
   draw.add_argument(
     "--by",
@@ -309,12 +312,12 @@ def _map(verbs):
     " 5,000; else PCA",
   )
   draw.add_argument(
-    "--most", type=_count, default=100_000, help="points; of more, a sample"
+    "--most", type=_count, default=100_000, help="most points; else a sample"
   )
   draw.add_argument(
-    "--table", default="", help="CSV or Parquet by `path`, for more colours"
+    "--table", default="", help="CSV or Parquet with `path`, for more colours"
   )
-  draw.add_argument("--model", help="with heads, for the colour tag")
+  draw.add_argument("--model", help="a probed model, for --color=tag")
   draw.add_argument(
     "--color",
     default="folder",
@@ -322,7 +325,7 @@ def _map(verbs):
     " column",
   )
   _scale(draw)
-  _overwrite(draw, "also over files that this program has not written")
+  _overwrite(draw, "also files that this program did not write")
   draw.set_defaults(run="map")
 
 
@@ -331,8 +334,8 @@ def _scale(verb):
     "--scale",
     choices=("none", "standardise", "whiten"),
     default="none",
-    help="before vectors are compared: each number by its deviation; besides,"
-    " what numbers have in common counts less",
+    help="before vectors are compared: divide each number by its deviation;"
+    " whiten: directions that numbers share count less, too",
   )
 
 
@@ -348,7 +351,7 @@ def _export(verbs):
     "--format", choices=("safetensors", "onnx"), default="safetensors"
   )
   export.add_argument(
-    "--license", required=True, help="for its users: MIT, ..."
+    "--license", required=True, help="for users of the weights: MIT, ..."
   )
   export.set_defaults(run="export")
   imported = verbs.add_parser("import", help="CLMR's weights as a workdir")

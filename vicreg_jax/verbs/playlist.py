@@ -1,4 +1,4 @@
-"""A playlist: from one song to another, or songs in a smooth order."""
+"""Writes a playlist: from one song to another, or in a smooth order."""
 
 import sys
 
@@ -32,7 +32,7 @@ def run(args) -> int:
 
 
 def output(args, inputs) -> str:
-  """Where --m3u may be written, by `files.output`."""
+  """The path of --m3u, which `files.output` has allowed."""
   inputs = [*inputs, *(p[1:] for p in inputs if p.startswith("@"))]
   if args.model:
     inputs.append(args.model)
@@ -42,8 +42,8 @@ def output(args, inputs) -> str:
 
 
 def save(args, target, tables, paths):
-  """Writes --m3u, and says so."""
+  """Writes --m3u, and prints how many songs it has."""
   with files.explained(args.m3u, "--m3u"):
     count = songs.save(target, tables, paths, relative=not args.absolute)
-  # Standard output is the answer's, where there is one.
+  # Standard output may hold the answer of `similar`.
   print(f"{args.m3u}: {count} songs", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The nearest tracks, or passages, of tables to songs."""
+"""The tracks, or passages, of tables that are nearest to some songs."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from vicreg_jax.verbs import playlist
 
 
 def run(args) -> int:
-  """Prints the nearest tracks, or passages, of tables to songs."""
+  """Searches, prints the hits, and writes --m3u if it is given."""
   names, paths = split([args.embeddings, *args.paths])
   if not paths:
     raise ValueError(f"{', '.join(names)}: name a song, too, after the tables")
@@ -79,7 +79,7 @@ def _show(found: songs.Found, passages: bool, as_json: bool):
 
 
 def _name(tags: Tags) -> str:
-  """Artist and title, as far as they are known."""
+  """Artist and title, if they are known."""
   names = filter(None, (tags.artist, tags.title))
   return messages.line(" \N{EN DASH} ".join(names))
 

@@ -21,7 +21,7 @@ class Time(NamedTuple):
 
 
 class Report(NamedTuple):
-  """What a benchmark found.
+  """The results of a benchmark.
 
   `results` is {name: {figure: number or spread}}, a spread as from `spread`;
   `notes` are sentences for the reader: what was left out, what is estimated.
@@ -32,7 +32,7 @@ class Report(NamedTuple):
 
 
 def machine() -> dict:
-  """What figures depend on: cores, those of them we may use, other work."""
+  """Facts that figures depend on: cores, usable cores, other work."""
   return {
     "cpus": os.cpu_count(),
     "usable_cpus": len(os.sched_getaffinity(0)),
@@ -43,8 +43,7 @@ def machine() -> dict:
 def peak_mib() -> float:
   """The most memory that this process has held, in MiB.
 
-  Not `ru_maxrss` where there is better: that one begins with what the process
-  held which started this one.
+  `ru_maxrss` is only a fallback: it includes the memory of the parent process.
   """
   try:
     with open("/proc/self/status") as status:
@@ -101,9 +100,9 @@ def compared(
   figures: Callable[[Sequence[Time]], dict],
   by: str = "wall",
 ) -> dict[str, dict]:
-  """{name: figures(its times)} of what took turns.
+  """{name: figures(its times)} of functions that took turns.
 
-  Each but `ours` has "speedup_of_ours" besides: its seconds over ours, round by
+  All but `ours` also have "speedup_of_ours": their seconds over ours, round by
   round. `by` is "wall" or "cpu".
   """
   results = {name: figures(taken) for name, taken in times.items()}

@@ -1,4 +1,4 @@
-"""The data sets by name, and the one way to get at their clips."""
+"""The data sets by name, and the function that prepares their clips."""
 
 import importlib
 from typing import NamedTuple
@@ -36,9 +36,9 @@ def prepare(data):
       and `split_number`; for "nsynth" `target`.
 
   Returns:
-    A `Prepared`. It is found again, at once, while neither the source
-    files nor these options change. Of several hosts the first decodes, and
-    the others after it only where they cannot see its result.
+    A `Prepared`. Later calls find it at once, while neither the source files
+    nor these options change. The first of several hosts decodes; the others
+    decode after it only if they cannot see its result.
 
   Raises:
     ValueError: the name is unknown, or there is nothing to train on.

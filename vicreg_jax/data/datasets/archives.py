@@ -1,9 +1,9 @@
 """The audio files of an official data set: a tree, or inside its archive.
 
-A file's name here is its last folder and itself, "000/000002.mp3"; its suffix
-may be in capitals. Archives are read in place and their member names are never
-used as paths, so that none can lead outside; members that try are in `unsafe`.
-Both kinds can be pickled.
+A file's name here is its last folder and its own name, "000/000002.mp3"; its
+suffix may be in capitals. Archives are read in place. Member names are never
+used as paths, so none can lead outside; members that try are in `unsafe`. Both
+kinds can be pickled.
 """
 
 import bz2
@@ -34,8 +34,8 @@ from vicreg_jax.data import audio
 
 # A track of five hours has 0.6 GB; more is a zip bomb.
 _LARGEST_MEMBER = 1 << 30
-# What reading a damaged archive or member raises. RuntimeError: encrypted, or
-# (as NotImplementedError) an unknown compression. ValueError: no UTF-8.
+# Errors of damaged archives and members. RuntimeError: encrypted, or (as
+# NotImplementedError) an unknown compression. ValueError: not UTF-8.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 DAMAGE += (ValueError, struct.error)
 _ENCRYPTED = 1  # a member's flag
@@ -53,7 +53,7 @@ class Tree:
     return any(map(os.path.lexists, self._paths(name)))
 
   def stamp(self, names) -> list:
-    """What changes when one of the files does."""
+    """A value that changes when one of the files does."""
     stamps = []
     for name in names:
       for path in self._paths(name):
@@ -115,7 +115,7 @@ class Zip:
     return _key(name) in _members(self)[1]
 
   def stamp(self, names) -> list:
-    """What changes when the content of one of the members does."""
+    """A value that changes when the content of one of the members does."""
     found = [(name, self._member(name)) for name in names]
     return [[name, m.file_size, m.CRC] for name, m in found if m]
 
@@ -184,7 +184,7 @@ def _key(name):
 
 
 def _open_member(file, member):
-  """The member as a binary file, of which no read gives more than it asks for.
+  """The member as a binary file; no read returns more than was asked for.
 
   zipfile decompresses bzip2 without a bound, and a bomb that declares a small
   size would fill the memory. So bzip2 members (which have checksums of their
@@ -249,7 +249,7 @@ def _whole_lines(lines):
 
 
 class _Parts(io.RawIOBase):
-  """The parts of a split file as the one that they were."""
+  """The parts of a split file as one file."""
 
   def __init__(self, archive):
     self._files = [_open(path) for path in archive.paths]
@@ -292,8 +292,8 @@ class _Parts(io.RawIOBase):
 def extract_tar(path, target, pattern) -> list[str]:
   """Extracts the plain files of a tar that match, to folder/file in `target`.
 
-  A tar can only be read from end to end, so its files are laid out once. They
-  come into a directory of another name, which is renamed when it is whole.
+  A tar can only be read from end to end, so its files are extracted once, into
+  a directory of another name, which is renamed when it is whole.
 
   Args:
     path: the archive; any compression.

@@ -2,9 +2,9 @@
 
 A data set is described before anything is decoded, as a `Source`; the base
 class decodes it once, on all cores, into TFDS records. To add one, subclass
-`ClipBuilder` (or `OfficialBuilder`, for a published set), set VERSION and say
-what there is in `source`; `README.md` beside this module names the other places
-that have to know of it:
+`ClipBuilder` (or `OfficialBuilder`, for a published set), set VERSION and list
+the clips in `source`; `README.md` beside this module names the other places to
+edit:
 
     class Tones(ClipBuilder, skip_registration=True):
       VERSION = tfds.core.Version("1.0.0")  # raise it when the clips change
@@ -27,11 +27,11 @@ that have to know of it:
         )
 
 `load()` gives float32 [T] at `data.sample_rate`, or raises `AudioError`, which
-skips the clip and reports it; `audio.reading` collects what it says of a clip
-that stays. It runs in a thread, so it must not share state,
-or is pickled and runs elsewhere (`data.beam`). `identity` is anything JSON can
-write; with sample rate and crop it names the prepared directory, so it must
-hold everything the records depend on.
+skips and reports the clip; `audio.reading` collects its notes on a clip that
+stays. `load` runs in a thread, or is pickled and runs elsewhere (`data.beam`):
+it must not share state. `identity` is anything that JSON can write; with sample
+rate and crop it names the prepared directory, so it must have everything that
+the records depend on.
 
 The records keep 16-bit PCM as bytes: TFDS's own Audio feature writes int16 as
 varints, three times the size and thirteen times slower to write.
@@ -84,12 +84,11 @@ class Clip(NamedTuple):
 class Source:
   """A data set before it is decoded; see the module's docstring.
 
-  `label_kind` is "multi", "single" or "none". `skipped` (id -> reason) holds
-  what is known to be left out before anything is decoded. `former` are
-  identities by which older versions of this package named the same data. Where
-  clips are files, `contents` (id -> SHA-256) has them; what is decoded of them
-  is kept in the directory `kept_at` until all is prepared, and taken from other
-  records of the same data set.
+  `label_kind` is "multi", "single" or "none". `skipped` (id -> reason) has the
+  clips that are left out before decoding. `former` are identities of the same
+  data in older versions of this package. If clips are files, `contents` has
+  their SHA-256 by id: their sound is taken from older records of the data set,
+  or kept in the directory `kept_at` until all is prepared.
   """
 
   name: str
@@ -114,11 +113,11 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   @classmethod
   @abc.abstractmethod
   def source(cls, data) -> Source:
-    """What `data` (the config's section) names, without decoding it."""
+    """The source that `data`, the config's section, names; decodes nothing."""
 
   @classmethod
   def get(cls, data) -> Prepared:
-    """The data set, decoded if it is not."""
+    """The data set, decoded if necessary."""
     return cls(data).prepare()
 
   def __init__(self, data):
@@ -148,7 +147,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
   def prepare(self) -> Prepared:
-    """Decodes what is not prepared yet, and opens the result.
+    """Decodes the clips unless they are prepared, and opens the result.
 
     TFDS writes to a directory of another name and renames it at the end, so
     an interrupted run leaves nothing that could be opened.
@@ -265,12 +264,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         yield report.id, example
 
   def _kept(self, clip):
-    """What a killed run has decoded of a clip, or None."""
+    """The sound of a clip that a killed run has decoded, or None."""
     digest = self._source.contents.get(clip.id)
     return self._store.get(digest) if self._store and digest else None
 
   def _earlier(self, split, clips):
-    """(report, example) of clips that an earlier version of them has."""
+    """(report, example) of clips in records of an earlier version."""
     clips_of = collections.defaultdict(list)
     for clip in clips:
       if digest := self._source.contents.get(clip.id):
@@ -317,7 +316,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _check_ids(source):
-  """Raises ValueError if two clips have one id: TFDS has no place for both."""
+  """Raises ValueError if two clips have one id, which TFDS cannot write."""
   clips = itertools.chain.from_iterable(source.splits.values())
   id_, times = collections.Counter(c.id for c in clips).most_common(1)[0]
   if times > 1:

@@ -1,4 +1,4 @@
-"""Composes short pieces of music at random, and says what their tags are.
+"""Composes short pieces of music at random, with tags.
 
 How the 16 tags are decided (`tags`), all from the score and never by ear:
 
@@ -12,8 +12,8 @@ How the 16 tags are decided (`tags`), all from the score and never by ear:
 
 Everything else varies from clip to clip and is no tag: key, progression,
 rhythm, melody, swing, timing and velocities. Every instrument plays in every
-bar and the eighth-note pulse never stops, so a crop of some 3 s holds what the
-tags speak of.
+bar and the eighth-note pulse never stops, so a crop of some 3 s has the sound
+of all tags.
 
 Draws that decide tags are stratified: each tag is about as frequent in the
 first 50 clips of a split as in the next 50, for any seed.

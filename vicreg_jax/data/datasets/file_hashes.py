@@ -1,4 +1,4 @@
-"""SHA-256 of files, kept so that only what has changed is read again."""
+"""SHA-256 of files, kept so that only changed files are read again."""
 
 import concurrent.futures
 import contextlib
@@ -24,10 +24,10 @@ class File(NamedTuple):
 
 
 def digests(files: Sequence[File], kept_at: str) -> dict[str, str]:
-  """{id: SHA-256} of the files; "" for what is no file, or cannot be read.
+  """{id: SHA-256} of the files; "" if a path is no file, or cannot be read.
 
-  Those of before are taken from the file `kept_at`, where size and time are the
-  same. It is written anew if anything has changed, and if it can be.
+  The file `kept_at` has the hashes of files with the same size and time. It is
+  written anew, if possible, when a file has changed.
   """
   known = {}
   # A damaged one has whatever error.

@@ -5,14 +5,14 @@ the thesis's, and it contains "small"), "large" (106,574, about half without a
 genre) or "full" (their tracks, untrimmed). `data.path` holds the clips and the
 metadata as they were published, `fma_medium.zip` and `fma_metadata.zip`, which
 are read in place; or extracted, `fma_medium/000/000002.mp3` and
-`fma_metadata/tracks.csv`. Where both are there the archive counts, for it is
-known to be whole; a larger subset serves too, but for "full".
+`fma_metadata/tracks.csv`. If both exist the archive counts, as it is known to
+be whole. The clips of a larger subset serve, too, except those of "full".
 
 The official split is kept. Clips of "small" and "medium" have one top genre
 each. Those of "large" and "full" are labelled as published: by the top genre of
 each of their genres, which are several for half of them. `data.genres="single"`
-keeps the clips that have one top genre, and labels by it. What belongs together
-(a clip's `track`) is what an artist has made.
+keeps the clips that have one top genre, and labels by it. A clip's `track` is
+its artist.
 """
 
 import csv

@@ -21,13 +21,13 @@ from vicreg_jax.data import audio, tracks, walk
 from vicreg_jax.data.datasets import base, file_hashes, labels_table
 from vicreg_jax.data.prepared import SPLITS, Prepared, glob
 
-# Ranks of what clips have in common, below a table's groups.
+# Ranks of keys that clips share, below a table's groups.
 _NAMED, _CONTENT = 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source(base.Source):
-  """`torn`: why it cannot be prepared; but what has been before still opens."""
+  """`torn`: why it cannot be prepared; older prepared data still open."""
 
   torn: str = ""
 
@@ -89,16 +89,16 @@ class Folder(base.ClipBuilder, skip_registration=True):
     )
 
   def prepare(self) -> Prepared:
-    """As others; raises ValueError if clips of a track are in several splits.
+    """Prepares; raises ValueError if clips of a track are in several splits.
 
-    By other rules, names may have told other tracks when it was prepared.
+    Older prepared data open first: other rules may have told other tracks then.
     """
     if self._source.torn and not self.is_prepared():
       raise ValueError(self._source.torn)
     return super().prepare()
 
   def _config_name(self):
-    """As it was called when it was prepared: folders are moved and renamed."""
+    """The name of the prepared data, as folders are moved and renamed."""
     directory = epath.Path(self._dir) / self.name
     for identity in (self._source.identity, *self._source.former):
       name = f"*-{self._digest(identity)}"
@@ -108,15 +108,15 @@ class Folder(base.ClipBuilder, skip_registration=True):
 
 
 def _chosen(data):
-  """The keys that decide which clips there are, unless at their defaults."""
+  """The keys that decide the clips, without those at their defaults."""
   keys = {"folders": data.folders, "track_pattern": data.track_pattern}
   return {k: v for k, v in keys.items() if v not in ("auto", "")}
 
 
 def _table(data, root, files, skipped):
-  """(label mode, table, {id: reason}): what is known of each file.
+  """(label mode, table, {id: reason of a file left out}).
 
-  The table's tags are of the clips that are not left out.
+  The table has the tags of the other clips.
   """
   csv_path, table = _csv_path(data, root), None
   if csv_path and data.labels in ("auto", "csv"):
@@ -153,7 +153,7 @@ def _table(data, root, files, skipped):
 
 
 def _kept_at(data, root):
-  """Of one root: the directory of what is known of its files."""
+  """The directory of the hashes and the sound of a root's files."""
   name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
   return os.path.join(os.path.expanduser(data.dir), Folder.name, "kept", name)
 
@@ -161,8 +161,8 @@ def _kept_at(data, root):
 def _copies_elsewhere(copies, split_of):
   """{id: reason} of clips whose content is in a later split, too.
 
-  So it is a clip of train that is left out, and the test is what it was. They
-  are removed from `copies`.
+  Clips of train are left out, and the test stays the same. They are removed
+  from `copies`.
   """
   left_out = {}
   for ids in copies:
@@ -173,12 +173,12 @@ def _copies_elsewhere(copies, split_of):
 
 
 def _note(first):
-  """What `clips.csv` says of a copy; "; " would begin another note."""
+  """The note of a copy in `clips.csv`; "; " would begin another note."""
   return f"duplicate, of {first.replace('; ', ';')}" if first else ""
 
 
 def _tracks(data, ids, table, copies):
-  """{id: track} of the clips: those of one track or group have the same."""
+  """{id: track} of clips; clips of one track, group or content share one."""
   named = tracks.tracks_of(ids, data.track_pattern)
   keys_of = {i: [*table.groups.get(i, ()), (_NAMED, named[i])] for i in ids}
   for digest, same in copies.items():
@@ -188,7 +188,7 @@ def _tracks(data, ids, table, copies):
 
 
 def _join(keys_of: dict[str, list[tuple[int, str]]]) -> dict[str, str]:
-  """{id: track} of clips that share a key, directly or by way of others.
+  """{id: track} of clips; those that share a key, even indirectly, share one.
 
   Keys are (rank, text). The track is the text of the least one.
   """
@@ -207,7 +207,7 @@ def _join(keys_of: dict[str, list[tuple[int, str]]]) -> dict[str, str]:
 
 
 def _torn(track_of, table) -> str:
-  """Says which clips of one track are in several splits; else ""."""
+  """The error if clips of one track are in several splits; else ""."""
   first = {}
   for id_, track in track_of.items():
     other = first.setdefault(track, id_)
@@ -289,8 +289,8 @@ def _list(root):
 def _split_folders(folders, root, files):
   """({id: split}, {id: path below its split's folder}).
 
-  The first is empty, and the second has the whole ids, where the folders are no
-  splits. `folders`: `data.folders`.
+  If the folders are no splits, the first is empty, and the second has the whole
+  ids. `folders`: `data.folders`.
   """
   whole = {file.id: file.id for file in files}
   if folders == "classes":
@@ -329,13 +329,13 @@ def _split_folders(folders, root, files):
 
 
 def _few(names):
-  """Some of them, for a message."""
+  """Some names, for a message."""
   names = sorted(names)
   return ", ".join(map(repr, names[:5])) + (", ..." if names[5:] else "")
 
 
 def _csv_path(data, root):
-  """The labels file, or None where the config and the folder have none."""
+  """The labels file, or None if neither config nor folder has one."""
   if data.csv and data.labels in ("folders", "none"):
     raise ValueError(
       f"data.csv={data.csv!r} has no use with data.labels={data.labels!r}; "
@@ -356,12 +356,12 @@ def _csv_path(data, root):
 
 
 def _class_folders(data, root, inside):
-  """(classes, {id: its class}) by folders; no class where these are none.
+  """(classes, {id: its class}) by folders; both empty if these are no classes.
 
-  Few files beside folders are strays; many, and the folders are no classes.
+  Few files beside folders are strays; with many the folders are no classes.
   """
   tags = {
-    # macOS writes accents in another way; a class has one name all the same.
+    # macOS decomposes accents; a class has one name in either form.
     i: {unicodedata.normalize("NFC", path.split("/")[0])}
     for i, path in inside.items()
     if "/" in path

@@ -1,6 +1,6 @@
 """A folder's table: labels, splits and groups of its files.
 
-UTF-8 with commas; `README.md` beside this module says what may be in it.
+UTF-8 with commas; `README.md` beside this module describes the columns.
 """
 
 import csv
@@ -38,13 +38,13 @@ _TAG_CELLS = {**_NUMBERS, **_TRUTH, "no": False, "yes": True}
 
 
 class Table(NamedTuple):
-  """What a table says, by the ids of the files that are there.
+  """The content of a table, by the ids of existing files.
 
   Attributes:
     labels: their names, in order.
-    label_kind: "multi", "single" or, where the table has no labels, "none".
-    tags: {id: its labels}, of all clips that are not left out.
-    splits: {id: split}; empty without such a column.
+    label_kind: "multi", "single" or, if the table has no labels, "none".
+    tags: {id: its labels} of all clips that are not left out.
+    splits: {id: split}; empty without a column of splits.
     groups: {id: [(rank, name)]}, the least rank names the clip's track.
     where: {id: file and line, for messages}.
     skipped: {id: reason}.
@@ -68,12 +68,12 @@ class _Row(NamedTuple):
 
 
 def read(path, ids: Collection[str], unread: Collection[str]) -> Table:
-  """Reads a table of the audio files `ids`, which may lack or have others.
+  """Reads a table; it may lack some of the files `ids`, and have others.
 
   Args:
     path: of the table, a `pathlib.Path`.
     ids: paths of audio files below the root.
-    unread: paths of other files that are known already.
+    unread: paths of files that are left out already.
 
   Raises ValueError, which names the line and the remedy.
   """
@@ -127,7 +127,7 @@ def read(path, ids: Collection[str], unread: Collection[str]) -> Table:
 
 
 def _digest(content, rows):
-  """SHA-256 of a table; another, if versions before have read it otherwise."""
+  """SHA-256 of a table; another if older versions read it differently."""
   new = _MISSING | _TAG_CELLS.keys() - {"0", "1"}
   cells = {cell for row in rows.values() for cell in row.cells}
   if any(cell in new or cell.lower() in new for cell in cells):
@@ -202,7 +202,7 @@ def _rows(path, content, ids, unread):
 
 
 def finder(ids: Iterable[str]) -> Callable[[str], str | None]:
-  """The id of a name, or None. macOS writes accents in another way (NFD)."""
+  """Maps a name to its id, or None. macOS decomposes accents (NFD)."""
   ids, composed = set(ids), {}
   for id_ in sorted(ids, reverse=True):
     composed[unicodedata.normalize("NFC", id_)] = id_
@@ -216,7 +216,7 @@ def finder(ids: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def _clip_id(where, name, find, unread):
-  """The id of the file that a cell names, or None where there is none."""
+  """The id of the file that a cell names, or None if it does not exist."""
   id_ = posixpath.normpath(name)
   if posixpath.isabs(id_) or id_.split("/")[0] == "..":
     raise ValueError(
@@ -292,7 +292,7 @@ def _labels(header, columns, rows):
 
 
 def _has_names(cells):
-  """Whether a column is of names. 0, 1 and "rock" would be a slip."""
+  """Whether a column is of names; 0, 1 and "rock" together are an error."""
   found = {cell.lower() for cell in cells if cell}
   return not found & (_NUMBERS.keys() | _TRUTH.keys()) and not all(
     cell in _TAG_CELLS or _NUMBER.fullmatch(cell) for cell in found

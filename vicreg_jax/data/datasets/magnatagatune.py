@@ -52,9 +52,9 @@ class Magnatagatune(official.OfficialBuilder, skip_registration=True):
     return data.convention
 
   def fits(self, prepared: Prepared) -> bool:
-    """By its labels: they were named by how many clips have each tag."""
+    """Whether all clips have the labels of the annotations."""
     if files_lib.is_bucket(prepared.path):
-      return False  # all would be copied
+      return False  # reading labels would copy all records
     wanted = {
       clip.id: clip.labels
       for clips in self._source.splits.values()

@@ -7,8 +7,8 @@ in the smaller edition; where both are there, the first.
 
 `data.tags` is the set of tags, with its tracks: "top50" (54,380), "genre",
 "instrument", "moodtheme", or "all" of them. `data.split_number`, 0 to 4, is the
-official split. No artist is in two of its parts, and what belongs together (a
-clip's `track`) is what an artist has made.
+official split. No artist is in two of its parts. A clip's `track` is its
+artist.
 """
 
 import os

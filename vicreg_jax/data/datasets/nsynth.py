@@ -1,11 +1,11 @@
 """NSynth: 305,979 notes of 4 s, by 1,006 instruments (Engel et al., 2017).
 
 `data.path` holds `nsynth-train.jsonwav.tar.gz`, and the same of `valid` and
-`test`, which are extracted beside themselves, once; or what is in them,
+`test`, which are extracted beside themselves, once; or their contents,
 `nsynth-train/` with `examples.json` and `audio/*.wav`, and so on.
 
-`data.target` is what a note is labelled by: its "pitch", as a MIDI number, or
-the "family" of its instrument, one of eleven. The splits are the official ones:
+`data.target` is the label of a note: its "pitch", as a MIDI number, or the
+"family" of its instrument, one of eleven. The splits are the official ones:
 289,205, 12,678 and 4,096 notes. No instrument of the first is in the others. A
 clip's `track` is its instrument.
 """

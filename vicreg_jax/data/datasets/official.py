@@ -21,8 +21,8 @@ from vicreg_jax.data.prepared import SPLITS, Prepared, explain_damage, glob
 class OfficialBuilder(base.ClipBuilder, skip_registration=True):
   """A published data set, which is the same wherever its files lie.
 
-  Subclasses name its variants, and their directories start with that name. So
-  what one machine has prepared another can open without the source files.
+  Subclasses name its variants, and prepared directories start with this name.
+  So another machine can open prepared data without the source files.
   """
 
   @classmethod
@@ -32,13 +32,13 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
 
   @classmethod
   def kept_at(cls, data) -> str:
-    """Where what a killed preparation has decoded is kept; see `Source`."""
+    """The directory for sound of killed preparations; see `Source`."""
     directory = os.path.expanduser(data.dir)
     return os.path.join(directory, cls.name, "kept", cls.variant(data))
 
   @classmethod
   def get(cls, data) -> Prepared:
-    """Opens the newest that fits if `data.path` is empty; else as ever."""
+    """Opens the newest set that fits if `data.path` is empty; else prepares."""
     if data.path:
       return super().get(data)
     directory = epath.Path(os.path.expanduser(data.dir)) / cls.name
@@ -64,11 +64,11 @@ class OfficialBuilder(base.ClipBuilder, skip_registration=True):
     return Prepared.open(newest)
 
   def fits(self, prepared: Prepared) -> bool:
-    """Whether what an earlier version has prepared is what it is called."""
+    """Whether data prepared by an earlier version are valid."""
     return True
 
   def _config_name(self):
-    """As it was called when it was prepared, by an earlier version perhaps."""
+    """The name of the prepared data, perhaps by an earlier version."""
     new = super()._config_name()
     here = epath.Path(self._dir) / self.name
     names = [
@@ -118,7 +118,7 @@ def clips(
 def contents(stamps: Sequence[list]) -> dict[str, str]:
   """`Source.contents` of files that are there, by their stamps.
 
-  By what is in the files of a tree, hundreds of gigabytes would be read.
+  Hashing the files of a tree would read hundreds of gigabytes.
   """
   return {
     stamp[0]: hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
@@ -127,7 +127,7 @@ def contents(stamps: Sequence[list]) -> dict[str, str]:
 
 
 def missing(root: str, names: Sequence[str], remedy: str) -> ValueError:
-  """The error of a directory that has none of `names`; it says where they are.
+  """The error of a directory without any of `names`, and where they are.
 
   `data.path` is often the directory above the right one, or below.
   """

@@ -1,7 +1,7 @@
-"""Sound that need not be decoded again.
+"""Finds sound that has been decoded before.
 
-A preparation that was killed has left it in a `Store`; an earlier version of a
-folder, most of whose files are the same, in its records.
+A killed preparation has left sound in a `Store`; an earlier version of a folder
+with mostly the same files has left sound in its records.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _LOOK_EVERY = 256  # sounds, at the room that is left
 
 
 class Sound(NamedTuple):
-  """A clip's samples, and what is said of them."""
+  """A clip's samples, loudness and note."""
 
   pcm: bytes  # little-endian, 16 bits
   dbfs: float  # RMS over the clip, in dB of full scale
@@ -70,9 +70,9 @@ class Store:
 
     Args:
       directory: of one source; is made.
-      how: what tells other sounds of the same files, such as their rate.
-      expected: so many sounds will be added. Where the disk has no room for
-        them besides the records, none is kept.
+      how: options of the decoding, such as the rate.
+      expected: number of sounds that will be added. If the disk has no room for
+        them beside the records, none is kept.
     """
     self._directory = pathlib.Path(directory)
     self._how, self._expected = dict(how), expected
@@ -128,7 +128,7 @@ class Store:
       "note": sound.note,
     }
     self._directory.mkdir(parents=True, exist_ok=True)
-    # At once: what is in a buffer would be lost with the process.
+    # At once: a buffer would be lost with the process.
     for suffix, content in (
       (".pcm", sound.pcm),
       (".jsonl", json.dumps(entry).encode() + b"\n"),
@@ -138,7 +138,7 @@ class Store:
     self._added, self._size = self._added + 1, self._size + len(sound.pcm)
 
   def remove(self):
-    """Deletes all that is kept, by whomever: it is in the records."""
+    """Deletes the sound of all processes: the records have it now."""
     self._remove("decoded-*")
 
   def _remove(self, pattern):

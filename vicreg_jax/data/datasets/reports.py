@@ -1,4 +1,4 @@
-"""What became of each clip of a data set: tables and metadata of it."""
+"""Reports on the clips of a data set: tables and metadata."""
 
 import collections
 import csv
@@ -17,10 +17,10 @@ CLIPS_CSV = "clips.csv"  # id, split, seconds, loudness and note of every clip
 
 
 class Report(NamedTuple):
-  """What became of a clip.
+  """The report on a clip.
 
-  `reason` says why it was left out, or is ""; `note` what is odd about a clip
-  that was not: its kind, then a comma and how much.
+  `reason`: why it was left out, or "". `note`: the oddity of a clip that was
+  not: its kind, then a comma and how much.
   """
 
   id: str
@@ -40,11 +40,11 @@ class Reports(NamedTuple):
   reports: Sequence[Report]
 
   def kept(self) -> list[Report]:
-    """Those of the clips that are not left out."""
+    """The reports of clips that are not left out."""
     return [report for report in self.reports if not report.reason]
 
   def skipped(self) -> dict[str, str]:
-    """{id: reason} of the others, and of what the source leaves out."""
+    """{id: reason} of clips left out, by the source as well."""
     found = {r.id: r.reason for r in self.reports if r.reason}
     return dict(self.source.skipped) | found
 
@@ -57,7 +57,7 @@ class Reports(NamedTuple):
     }
 
   def metadata(self, how) -> dict[str, Any]:
-    """What `Prepared` shows; `how` the clips were decoded is among it."""
+    """The metadata for `Prepared`, with `how` the clips were decoded."""
     kept, clip_of = self.kept(), self._clips()
     samples, counts = collections.defaultdict(int), {}
     for report in kept:
