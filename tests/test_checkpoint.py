@@ -10,9 +10,7 @@ import pickle
 import shutil
 import socket
 import subprocess
-import sys
 import threading
-import types
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,7 @@ from jax.experimental import multihost_utils
 from runs import FULL, assert_same, small_disk
 
 from vicreg_jax.jobs import pretrain
-from vicreg_jax.training import checkpoint, failed_save, steps
+from vicreg_jax.training import checkpoint, steps
 from vicreg_jax.training import workdir as workdir_lib
 from vicreg_jax.training import writer as writer_lib
 
@@ -86,13 +84,6 @@ def flip(path):
 
 def truncate(path):
   os.truncate(path, path.stat().st_size // 2)
-
-
-def test_a_checkpoint_is_restored_as_it_was(tmp_path):
-  save(tmp_path, 3, 6)
-  with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
-    assert saved.resume_step == 6
-    assert_same(saved.restore(6, like(state_of(0))), state_of(6))
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, pathlib.Path.unlink])
@@ -288,18 +279,6 @@ def test_any_error_of_the_first_host_ends_all_of_them(
   with pytest.raises(ValueError, match=r"the first host .* own error"):
     checkpoint._agree(tmp_path, find)
   assert told == [-2, -1]
-
-
-def test_what_tensorstore_says_of_a_failed_save_is_dropped(monkeypatch):
-  """It comes from a thread of its own, whenever that ends its write."""
-  seen = []
-  monkeypatch.setattr(sys, "unraisablehook", seen.append)
-  failed_save.quieten.__wrapped__()
-  closed = RuntimeError("Event loop is closed")
-  sys.unraisablehook(types.SimpleNamespace(exc_value=closed))
-  assert not seen
-  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError()))
-  assert len(seen) == 1
 
 
 def test_metrics_without_room_say_so(tmp_path):

@@ -5,10 +5,8 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -182,20 +180,6 @@ def test_files_are_described(encoder, tmp_path, monkeypatch):
   assert rows(tmp_path / "out")[str(song)]["key"] == ""
 
 
-def test_a_segment_each_so_many_seconds(encoder, tmp_path):
-  """As of long mixes: a hop longer than a segment."""
-  write(tmp_path / "mix.wav", 1.0)
-  out = tmp_path / "out"
-  run(encoder, tmp_path / "mix.wav", out, pooling="none", hop_seconds=0.3)
-  x_T, _ = soundfile.read(tmp_path / "mix.wav", dtype="float32")
-  table = pq.read_table(out).to_pydict()
-  assert table["start"] == pytest.approx([0, 0.3, 0.6, 0.9])
-  for start, y_D in zip(table["start"], table["embedding"], strict=True):
-    at = round(start * RATE)
-    want = encoder.embed(x_T[at : at + CROP], RATE)
-    np.testing.assert_allclose(y_D, want, rtol=1e-5, atol=1e-6)
-
-
 def test_a_row_of_mean_and_deviation(encoder, tmp_path):
   write(tmp_path / "one.wav", 1.5 * CROP / RATE)
   write(tmp_path / "many.wav", 0.1)
@@ -316,41 +300,6 @@ def test_killed_between_table_and_list_nothing_counts_twice(
   summary = run(encoder, music, out)
   assert summary.embedded == 0
   assert len(pq.read_table(out)) == 7 and len(listed(out)) == 10
-
-
-@pytest.mark.slow
-def test_a_command_that_is_killed_goes_on(small_run, tmp_path):
-  """kill -9, twice; then the table is that of an unbroken run."""
-  for i in range(100):
-    write(tmp_path / "music" / f"{i}.wav", 0.6, i)
-  flags = [small_run, str(tmp_path / "music"), "--pooling=none"]
-  start = [sys.executable, "-c"]
-  code = (
-    "import sys; from vicreg_jax.library import store; store._PART_ROWS = 50;"
-    " from vicreg_jax import __main__ as m; m.main(sys.argv[1:])"
-  )
-  out = tmp_path / "out"
-  for parts in (1, 4):
-    process = subprocess.Popen(
-      [*start, code, "embed", *flags, f"--output={out}"]
-    )
-    while process.poll() is None:
-      lists = [p for p in os.listdir(tmp_path) if p.endswith(".parts")]
-      if lists and len(list((tmp_path / lists[0]).glob("*.csv"))) >= parts:
-        process.send_signal(signal.SIGKILL)
-        break
-      time.sleep(0.01)
-    assert process.wait() == -signal.SIGKILL
-  subprocess.run([*start, code, "embed", *flags, f"--output={out}"], check=True)
-  subprocess.run(
-    [*start, code, "embed", *flags, f"--output={tmp_path / 'whole'}"],
-    check=True,
-  )
-  found, want = (
-    sorted(pq.read_table(p).to_pylist(), key=lambda r: (r["path"], r["start"]))
-    for p in (out, tmp_path / "whole")
-  )
-  assert found == want
 
 
 @pytest.mark.parametrize(

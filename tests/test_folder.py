@@ -515,14 +515,6 @@ def test_without_labels(root, tmp_path):
   assert read(data, "train")[0]["labels"].shape == (0,)
 
 
-def test_splits_without_clips_are_absent(root, tmp_path):
-  write_tree(root, ["train/a.wav", "train/b.wav"])
-  write_tree(root, ["valid/c.wav"], num_samples=10)
-  data = datasets.prepare(config(root, tmp_path))
-  assert data.num_clips == {"train": 2}
-  assert data.skipped == {"too short": 1}
-
-
 # --- labels ---
 
 

@@ -179,24 +179,6 @@ def test_larger_encoders_see_the_same_clips():
   assert all(c == runs[thesis_own] for c in runs.values())
 
 
-def test_rates_are_of_the_thesis_and_around():
-  jobs = jobs_of(["rates"], THESIS)
-  runs = {
-    j.workdir: parsed(j) for j in jobs.values() if "probe" not in j.config
-  }
-  shared = jobs_of(["convergence"], THESIS)
-  own = {f"runs/vicreg-fma-b768-d512-e{e}" for e in (300, 1000, 3000)}
-  assert own == runs.keys() & shared.keys() and len(runs) == 20
-  found = {
-    (c.epochs, c.optim.warmup_epochs, c.optim.learning_rate)
-    for c in runs.values()
-  }
-  schedules = {(300, 10), (1000, 10), (3000, 10), (1000, 50)}
-  assert found == {
-    (*s, r) for s in schedules for r in (0.1, 0.2, 0.4, 0.8, 1.6)
-  }
-
-
 def test_label_efficiency_is_of_one_encoder_and_as_many_steps():
   jobs = jobs_of(["label_efficiency"], THESIS)
   shared = jobs_of(["transfer"], THESIS)

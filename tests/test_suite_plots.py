@@ -155,23 +155,6 @@ def test_ticks_do_not_touch(saved):
   assert ax.get_xticklabels()[0].get_rotation() == 0  # where there is room
 
 
-def test_lines_of_any_label(saved):
-  rows = [
-    row(scores((80 + d, 30)), size=d, loss=loss)
-    for d in (1, 2)
-    for loss in ("paper", "release", "VICReg")
-  ]
-  draw_curves(rows, x="size", group="loss")
-  lines = saved[0].axes[0].get_lines()
-  assert [line.get_label() for line in lines] == [
-    "paper, linear",
-    "release, linear",
-    "VICReg, linear",
-  ]
-  assert len({line.get_color() for line in lines}) == 3
-  assert lines[2].get_color() == plots.BLUE
-
-
 def grid():
   return [
     row(scores((1, pr), (1, pr + 2)), batch_size=batch, size=size)
@@ -298,21 +281,6 @@ def test_score_dots_show_rows_and_spread(saved):
   colors = [c.lines[0].get_color() for c in roc.containers]
   assert colors[0] == plots.RED and colors[4] == plots.BLUE
   assert colors[8] not in (plots.RED, plots.BLUE)
-
-
-def test_score_dots_of_another_metric(saved):
-  rows = [
-    row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
-    row({}, method="has not run"),
-    row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
-  ]
-  figures.score_dots(results(rows, ("accuracy",)), "unused")
-  (ax,) = saved[0].axes
-  names = [label.get_text() for label in ax.get_yticklabels()]
-  assert names == ["CLMR", "VICReg"]
-  assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
-  assert ax.get_xlabel() == "accuracy (%)"
-  assert legend(saved[0]) == ["linear", "two-layer"]
 
 
 def training(steps, per_epoch, **metrics):

@@ -9,7 +9,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 import types
 
 import librosa
@@ -229,23 +228,6 @@ def test_drums_are_heard(scores, labels):
   assert np.median(with_) > 5 * np.median(without_)
 
 
-def test_drums_without_music_have_kick_and_snare(scores, labels):
-  for i in np.flatnonzero(labels["drums"])[:10]:
-    score = scores[i]
-    part = next(p for p in score.parts if p.instrument == "drums")
-    power = {}
-    for drum in (composer.KICK, composer.SNARE, composer.HAT):
-      note = composer.Note(0.5, 0.25, drum, 1.0, 0.0)
-      score = dataclasses.replace(
-        score, parts=(part._replace(notes=(note,)),), start=0.0
-      )
-      spectrum = np.abs(np.fft.rfft(play(score, 2))) ** 2
-      centre = np.sum(spectrum * np.arange(len(spectrum)) / 2)
-      power[drum] = centre / spectrum.sum()  # spectral centroid in Hz
-    assert power[composer.KICK] < 400
-    assert 1000 < power[composer.SNARE] < power[composer.HAT]
-
-
 def test_mode_is_heard_in_the_chords(scores):
   right = []
   for score in scores[:60]:
@@ -328,13 +310,6 @@ def test_a_long_clip_repeats_the_loop(scores):
   x_T = play(score, seconds=20)
   a_T, b_T = x_T[: 8 * RATE], x_T[loop : loop + 8 * RATE]
   assert np.corrcoef(a_T, b_T)[0, 1] > 0.8
-
-
-def test_rendering_is_fast(scores):
-  start = time.process_time()
-  for score in scores[:10]:
-    play(score, seconds=10)
-  assert time.process_time() - start < 10 * 0.3
 
 
 def options(directory, **changes):

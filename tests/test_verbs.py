@@ -185,18 +185,6 @@ def test_heads_have_a_name_for_each_output(small_run, tmp_path):
     vicreg_jax.load(run)
 
 
-def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):
-  out = tmp_path / "out.parquet"
-  (music / "torn.flac").unlink()
-  for share in ("0/2", "1/2"):
-    flags = [music, f"--output={out}", f"--shard={share}"]
-    code = call("embed", small_run, *flags)
-    assert code == 0 or "no" in str(code)
-  tables = [pq.read_table(p) for p in tmp_path.glob("out-*.parquet")]
-  paths = [p for table in tables for p in table["path"].to_pylist()]
-  assert sorted(paths) == [str(music / f"{i}.wav") for i in range(3)]
-
-
 def test_a_map_replaces_its_own_files_alone(music, tmp_path):
   table = write(tmp_path / "t", np.random.default_rng(0).normal(size=(5, 4)))
   flags, page = ["map", table, "--projection=pca"], tmp_path / "map.html"
@@ -223,13 +211,6 @@ def test_a_map_replaces_its_own_files_alone(music, tmp_path):
   assert "reads" in call(*flags, f"--output={new}", f"--png={new}")
   assert call(*flags, output, picture, "--overwrite") == 0
   assert song.read_bytes() != before and page.read_text() == html
-
-
-def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
-  (tmp_path / "empty").mkdir()
-  for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
-    error = call("tag", model, music / "1.wav")
-    assert error.startswith("error: ") and "\n" not in error
 
 
 JOBS = ["quickstart", "folder", "probe", "prepare"]
