@@ -1,8 +1,6 @@
 """The figures show the numbers that the run left."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -103,14 +101,6 @@ def test_files_are_written_in_the_colours(metrics_path, tmp_path):
     rgb_C = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     drawn = np.abs(image_HxWxC - rgb_C).max(axis=2) < 0.02
     assert drawn.sum() > 200, colour
-
-
-def test_importing_plots_does_not_import_matplotlib():
-  code = "import sys, vicreg_jax.plots; print('matplotlib' in sys.modules)"
-  done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True
-  )
-  assert done.stdout.strip() == "False"
 
 
 def test_nothing_to_plot_is_refused(tmp_path, metrics_path):
