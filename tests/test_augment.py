@@ -108,10 +108,6 @@ def test_delay_adds_one_echo(ms):
   expected = x.copy()
   expected[d:] += 0.5 * x[:-d]
   np.testing.assert_allclose(y, expected, atol=1e-7)
-  correlation = scipy.signal.correlate(y, x, "full", "fft")[T - 1 :]
-  correlation /= correlation[0]
-  assert np.argmax(correlation[100:]) + 100 == d
-  assert correlation[d] == pytest.approx(0.5 * (1 - d / T), abs=0.02)
 
 
 def test_delay_longer_than_the_view_adds_nothing():
@@ -489,16 +485,16 @@ def test_example_seed_is_splitmix64():
     assert [int(v) & mask for v in got] == pair
 
 
-def test_crop_start_is_uniform_with_both_ends():
-  starts = np.array(
-    [
-      int(s)
-      for s in tf.data.Dataset.range(8_000).map(
-        lambda i: crops.random_start(13, 10, seeds.example_seed(0, 0, i, 0))
-      )
-    ]
+def starts_of(length, crop, count):
+  """Where the crops of so many clips of that length begin."""
+  clips = tf.data.Dataset.range(count).map(
+    lambda i: crops.random_start(length, crop, seeds.example_seed(0, 0, i, 0))
   )
-  values, counts = np.unique(starts, return_counts=True)
+  return np.array([int(start) for start in clips])
+
+
+def test_crop_start_is_uniform_with_both_ends():
+  values, counts = np.unique(starts_of(13, 10, 8_000), return_counts=True)
   np.testing.assert_array_equal(values, [0, 1, 2, 3])
   assert np.abs(counts / 2_000 - 1).max() < 0.1
   assert int(crops.random_start(T, T, [1, 2])) == 0
@@ -507,18 +503,10 @@ def test_crop_start_is_uniform_with_both_ends():
 
 
 def test_crop_is_independent_of_the_chain(default_draws):
-  count = 4_000
-  starts = np.array(
-    [
-      int(s)
-      for s in tf.data.Dataset.range(count).map(
-        lambda i: crops.random_start(10**6, 10, seeds.example_seed(0, 0, i, 0))
-      )
-    ]
-  )
+  starts = starts_of(10**6, 10, 4_000)
   for op in default_draws:
     for values in default_draws[op].values():
-      r = np.corrcoef(starts, values[:count].astype(float))[0, 1]
+      r = np.corrcoef(starts, values[:4_000].astype(float))[0, 1]
       assert abs(r) < 0.07, op
 
 
@@ -554,6 +542,3 @@ def test_limits_name_key_and_value(op, key, value):
 def test_a_view_must_be_mono_of_known_length():
   with pytest.raises(ValueError, match="one channel"):
     A.pitch_shift(np.zeros((2, T), np.float32), 1.0)
-
-
-# --- fast forms against plain ones -------------------------------------------

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -15,7 +14,6 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
 from runs import FULL, assert_same, small_disk
@@ -146,21 +144,6 @@ def test_whole_ones_do_not_make_room_for_damaged_ones(tmp_path):
   shutil.rmtree(path / "3" / "rest")
   save(tmp_path, keep=2)
   assert sorted(os.listdir(path)) == ["12", "6.damaged", "9"]
-
-
-def test_where_nothing_can_be_renamed(tmp_path, monkeypatch):
-  """As in a bucket: Orbax writes to the final name, and then a file."""
-  mode = ocp.options.AtomicityMode.COMMIT_FILE
-  options = functools.partial(
-    ocp.CheckpointManagerOptions,
-    atomicity_options=ocp.options.AtomicityOptions(mode=mode),
-  )
-  monkeypatch.setattr(ocp, "CheckpointManagerOptions", options)
-  save(tmp_path, 3, 6)
-  with checkpoint.Checkpoints(str(tmp_path), 3) as saved:
-    assert saved.resume_step == 6
-    assert_same(saved.restore(6, like(state_of(0))), state_of(6))
-  assert load(tmp_path)[1] == 6
 
 
 def test_when_none_is_whole_nothing_is_deleted(tmp_path):

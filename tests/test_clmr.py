@@ -555,11 +555,3 @@ def test_of_an_import_no_training_and_no_scores_are_known(tmp_path, encoder):
   assert end.value.code == 0
   card = json.loads((out / "model.json").read_text())
   assert card["training"] is card["scores"] is card["tags"] is None
-
-
-def test_an_import_is_written_to_a_new_directory(tmp_path, encoder):
-  path = save(tmp_path / "a.pt", encoder.state_dict())
-  for taken, said in ((tmp_path, "is not empty"), (path, "Not a directory")):
-    with pytest.raises(ValueError, match=said) as error:
-      import_weights(path, str(taken))
-    assert "\n" not in str(error.value)

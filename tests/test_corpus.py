@@ -330,16 +330,6 @@ def test_a_table_of_another_encoder_is_refused(encoder, music, tmp_path):
     run(encoder.with_variables(variables), music, tmp_path / "out")
 
 
-def test_a_file_that_is_no_table_is_refused(encoder, music, tmp_path):
-  out = tmp_path / "out.parquet"
-  out.write_bytes(b"something of somebody's")
-  with pytest.raises(
-    ValueError, match="was not written by vicreg_jax, or is dam"
-  ):
-    run(encoder, music, out)
-  assert out.read_bytes() == b"something of somebody's"
-
-
 @pytest.mark.parametrize("kind", ["parquet", "npz", "npy"])
 def test_outputs_replace_nobody_elses_files(encoder, music, tmp_path, kind):
   out, options = tmp_path / f"out.{kind}", {"format": kind}

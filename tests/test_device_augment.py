@@ -239,16 +239,6 @@ def test_each_view_is_touched_by_what_was_drawn_for_it_alone(small, prepared):
   np.testing.assert_array_equal((views != plain).any(-1), any_on)
 
 
-def test_bytes_to_the_device_are_a_quarter(small, prepared):
-  small.data.augment_on = "device"
-  small.augment = configs.base_pretrain().augment
-  batch = next(input_pipeline.train_views(prepared, small))
-  views = batch.pcm_BxVxT.size
-  assert batch.pcm_BxVxT.nbytes == 2 * views
-  numbers = sum(a.nbytes for a in jax.tree.leaves(batch.draws))
-  assert numbers <= 60 * batch.pcm_BxVxT.shape[0] * 2
-
-
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 @pytest.mark.parametrize("takers", [0, 1, 2, 3, 4, 5])
 def test_any_number_of_takers_is_right(rows, takers):

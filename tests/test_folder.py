@@ -518,17 +518,6 @@ def test_without_labels(root, tmp_path):
 # --- labels ---
 
 
-def test_label_modes(tmp_path):
-  flat, deep = tmp_path / "flat", tmp_path / "deep"
-  write_tree(flat, ["a.wav", "b.wav"])
-  write_tree(deep, ["x/1.wav", "y/deeper/2.wav", "y/3.wav"])
-  assert source(flat, tmp_path).label_kind == "none"
-  plan = source(deep, tmp_path)
-  assert plan.labels == ("x", "y") and plan.label_kind == "single"
-  assert labels_of(plan)["y/deeper/2.wav"] == {"y"}
-  assert source(deep, tmp_path, labels="none").labels == ()
-
-
 def test_strays_beside_class_folders_are_left_out(root, tmp_path, caplog):
   write_tree(root, ["rock/1.wav", "jazz/2.wav", "jazz/3.wav", "intro.mp3"])
   plan = source(root, tmp_path)

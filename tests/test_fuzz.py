@@ -12,7 +12,6 @@ fills are failures of that input, and the next one gets a new worker.
 import argparse
 import collections
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -22,7 +21,6 @@ import random
 import resource
 import selectors
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -35,7 +33,7 @@ import music
 import numpy as np
 import pytest
 
-from vicreg_jax import cli, config_limits, messages
+from vicreg_jax import messages
 from vicreg_jax.data import audio
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,13 +52,6 @@ ODD_CELLS = (
   *ODD_NAMES, "", "\0", "\n", '"', "\ufeff", "../../etc/passwd", "/etc/passwd",
   "nan", "inf", "1e400", "-1", "2", "9" * 5000, "²", "x" * 200_000, ",", "\t",
   "1,0", "path", "0.5", "None", "=1+1", "./a.wav", "0/../../x.mp3",
-)  # fmt: skip
-ODD_VALUES = (
-  *ODD_CELLS, "abc", "-inf", "-5", "0", "1", "3.7", "1e-400", "1_0", "0x10",
-  "9" * 30, "9" * 400, "2147483648", "True", "maybe", "[1,2]", "(1,2)", "()",
-  "(1,'a')", "(-1,)", "(nan,)", "(1.5,2.5)", "('train','train')", "('x',)",
-  "(None,)", "((1,),)", "{}", "{'a':1}", "(" * 300, "[" * 90 + "]" * 90,
-  "__import__('os')", "~nobody/x", "1e300", "-0.0", "1e-300", "(1e400,1)",
 )  # fmt: skip
 
 
@@ -231,115 +222,6 @@ class Ffmpeg(Audio):
     return Case(lambda: check_samples(audio.load(path)), f".{suffix}")
 
 
-def odd_file(rng, path, content):
-  """Puts something at `path` that is not, or hardly, an audio file."""
-  kind = rng.randrange(12)
-  if kind == 0:
-    os.mkfifo(path)
-  elif kind == 1:
-    with socket.socket(socket.AF_UNIX) as s:
-      here = os.getcwd()
-      os.chdir(path.parent)  # a socket's path must be short
-      s.bind("socket")
-      os.chdir(here)
-    os.rename(path.parent / "socket", path)
-  elif kind == 2:
-    path.symlink_to(path)
-  elif kind == 3:
-    path.symlink_to(rng.choice(("/dev/zero", "/dev/null", "/dev/stdin")))
-  elif kind == 4:
-    path.symlink_to(rng.choice(("/etc/passwd", "nowhere", "..", "../..", ".")))
-  elif kind == 5:
-    path.mkdir()
-  elif kind == 6:
-    path.touch()
-  elif kind == 7:
-    path.write_bytes(content)
-    path.chmod(0)
-  elif kind == 8:
-    path.mkdir()
-    path.chmod(0)
-  elif kind == 9:
-    path.symlink_to("loop2")
-    (path.parent / "loop2").unlink(missing_ok=True)
-    (path.parent / "loop2").symlink_to(path.name)
-  elif kind == 10:
-    path.write_bytes(mutate(rng, content))
-  else:
-    path.write_bytes(content)
-
-
-def odd_name(rng):
-  """A name of a file, which the disk takes; some are no valid UTF-8."""
-  name = rng.choice((*ODD_NAMES, "a", "b", os.fsdecode(b"\xff\xfe"), "\\xff"))
-  return name[:60] + str(rng.randrange(9))
-
-
-def clear(path):
-  """Removes a directory whatever is in it."""
-  if path.exists():
-    subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL)
-    shutil.rmtree(path)
-  path.mkdir()
-  return path
-
-
-class Folder:
-  """Trees of odd files and odd names, and odd roots, planned; few decoded."""
-
-  PREPARED = 0.04
-
-  def __init__(self, tmp):
-    # Here rather than in an input, whose time is limited.
-    global configs, datasets, folder, prepare
-    from vicreg_jax import config as configs
-    from vicreg_jax.data import datasets
-    from vicreg_jax.data.datasets import folder
-    from vicreg_jax.jobs import prepare
-
-    self.tmp, self.content = tmp, encoded("WAV")
-
-  def section(self, root, **changes):
-    section = configs.base_prepare().data
-    section.update(
-      path=str(root), dir=str(self.tmp / "prepared"), crop=2000, **changes
-    )
-    return section
-
-  def case(self, rng):
-    root = clear(self.tmp / "music")
-    clear(self.tmp / "prepared")
-    for _ in range(rng.choice((0, 3, 12))):
-      parts = [odd_name(rng) for _ in range(rng.choice((0, 1, 1, 2)))]
-      if rng.random() < 0.3:
-        parts.insert(0, rng.choice(("train", "Valid", "test", "TRAIN")))
-      path = root.joinpath(*parts, odd_name(rng) + ".wav")
-      try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        odd_file(rng, path, self.content)
-      except OSError:  # something else is there by now
-        continue
-    if rng.random() < 0.2:
-      root = rng.choice(
-        ("~nobody_here/x", "\0", "x" * 5000, "/dev/zero", f"{root}/../loop")
-      )
-    elif rng.random() < 0.3:
-      (root / "a.wav").write_bytes(self.content)
-    labels = rng.choice(("auto", "auto", "none", "folders"))
-    section = self.section(root, labels=labels, name="folder")
-    if rng.random() > self.PREPARED:
-      return Case(
-        lambda: check_plan(folder.Folder.source(section)), "data.path"
-      )
-
-    def decode():
-      data = datasets.prepare(section)
-      assert data.num_clips["train"] and data.summary()
-      assert os.path.getsize(prepare.figure(data)) > 1000
-
-    return Case(decode, "data.path", "music", about="prepared")
-
-
 def check_plan(plan):
   clips = [c for clips in plan.splits.values() for c in clips]
   assert len({c.id for c in clips}) == len(clips)
@@ -350,20 +232,21 @@ def check_plan(plan):
   json.dumps([plan.identity, dict(plan.skipped), plan.labels]).encode()
 
 
-class Labels(Folder):
+class Labels:
   """Tables of a folder's labels."""
 
   def __init__(self, tmp):
-    super().__init__(tmp)
-    self.root = tmp / "labelled"
-    for name in ("a.wav", "b.wav", "s/ü ,2.wav"):
-      path = self.root / name
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_bytes(self.content)
+    # Here rather than in an input, whose time is limited.
+    global configs, folder
+    from vicreg_jax import config as configs
+    from vicreg_jax.data.datasets import folder
+
+    self.root, self.names = tmp / "labelled", ["a.wav", "b.wav", "s/ü ,2.wav"]
+    music.write_tree(self.root, dict.fromkeys(self.names, encoded("WAV")))
     self.csv = self.root / "labels.csv"
 
   def case(self, rng):
-    names = ["a.wav", "b.wav", "s/ü ,2.wav"]
+    names = self.names
     kind = rng.randrange(3)
     if kind == 0:
       rows = [["path", "rock", "jazz"]] + [[n, "1", "0"] for n in names]
@@ -378,11 +261,11 @@ class Labels(Folder):
       ]
     clear_path(self.csv)
     self.csv.write_bytes(mutate_table(rng, rows))
-    if rng.random() < 0.02:
-      clear_path(self.csv)
-      odd_file(rng, self.csv, self.content)
-    section = self.section(
-      self.root,
+    section = configs.base_prepare().data
+    section.update(
+      path=str(self.root),
+      dir=str(self.root.parent / "prepared"),
+      crop=2000,
       labels="csv",
       folders=rng.choice(("auto", "classes")),
       track_pattern=rng.choice(("", "", "(.).*", "(.+)/.*", "(", "(x)")),
@@ -406,14 +289,13 @@ def clear_path(path):
     path.unlink(missing_ok=True)
 
 
-class Zip(Folder):
+class Zip:
   """Archives with damage or odd members, whole or in parts; every clip read."""
 
   def __init__(self, tmp):
-    super().__init__(tmp)
     from vicreg_jax.data.datasets import archives
 
-    self.archives = archives
+    self.tmp, self.archives = tmp, archives
     self.mp3, self.wav = encoded("MP3"), encoded("WAV")
 
   def case(self, rng):
@@ -461,113 +343,6 @@ class Zip(Folder):
 
   def members(self, files):
     return self.archives._members(files)[1]
-
-
-class Tar(Zip):
-  """Archives with damage, bombs, or members that lead elsewhere."""
-
-  def case(self, rng):
-    from vicreg_jax.data.datasets import gtzan
-
-    room = clear(self.tmp / "tar")
-    (room / "target").mkdir()
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-      for _ in range(rng.randrange(1, 8)):
-        name = rng.choice(
-          ("genres/blues/blues.00000.au", "genres/jazz/jazz.00001.wav",
-           "genres/blues/blues.00000.au", "./genres/pop/pop.00002.au",
-           "../blues/blues.00001.au", "/genres/blues/blues.00001.au",
-           "genres/blues/../../x.au", "genres/blues", "genres", "x" * 300)
-        )  # fmt: skip
-        member = tarfile.TarInfo(name)
-        member.type = rng.choice(
-          (tarfile.REGTYPE,) * 6
-          + (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
-          + (tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CONTTYPE, b"?")
-        )
-        member.linkname = rng.choice(
-          ("/etc/passwd", "../..", "genres/blues/blues.00000.au", "")
-        )
-        member.uid, member.mode = 0, rng.choice((0o644, 0o4777, 0))
-        content = rng.choice((self.wav, b"", b"x" * 600))
-        member.size = len(content) if member.isreg() else 0
-        tar.addfile(member, io.BytesIO(content))
-    content = file.getvalue()
-    if rng.random() < 0.5:
-      content = bytearray(content)
-      at = rng.randrange(512)
-      content[at : at + 8] = rng.choice((rng.randbytes(8), b"77777777"))
-      if rng.random() < 0.5:  # a size of many gigabytes, with its checksum
-        content[124:136] = b"\x80" + (1 << 40).to_bytes(11, "big")
-        content[148:156] = b" " * 8
-        content[148:156] = b"%06o\0 " % sum(content[:512])
-    if rng.random() < 0.7:
-      content = gzip.compress(content, mtime=0)
-    if rng.random() < 0.4:
-      content = mutate(rng, content)
-    path = room / "a.tar.gz"
-    path.write_bytes(content)
-    target = room / "target" / "genres"
-
-    def extract():
-      try:
-        self.archives.extract_tar(path, target, gtzan._MEMBER)
-      finally:
-        left = {p for p in room.rglob("*") if not p.is_relative_to(target)}
-        assert left == {path, room / "target"}
-        kept = [p for p in target.rglob("*") if not p.is_dir()]
-        assert all(p.is_file() and not p.is_symlink() for p in kept)
-
-    return Case(extract, "a.tar.gz")
-
-
-class Flags:
-  """`--config.key=value` as the command line takes it, then `validate`."""
-
-  CONFIGS = ("quickstart", "vicreg_fma", "probe", "embed", "prepare", "folder")
-
-  def __init__(self, tmp):
-    os.chdir(ROOT)
-    self.keys = {}
-    for name in self.CONFIGS:
-      config = self.parse([f"--config=configs/{name}.py"])
-      self.keys[name] = list(flat(config.to_dict()))
-
-  def parse(self, argv):
-    from absl import flags
-
-    flags.FLAGS.unparse_flags()
-    for name in list(flags.FLAGS):
-      if name.startswith("config."):
-        delattr(flags.FLAGS, name)
-    sys.argv = ["main", *argv]  # the flag of ml_collections looks there
-    cli.parse(sys.argv)
-    return cli.CONFIG.value
-
-  def case(self, rng):
-    name = rng.choice(self.CONFIGS)
-    key = rng.choice(self.keys[name])
-    if rng.random() < 0.15:
-      at = rng.randrange(len(key) + 1)
-      odd = ("", ".", "[0]", "[x]", " ", "x", "\n", "(", "..", "é")
-      key = key[:at] + rng.choice(odd) + key[rng.choice((at, at + 1)) :]
-    value = rng.choice(ODD_VALUES)
-    flag = rng.choice((f"--config.{key}={value}",) * 9 + (f"--config.{key}",))
-    argv = [f"--config=configs/{name}.py", flag]
-    if name in ("probe", "embed") and "checkpoint" not in key:
-      argv.append("--config.checkpoint=runs/x")
-
-    def run():
-      try:
-        config = self.parse(argv)
-      except SystemExit as error:
-        assert str(error).startswith("error: "), error
-        raise ValueError(str(error)) from error
-      config_limits.validate(config)
-
-    about = f"{argv[0]} {flag[:200]!r}"
-    return Case(run, key, key.rpartition(".")[2], "config.", about=about)
 
 
 def flat(tree, prefix=""):
@@ -749,11 +524,8 @@ class Export(Config):
 TARGETS = {
   "audio": (Audio, 800),
   "ffmpeg": (Ffmpeg, 25),
-  "folder": (Folder, 100),
   "labels": (Labels, 300),
   "zip": (Zip, 200),
-  "tar": (Tar, 200),
-  "flags": (Flags, 300),
   "config": (Config, 60),
   "checkpoint": (Checkpoint, 80),
   "export": (Export, 120),
@@ -910,11 +682,10 @@ def worker():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_bad_input_ends_well(worker, name, record_property):
+def test_bad_input_ends_well(worker, name):
   if name == "ffmpeg" and not shutil.which("ffmpeg"):
     pytest.skip("ffmpeg not installed")
-  figures, failures = fuzz(worker, name, 0, range(TARGETS[name][1]))
-  record_property("fuzz", figures)  # conftest.py prints them at the end
+  _, failures = fuzz(worker, name, 0, range(TARGETS[name][1]))
   assert not failures, "\n\n".join([f"{len(failures)} failed", *failures[:5]])
 
 

@@ -56,16 +56,6 @@ def test_tagging_metrics_match_their_definitions(levels):
   )
 
 
-def test_tagging_metrics_by_hand():
-  # Ranked: hit, miss, hit -> AP (1/1 + 2/3) / 2; one of two pairs in order.
-  labels_NxK = np.array([[1, 0], [0, 1], [1, 0]])
-  scores_NxK = np.array([[0.9, 0.5], [0.5, 0.5], [0.1, 0.5]])
-  got = metrics.per_tag_metrics(labels_NxK, scores_NxK)
-  np.testing.assert_allclose(got["roc_auc"], [50, 50])
-  np.testing.assert_allclose(got["pr_auc"], [100 * 5 / 6, 100 / 3])
-  np.testing.assert_array_equal(got["positives"], [2, 1])
-
-
 def test_per_tag_metrics_mark_undefined_tags():
   labels_NxK, scores_NxK = make(200, 6, levels=2)
   labels_NxK[:, 2] = 0

@@ -38,13 +38,6 @@ def test_few_vectors_have_few_neighbours():
   )
 
 
-def test_numbers_that_never_change_do_not_count():
-  y_NxD = np.c_[draw(size=(50, 3)), np.full(50, 1e3)]
-  scaling = neighbours.fit([y_NxD], 4, "standardise")
-  rows = scaling.unit(y_NxD.astype(np.float32))
-  assert np.isfinite(rows).all() and not np.any(rows[:, 3])
-
-
 def test_similar_tracks_are_those_of_float64(tmp_path, capsys, monkeypatch):
   """Of two tables, of passages whose tracks are torn apart by reading."""
   monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 7)

@@ -644,12 +644,23 @@ def test_what_is_extracted_or_touched_again_is_not_decoded_again(
   assert datasets.prepare(mtat).path == zipped.path
 
 
-def extract_and_hang(root, tmp_path):
-  def hang(*args):
-    print("extracting", flush=True)
-    time.sleep(warm.PATIENCE)
+def hang_saying(word):
+  print(word, flush=True)
+  time.sleep(warm.PATIENCE)
 
-  archives.shutil.copyfileobj = hang
+
+def hung(function, word, root, tmp_path):
+  """A process that has called `hang_saying`."""
+  out, err = tmp_path / "out", tmp_path / "err"
+  process = warm.Process(function, root, tmp_path, out=out, err=err)
+  while word not in (out.read_text() if out.exists() else ""):
+    assert process.poll() is None
+    time.sleep(0.05)
+  return process
+
+
+def extract_and_hang(root, tmp_path):
+  archives.shutil.copyfileobj = lambda *_: hang_saying("extracting")
   datasets.prepare(data("gtzan", root, tmp_path))
 
 
@@ -657,13 +668,7 @@ def test_one_command_extracts_and_a_killed_one_leaves_nothing(tmp_path):
   root, name = tmp_path / "m", gtzan.filtered("train")[0]
   write_tar(root / "genres.tar.gz", {f"{name}.au": encoded(1, "AU")})
   section = data("gtzan", root, tmp_path)
-  out = tmp_path / "out"
-  process = warm.Process(
-    extract_and_hang, root, tmp_path, out=out, err=tmp_path / "err"
-  )
-  while "extracting" not in (out.read_text() if out.exists() else ""):
-    assert process.poll() is None
-    time.sleep(0.05)
+  process = hung(extract_and_hang, "extracting", root, tmp_path)
   assert f"{root}/genres is being written by another" in error_of(section)
   process.kill()
   process.wait()
@@ -987,7 +992,9 @@ def test_records_in_a_bucket_are_read_from_a_copy(ram, tmp_path, monkeypatch):
   assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("flag", ["encrypted", "compression", "bomb"])
+@pytest.mark.parametrize(
+  "flag", ["encrypted", "compression", "bomb", "damaged"]
+)
 def test_odd_members_are_left_out(tmp_path, flag, monkeypatch):
   path = tmp_path / "a.zip"
   write_zip(path, {"0/b.mp3": encoded(1), "0/a.mp3": encoded(0)})
@@ -997,6 +1004,8 @@ def test_odd_members_are_left_out(tmp_path, flag, monkeypatch):
     content[central + 8] |= 1
   elif flag == "compression":
     content[central + 10] = 97  # WavPack
+  elif flag == "damaged":
+    content[content.rindex(b"PK\3\4") + 200] ^= 255
   else:
     content[central + 24 : central + 28] = (1 << 31).to_bytes(4, "little")
   path.write_bytes(content)
@@ -1144,8 +1153,7 @@ def prepare_and_hang(root, tmp_path):
   def hang(*args):
     calls.append(args)
     if len(calls) > 12:
-      print("decoding", flush=True)
-      time.sleep(warm.PATIENCE)
+      hang_saying("decoding")
     return load(*args)
 
   audio.load = hang
@@ -1154,13 +1162,7 @@ def prepare_and_hang(root, tmp_path):
 
 def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path):
   root = gtzan_archive(tmp_path / "official")
-  out = tmp_path / "out"
-  process = warm.Process(
-    prepare_and_hang, root, tmp_path, out=out, err=tmp_path / "err"
-  )
-  while "decoding" not in (out.read_text() if out.exists() else ""):
-    assert process.poll() is None
-    time.sleep(0.05)
+  process = hung(prepare_and_hang, "decoding", root, tmp_path)
   process.kill()
   process.wait()
   left = list((tmp_path / "prepared").rglob("*incomplete*"))

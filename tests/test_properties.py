@@ -131,11 +131,6 @@ VALUES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_a_complete_config_is_valid(name):
-  config_limits.validate(ml_collections.ConfigDict(complete(name)))
-
-
 @settings(max_examples=400)
 @given(st.sampled_from(KEYS), VALUES)
 def test_a_changed_key_is_valid_or_named(where, value):

@@ -146,18 +146,6 @@ def test_samples_are_sane(scores):
     assert power.min() > 10 ** ((rms - 20) / 10)
 
 
-def test_other_sample_rates_play_the_same_music(scores):
-  for score in scores[:8]:
-    score = without(score, "drums", "flute")  # no noise
-    if not score.parts:
-      continue
-    spectra = []
-    for rate in (16_000, 44_100):
-      spectrum = np.abs(np.fft.rfft(play(score, rate=rate)))
-      spectra.append(spectrum[50 * SECONDS : 2000 * SECONDS])
-    assert np.corrcoef(*spectra)[0, 1] > 0.8
-
-
 @pytest.mark.parametrize("instrument", (*composer.INSTRUMENTS, "bass"))
 def test_notes_are_in_tune(scores, instrument):
   for score in scores[:6]:
@@ -302,14 +290,6 @@ def test_each_instrument_is_audible_in_its_mix(scores):
       left = whole - gain * rest
       share = 10 * np.log10((left @ left) / (whole @ whole))
       assert share > -16, (score.index, part.instrument, share)
-
-
-def test_a_long_clip_repeats_the_loop(scores):
-  score = next(s for s in scores if s.tempo > 160)
-  loop = round(composer.LOOP * 60 / score.tempo * RATE)
-  x_T = play(score, seconds=20)
-  a_T, b_T = x_T[: 8 * RATE], x_T[loop : loop + 8 * RATE]
-  assert np.corrcoef(a_T, b_T)[0, 1] > 0.8
 
 
 def options(directory, **changes):

@@ -36,27 +36,6 @@ def call(*flags):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
-def test_an_export_embeds_the_same(small_run, music, tmp_path, kind):
-  pytest.importorskip("onnx")
-  out = tmp_path / "export"
-  flags = [f"--format={kind}", f"--output={out}", "--license=CC0-1.0"]
-  assert call("export", small_run, *flags) == 0
-  card = json.loads((out / "model.json").read_text())
-  assert card["licence"] == "CC0-1.0" and card["crop"] == 243
-  assert card["training"] == {
-    "data": "synthetic",
-    "objective": "vicreg",
-    "steps": 3,
-  }
-  loaded = vicreg_jax.load(out)
-  want = vicreg_jax.load(small_run)
-  assert loaded.fingerprint() == want.fingerprint()
-  np.testing.assert_array_equal(
-    loaded.embed(music / "0.wav"), want.embed(music / "0.wav")
-  )
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
 def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
   pytest.importorskip("onnx")
   run, out = tmp_path / "run", tmp_path / "export"
@@ -70,6 +49,7 @@ def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
   assert call("export", out, f"--output={moved}", "--license=MIT") == 0
   for each in (out, moved):
     found = vicreg_jax.load(each)
+    assert found.fingerprint() == want.fingerprint()
     for head in ("linear", "mlp"):
       shares = found.tags(music / "0.wav", head=head)
       assert shares == want.tags(music / "0.wav", head=head)
