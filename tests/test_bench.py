@@ -121,21 +121,6 @@ def test_trainers_do_the_same_steps(base):
       assert loss == pytest.approx(losses["vicreg_jax"], rel=2e-3), (i, peer)
 
 
-def test_step_leaves_out_what_fails(monkeypatch):
-  def ours(views):
-    return 0.0
-
-  def broken(views):
-    raise RuntimeError("no C++ compiler\nand more")
-
-  peers = {"vicreg_jax": ours, "torch": ours, "torch.compile": broken}
-  monkeypatch.setattr(step, "trainers", lambda config: (dict(peers), []))
-  report = step.compare(tiny(configs.base_clmr), 3)
-  assert set(report.results) == {"vicreg_jax", "torch"}
-  assert "torch.compile is left out" in report.notes[0]
-  assert "no C++ compiler" in report.notes[0]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["host", "device"])
 def test_augment_has_figures_of_every_op(capsys, side):

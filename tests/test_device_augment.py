@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -315,15 +314,6 @@ def test_a_run_on_the_device_is_that_on_the_host(small, tmp_path, best_by):
   assert any(f"validation/{best_by}" in row for row in rows[1])
   for host, device in zip(*rows):
     assert device == pytest.approx(host, rel=2e-3)
-
-
-def test_a_run_from_before_there_was_a_choice_goes_on(small, tmp_path):
-  small.steps = 3
-  expected = pretrain.run(small, str(tmp_path))
-  saved = json.loads((tmp_path / "config.json").read_text())
-  del saved["data"]["augment_on"]
-  (tmp_path / "config.json").write_text(json.dumps(saved))
-  assert_same(pretrain.run(small, str(tmp_path)), expected)
 
 
 def split_over_devices():

@@ -227,41 +227,6 @@ def test_projector_equals_pytorch(torch_twin, widths, batch_norm, train):
   np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["thesis", "rese-2-multi"])
-def test_blocks_computed_anew_change_no_number(variant):
-  rng = np.random.default_rng(0)
-  x_NxT = rng.normal(size=(6, 27))
-  # Two programs may round otherwise, which float64 keeps small.
-  module = samplecnn.SampleCNN(4, variant, 1 / 32, 2, jnp.float64)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x_NxT)
-  variables = randomise(
-    jax.tree.map(lambda s: rng.normal(0, s.shape[0] ** -0.5, s.shape), shapes)
-  )
-
-  def differentiated(module):
-    def objective(params):
-      y_NxD, updated = module.apply(
-        {**variables, "params": params},
-        x_NxT,
-        train=True,
-        views=VIEWS,
-        mutable=["batch_stats"],
-      )
-      return (y_NxD**2).sum(), updated
-
-    compute = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    return compute(variables["params"])
-
-  with jax.enable_x64(True):
-    variables = jax.tree.map(lambda a: a.astype(float), variables)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-      differentiated(module),
-      differentiated(module.clone(remat=True)),
-    )
-
-
 class Plain(nn.Module):
   """Convolve, normalise, ReLU, pool: in the order it is written."""
 

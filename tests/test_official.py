@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import shutil
 import tarfile
 import time
@@ -22,7 +21,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import warm
-from conftest import shrink
 from etils.epath import backend, gpath, register
 from music import write_tar, write_tree, write_zip
 from published import (
@@ -1106,44 +1104,6 @@ def test_annotations_that_are_no_table(tmp_path, content, message):
 
 
 # --- through the commands ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "name, archive",
-  [
-    ("fma", fma_archives),
-    ("gtzan", gtzan_archive),
-    ("magnatagatune", mtat_archives),
-  ],
-)
-def test_prepare_train_and_probe(name, archive, tmp_path, capsys):
-  root = archive(tmp_path / "official")
-  config = configs.base_prepare()
-  config.data = data(name, root, tmp_path, crop=243)
-  main.run(config, None)
-  table = capsys.readouterr().out
-  assert re.search(r"^train +\d+ ", table, re.M) and "skipped.csv" in table
-  png = re.search(r"^figure: (.*prepare\.png)$", table, re.M)[1]
-  assert pathlib.Path(png).read_bytes().startswith(b"\x89PNG")
-  train = shrink(configs.base_pretrain(), str(tmp_path / "prepared"))
-  # What is prepared is found without the archives.
-  train.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
-  train.steps, train.eval_every_epochs = 2, 0.0
-  workdir = str(tmp_path / "run")
-  main.run(train, workdir)
-  with open(f"{workdir}/metrics.jsonl") as f:
-    lines = [json.loads(line) for line in f]
-  losses = [line["train/loss"] for line in lines if "train/loss" in line]
-  assert len(losses) == 2 and np.isfinite(losses).all()
-  probe = shrink(configs.base_probe(), str(tmp_path / "prepared"))
-  probe.data.update(name=name, path="", dir=str(tmp_path / "prepared"))
-  probe.checkpoint, probe.probe.untrained = workdir, False
-  probe.probe.update(max_epochs=1, heads=("linear",))
-  main.run(probe, str(tmp_path / "probe"))
-  with open(tmp_path / "probe" / "probe.json") as f:
-    results = json.load(f)
-  assert ("accuracy" in results["linear"]) == (name != "magnatagatune")
 
 
 def prepare_and_hang(root, tmp_path):

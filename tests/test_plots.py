@@ -90,19 +90,6 @@ def test_per_tag_auc_sorts_and_pairs_its_bars(saved):
   assert len(rows) == 4 and rows[0]["tag"] == "guitar"  # the caller's order
 
 
-def test_files_are_written_in_the_colours(metrics_path, tmp_path):
-  from matplotlib.image import imread
-
-  out = tmp_path / "figures" / "loss.png"
-  plots.training_curves(metrics_path, out)
-  image_HxWxC = imread(out)[..., :3]
-  assert image_HxWxC.shape[1] == 1300  # 6.5 inches at 200 dots
-  for colour in (plots.BLUE, plots.RED):
-    rgb_C = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    drawn = np.abs(image_HxWxC - rgb_C).max(axis=2) < 0.02
-    assert drawn.sum() > 200, colour
-
-
 def test_nothing_to_plot_is_refused(tmp_path, metrics_path):
   with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
     plots.training_curves(tmp_path / "none.jsonl", tmp_path / "a.png")

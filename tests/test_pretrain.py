@@ -19,7 +19,7 @@ from runs import assert_same, lines_of, stopped_at
 from vicreg_jax import config as configs
 from vicreg_jax import config_limits, mesh
 from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.evaluation import random_splits, representations
+from vicreg_jax.evaluation import random_splits
 from vicreg_jax.jobs import pretrain
 from vicreg_jax.training import loop, steps
 from vicreg_jax.use import encoder as encoders
@@ -98,32 +98,6 @@ def test_continuing_equals_an_unbroken_run(small, unbroken, tmp_path):
 
 def refuse(*args, **kwargs):
   raise AssertionError("there was nothing to do")
-
-
-@pytest.mark.slow
-def test_a_finished_run_prints_its_table_at_once(
-  small, tmp_path, monkeypatch, capsys
-):
-  small.probe_after = True
-  small.probe.max_epochs = 1
-  workdir = str(tmp_path)
-  pretrain.main(small, workdir)
-  table = capsys.readouterr().out
-  assert "untrained linear" in table
-  for place, name in (
-    (input_pipeline, "train_views"),
-    (input_pipeline, "ValidViews"),
-    (representations, "crops"),
-    (representations, "segments"),
-    (representations, "untrained"),
-    (steps, "train_step"),
-  ):
-    monkeypatch.setattr(place, name, refuse)
-  pretrain.main(small, workdir)
-  again = capsys.readouterr()
-  assert again.out == table
-  assert f"{workdir}: complete, 5 steps; nothing is left to train" in again.err
-  assert f"{workdir}/probe.json: made of the same" in again.err
 
 
 def test_harmless_changes_are_let_through(small, unbroken):

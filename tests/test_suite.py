@@ -504,29 +504,6 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
   assert plan.last_values(str(tmp_path / "none"), 4, keys) == {}
 
 
-def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
-  """Two of nine batch sizes have been trained; the third has just begun."""
-  loaded = plan.load("configs/suites/loss_terms.py", SMOKE)
-  for point, count in zip(loaded.points, (10, 6, 0)):
-    run = tmp_path / point.jobs[0].workdir
-    run.mkdir(parents=True)
-    rows = [
-      {"step": 2 * e, "train/epoch": e}
-      | {f"train/{term}": 1.0 / e for term in ("invariance", "variance")}
-      | {"train/covariance": float(e)}
-      for e in range(1, count + 1)
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (run / "metrics.jsonl").write_text(text)
-  results = tables.collect(loaded, str(tmp_path))
-  paths = [results.metrics_path(point) for point in loaded.points]
-  assert [path is not None for path in paths] == [True] * 3 + [False] * 6
-  assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 10)
-  assert results.rows[1]["extra"] == {}  # its last epoch is not there
-  loaded.draw(results, str(tmp_path / "terms"), "")
-  assert os.path.getsize(tmp_path / "terms.png") > 10_000
-
-
 @pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
 def test_every_suite_draws_what_its_runs_left(path, tmp_path, monkeypatch):
   saved = []

@@ -108,23 +108,6 @@ def test_score_curves_show_the_rows(saved):
     assert ax.get_xscale() == "linear"
 
 
-def test_curves_differ_by_more_than_colour(saved):
-  rows = curves()
-  for each in rows:
-    each["thesis"] = scores((70, 20), (71, 21))
-  draw_curves(rows)
-  lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
-  assert lines["CLMR, linear"].get_color() == plots.RED
-  assert lines["VICReg, two-layer"].get_color() == plots.BLUE
-  seen = set()
-  for label, line in lines.items():
-    assert line.is_dashed() == ("two-layer" in label)
-    is_open = line.get_markerfacecolor() == "white"
-    assert is_open == ("thesis" in label)
-    seen.add((line.get_marker(), is_open))  # of a lone point no line is seen
-  assert len(seen) == len(lines) == 8
-
-
 def grid():
   return [
     row(scores((1, pr), (1, pr + 2)), batch_size=batch, size=size)
@@ -403,25 +386,6 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
   assert svg.getroot().attrib["width"] == "468pt"  # 6.5 inches
   assert not [e for e in svg.iter() if e.tag.endswith("}date")]
   assert dict(matplotlib.rcParams) == before
-
-
-def test_nothing_is_clipped_or_covered(saved, tmp_path):
-  """The stamp is below, the legend above all panels, all within the page."""
-  draw_curves(curves(), stamp=SMOKE)
-  figures.score_dots(results(curves()), "unused", stamp=SMOKE)
-  training_figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
-  for figure in saved:
-    (found,) = figure.legends
-    boxes = [ax.get_tightbbox() for ax in figure.axes]
-    page = figure.bbox
-    stamp = next(t for t in figure.texts if t.get_text() == SMOKE)
-    assert stamp.get_fontsize() == 7
-    stamp = stamp.get_window_extent()
-    assert page.y0 <= stamp.y0 and stamp.y1 <= min(b.y0 for b in boxes)
-    box = found.get_window_extent()
-    assert box.y1 <= page.y1 and box.y0 >= max(b.y1 for b in boxes)
-    assert page.x0 <= box.x0 and box.x1 <= page.x1
-    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 for b in boxes)
 
 
 def test_nothing_to_draw_is_refused(tmp_path):
