@@ -221,7 +221,7 @@ def test_an_error_is_one_line(tmp_path):
 def test_errors_name_flag_and_remedy():
   with pytest.raises(ValueError, match=r"--topology=v9-8: .*v3-8"):
     tpu_estimate.devices_of("v9-8")
-  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
+  with pytest.raises(ValueError, match=r"batch_size is 12, .* 8"):
     tpu_estimate.estimate(vicreg(512, 12), "v3-8", 1000)
   config = vicreg(512)
   flags.FLAGS.mark_as_parsed()
@@ -230,7 +230,7 @@ def test_errors_name_flag_and_remedy():
   for key, value in (("subset", "small"), ("name", "folder")):
     changed = config.copy_and_resolve_references()
     changed.data[key] = value
-    with pytest.raises(ValueError, match=r"--clips is not set.*--clips=25000"):
+    with pytest.raises(ValueError, match="--clips=25000"):
       aot._clips(changed)
 
 

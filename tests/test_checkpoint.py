@@ -154,9 +154,7 @@ def test_when_none_is_whole_nothing_is_deleted(tmp_path):
   (path / "9").mkdir()
   before = listing(tmp_path)
   for opened in (lambda: save(tmp_path), lambda: load(tmp_path)):
-    with pytest.raises(
-      ValueError, match=r"no checkpoint is whole \("
-    ) as caught:
+    with pytest.raises(ValueError, match="no checkpoint is whole") as caught:
       opened()
     for part in (f"{path}/9 is", f"{path}/3 is", "manifest.json is missing"):
       assert part in str(caught.value)
@@ -259,7 +257,7 @@ def test_any_error_of_the_first_host_ends_all_of_them(
   with pytest.raises(kind, match=r"cannot be read \(|x"):
     checkpoint._agree(tmp_path, find)
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  with pytest.raises(ValueError, match=r"the first host .* own error"):
+  with pytest.raises(ValueError, match="the first host"):
     checkpoint._agree(tmp_path, find)
   assert told == [-2, -1]
 
@@ -267,9 +265,7 @@ def test_any_error_of_the_first_host_ends_all_of_them(
 def test_metrics_without_room_say_so(tmp_path):
   with small_disk(tmp_path / "disk") as (fill, free):
     with (
-      pytest.raises(
-        ValueError, match=rf"/disk/(metrics.jsonl|tb): {FULL}"
-      ) as caught,
+      pytest.raises(ValueError, match=rf"/disk/\S+: {FULL}") as caught,
       writer_lib.Writer(tmp_path / "disk", total_steps=10_000) as log,
     ):
       log.write(1, {"loss": 1.0})

@@ -177,13 +177,13 @@ def test_arrays_of_other_libraries(encoder):
   want = encoder.embed(half.float().numpy(), RATE)
   for array in (half, jax.numpy.array(half.float().numpy(), "bfloat16")):
     np.testing.assert_array_equal(encoder.embed(array, RATE), want)
-  with pytest.raises(ValueError, match="Tensor that NumPy does not take"):
+  with pytest.raises(ValueError, match="Tensor"):
     encoder.embed(torch.zeros(500).to_sparse(), RATE)
 
 
 @pytest.mark.parametrize("which", [{"step": 5}, {"step": 0}, {"epoch": 0.0}])
 def test_where_there_are_no_steps_none_is_chosen(which):
-  with pytest.raises(ValueError, match="starter has one encoder, and no steps"):
+  with pytest.raises(ValueError, match="starter"):
     vicreg_jax.load("starter", **which)
 
 

@@ -836,9 +836,7 @@ def test_splits_and_groups_that_contradict(root, tmp_path):
   (root / "labels.csv").write_text(
     "path,split,group\na.wav,train,X\ntest/d.wav,train,Y\nb.wav,test,X\n"
   )
-  with pytest.raises(
-    ValueError, match=r"labels.csv line 2 and .*csv line 4 "
-  ) as e:
+  with pytest.raises(ValueError, match=r"csv line 2 and .*csv line 4 ") as e:
     datasets.prepare(config(root, tmp_path))
   assert "'X', but in the splits train and test" in str(e.value)
   (root / "labels.csv").write_text("path,group\ntrain/c.wav,X\ntest/d.wav,X\n")
@@ -948,7 +946,7 @@ def test_a_folder_that_cannot_be_listed_is_left_out(tmp_path, locked):
   with pytest.raises(ValueError, match=r"data.path=.*permissions"):
     source(root / "locked", tmp_path)
   (root / "a.wav").unlink()
-  with pytest.raises(ValueError, match="it has 2 folder not readable"):
+  with pytest.raises(ValueError, match="2 folder not readable"):
     source(root, tmp_path)
 
 

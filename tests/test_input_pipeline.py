@@ -217,9 +217,7 @@ def test_damaged_metadata_are_named(small, tmp_path, name):
     (path / name).unlink()
     if damaged is not None:
       (path / name).write_bytes(damaged)
-    with pytest.raises(
-      ValueError, match=f"data in {path} are damaged .*delete"
-    ):
+    with pytest.raises(ValueError, match=f"{path} are damaged"):
       datasets.prepare(small.data)
     (path / name).write_bytes(content)
   assert datasets.prepare(small.data).num_clips == {"train": 2}

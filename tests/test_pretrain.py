@@ -112,9 +112,7 @@ def test_the_length_may_change_if_the_schedule_does_not_need_it(
 ):
   prepared = datasets.prepare(small.data)
   small.steps = 9
-  with pytest.raises(
-    ValueError, match=r"\(steps: 5 -> 9\). The cosine .* over"
-  ):
+  with pytest.raises(ValueError, match=r"\(steps: 5 -> 9\)"):
     loop._check_same(small, header_of(small, prepared), str(unbroken[1]))
   (tmp_path / "checkpoints" / "5").mkdir(parents=True)
   small.optim.schedule = "constant"
@@ -169,7 +167,7 @@ def on_eight_devices(data_dir, other, workdir):
   ):
     np.savez(f"{workdir}/{name}", *jax.tree.leaves(params))
   config.batch_size = 12
-  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
+  with pytest.raises(ValueError, match=r"batch_size is 12, .* 8"):
     pretrain.run(config, f"{workdir}/other")
 
 
@@ -224,9 +222,7 @@ def test_a_nan_is_named_at_once_and_not_saved(
       yield np.where(step == 4, np.nan, 1).astype(np.float32) * batch
 
   monkeypatch.setattr(input_pipeline, "train_views", with_a_nan)
-  with pytest.raises(
-    ValueError, match=r"^step 4: .*'invariance': nan.*usually"
-  ):
+  with pytest.raises(ValueError, match=r"^step 4: .*'invariance': nan"):
     pretrain.run(small, str(tmp_path))
   names = sorted(os.listdir(tmp_path / "checkpoints"))
   assert names == ["1", "2", "3"]
@@ -301,9 +297,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
   small.optim.learning_rate = 1e30
   small.optim.per_256 = False
   small.optim.warmup_epochs = 0.0
-  with pytest.raises(
-    ValueError, match=r"step \d+: the loss, .*lower optim.*config.init_from="
-  ):
+  with pytest.raises(ValueError, match=r"step \d+: .*config.init_from="):
     pretrain.run(small, str(tmp_path))
 
 
@@ -382,7 +376,7 @@ def test_diagnostics_are_of_the_held_out_clips(small, prepared, tmp_path):
 @pytest.mark.slow
 def test_clips_to_validate_on_may_be_of_another_set(small, tmp_path):
   small.train_splits = ("train", "valid", "test")
-  with pytest.raises(ValueError, match="name another data set with valid_data"):
+  with pytest.raises(ValueError, match="valid_data"):
     config_limits.validate(diagnosed(small))
   small = diagnosed(small, name="synthetic", seed=1)
   config_limits.validate(small)
@@ -469,9 +463,7 @@ def test_a_run_may_begin_with_another_encoder(like_the_small_run, tmp_path):
 def test_an_encoder_to_begin_with_has_to_be_alike(like_the_small_run, tmp_path):
   config = like_the_small_run
   config.model.width = 0.125
-  with pytest.raises(
-    ValueError, match=r"model.width is 0.0625 there and 0.125 here. Set them"
-  ):
+  with pytest.raises(ValueError, match=r"model.width is 0.0625 .* 0.125"):
     pretrain.run(config, str(tmp_path))
   config.init_from = str(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="nowhere"):
@@ -565,7 +557,7 @@ def test_the_best_by_knn_counts(by_knn, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"checkpoint.best_by: knn -> "):
     pretrain.run(by_knn, whole)
   (tmp_path / "whole" / "metrics.jsonl").unlink()
-  with pytest.raises(ValueError, match=r"no validation/knn of a saved step"):
+  with pytest.raises(ValueError, match="no validation/knn"):
     encoders.load(whole)
 
 

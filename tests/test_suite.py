@@ -463,9 +463,7 @@ def test_every_score_has_a_column_and_a_panel(tmp_path):
   made.draw(results, str(tmp_path / "dots"), stamp="")
   assert (tmp_path / "dots.png").exists()
   for wrong in (("f1",), ()):
-    with pytest.raises(
-      ValueError, match=r"metrics of a suite .*, roc_auc_clip"
-    ):
+    with pytest.raises(ValueError, match=", roc_auc_clip"):
       plan.Suite("T", points, figures.score_dots, metrics=wrong)
 
 

@@ -398,10 +398,10 @@ def test_nothing_to_draw_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
     figures.score_dots(results([], ("accuracy",)), out)
   for draw in (training_figures.loss_terms, training_figures.losses):
-    with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
+    with pytest.raises(ValueError, match="'64'"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
-  with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
+  with pytest.raises(ValueError, match="'CLMR'"):
     training_figures.collapse(runs, out)
   assert not list(tmp_path.iterdir())
 
@@ -414,7 +414,7 @@ def test_bad_input_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
     draw_curves(twice, out=out)
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
-  with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
+  with pytest.raises(ValueError, match=r"m\.jsonl .* train/epoch"):
     training_figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
     training_figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)

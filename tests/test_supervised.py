@@ -234,9 +234,7 @@ def test_the_schedule_of_a_frozen_encoder_ends_with_the_run():
 def test_the_encoder_is_not_frozen_to_the_end():
   config = tiny()
   config.epochs, config.freeze_epochs = 5, 5.0
-  with pytest.raises(
-    ValueError, match="freeze_epochs is 5, the run ends after 5"
-  ):
+  with pytest.raises(ValueError, match=r"freeze_epochs is 5, .* 5"):
     configs.durations(config, B)
 
 
@@ -514,7 +512,7 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
     supervised.run(labelled, workdir)
   pathlib.Path(workdir, "metrics.jsonl").unlink()
   labelled.steps = 9  # else it would go on, to the end
-  with pytest.raises(ValueError, match=r"metrics.jsonl has no validation/loss"):
+  with pytest.raises(ValueError, match=r"metrics\.jsonl"):
     supervised.run(labelled, workdir)
 
 
@@ -581,13 +579,13 @@ def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
   assert_same(encoder._variables["params"], state.params["encoder"])
   config = shrink(configs.base_embed(), data_dir)
   config.checkpoint = workdir
-  with pytest.raises(ValueError, match=r"is that of a training: give this job"):
+  with pytest.raises(ValueError, match=workdir):
     embed.run(config, workdir)
 
 
 def test_a_best_checkpoint_that_is_lost_is_named(labelled, tmp_path, unbroken):
   prepared = datasets.prepare(labelled.data)
-  with pytest.raises(ValueError, match=r"the checkpoint of step 6 is not ther"):
+  with pytest.raises(ValueError, match="step 6"):
     saved(labelled, prepared, unbroken[1], 6)
 
 

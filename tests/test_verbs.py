@@ -148,7 +148,7 @@ def test_heads_of_other_weights_do_not_count(small_run, tmp_path):
     (tmp_path / path).symlink_to(f"{small_run}/{path}")
   assert vicreg_jax.load(tmp_path).heads is None
   (tmp_path / "heads.json").write_text("{")
-  with pytest.raises(ValueError, match=r"damaged .*; probe or export again"):
+  with pytest.raises(ValueError, match="damaged"):
     vicreg_jax.load(tmp_path)
 
 
