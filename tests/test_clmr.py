@@ -17,7 +17,7 @@ import vicreg_jax
 from vicreg_jax import __main__ as command
 from vicreg_jax.model import samplecnn, view_norm
 from vicreg_jax.training import workdir as workdirs
-from vicreg_jax.use import clmr, pytorch_file, pytorch_names
+from vicreg_jax.use import clmr, pytorch_file
 from vicreg_jax.use.import_weights import import_weights
 
 torch = pytest.importorskip("torch")
@@ -238,23 +238,6 @@ def test_nothing_in_a_pickle_is_run(tmp_path, encoder, expected):
   assert not flag.exists()
   torch.load(path, weights_only=False)
   assert flag.exists()
-
-
-def test_state_dict_is_what_pytorch_loads(encoder, expected):
-  model = SimCLR(copy.deepcopy(encoder))
-  projector = {
-    f"dense{i}": {"kernel": model.projector[2 * i].weight.detach().numpy().T}
-    for i in range(2)
-  }
-  for module, like, state in (
-    (Encoder(), model.encoder, pytorch_names.state_dict(expected)),
-    (SimCLR(Encoder()), model, pytorch_names.state_dict(expected, projector)),
-  ):
-    arrays = {name: torch.from_numpy(array) for name, array in state.items()}
-    module.load_state_dict(arrays, strict=True)
-    assert list(state) == list(like.state_dict())
-    for name, value in module.state_dict().items():
-      assert torch.equal(value, like.state_dict()[name]), name
 
 
 # ---- ONNX

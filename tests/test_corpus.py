@@ -636,12 +636,6 @@ def test_lists_may_be_playlists_with_folders_and_globs(
     named([str(pls)])
 
 
-def test_spellings_of_a_path_are_one(music, monkeypatch):
-  monkeypatch.chdir(music.parent)
-  arguments = ["music/a/../a", f"{music}/a/0.wav", "./music"]
-  assert len(named(arguments)) == 10
-
-
 def test_what_moved_keeps_its_rows_and_is_not_decoded(
   encoder, music, tmp_path, monkeypatch
 ):

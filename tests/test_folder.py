@@ -222,15 +222,6 @@ def test_long_clips_are_decoded_one_at_a_time(root, tmp_path, monkeypatch):
       assert one["id"] == other["id"] and one["samples"] == other["samples"]
 
 
-def test_order_is_deterministic(prepared):
-  data = prepared[0]
-  plain = [e["id"] for e in read(data, "train")]
-  assert [e["id"] for e in read(data, "train")] == plain
-  assert [e["id"] for e in read(data, "train[3:9]")] == plain[3:9]
-  with pytest.raises(ValueError, match="train, valid, test"):
-    data.dataset("validation")
-
-
 def test_many_threads_keep_the_order():
   def slow_first(i):
     if i % 3 == 0:

@@ -21,13 +21,11 @@ import random
 import resource
 import selectors
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import traceback
-import zipfile
 
 import music
 import numpy as np
@@ -289,62 +287,6 @@ def clear_path(path):
     path.unlink(missing_ok=True)
 
 
-class Zip:
-  """Archives with damage or odd members, whole or in parts; every clip read."""
-
-  def __init__(self, tmp):
-    from vicreg_jax.data.datasets import archives
-
-    self.tmp, self.archives = tmp, archives
-    self.mp3, self.wav = encoded("MP3"), encoded("WAV")
-
-  def case(self, rng):
-    names = ("0/a.mp3", "0/b.wav", "../x.mp3", "/etc/x.mp3", "0/a.mp3", "0/")
-    names += ("C:\\x.mp3", "0/../1/x.mp3", "0/\n.mp3", "mp3/0/c.wav")
-    file = io.BytesIO()
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    methods += (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    with zipfile.ZipFile(file, "w") as archive:
-      for name in rng.sample(names, rng.randrange(1, len(names))):
-        member = zipfile.ZipInfo(name)
-        member.compress_type = rng.choice(methods)
-        if rng.random() < 0.1:
-          member.external_attr = 0o120777 << 16  # a symbolic link
-        content = rng.choice((self.mp3, self.wav, b"", bytes(300_000)))
-        archive.writestr(member, content)
-    content = file.getvalue()
-    if rng.random() < 0.8:
-      content = bytearray(content)
-      for _ in range(rng.choice((1, 3))):
-        at = content.find(rng.choice((b"PK\1\2", b"PK\5\6", b"PK\3\4")))
-        if at >= 0 and rng.random() < 0.7:
-          at += rng.randrange(46)
-          odd = rng.choice(NUMBERS) % 2**32
-          content[at : at + 4] = struct.pack("<I", odd)
-        else:
-          content = bytearray(mutate(rng, content))
-    cut = rng.randrange(len(content) + 1)
-    parts = rng.choice(([content], [content[:cut], content[cut:]]))
-    paths = []
-    for i, part in enumerate(parts):
-      paths.append(str(self.tmp / f"a.zip.{i}"))
-      pathlib.Path(paths[-1]).write_bytes(part)
-    return Case(lambda: self.read(paths), "a.zip.0")
-
-  def read(self, paths):
-    self.archives._members.cache_clear()
-    files = self.archives.Zip.open(paths)
-    assert not any(".." in name.split("/") for name in self.members(files))
-    for name in self.members(files):
-      try:
-        check_samples(files.load(name, RATE))
-      except audio.AudioError as error:
-        assert messages.ours(error) and str(error).isprintable()
-
-  def members(self, files):
-    return self.archives._members(files)[1]
-
-
 def flat(tree, prefix=""):
   for key, value in tree.items():
     if isinstance(value, dict):
@@ -448,7 +390,6 @@ TARGETS = {
   "audio": (Audio, 800),
   "ffmpeg": (Ffmpeg, 25),
   "labels": (Labels, 300),
-  "zip": (Zip, 200),
   "export": (Export, 120),
 }
 

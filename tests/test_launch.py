@@ -222,9 +222,7 @@ WHERE = ["--project=my-project", "--zone=europe-west4-a", "--quiet"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
-def test_script_is_short_and_parses(script):
-  assert len(script.read_text().splitlines()) <= 60
-  assert max(map(len, script.read_text().splitlines())) <= 80
+def test_script_parses(script):
   subprocess.run(["bash", "-n", script], check=True)
   assert os.access(script, os.X_OK) == (script.name not in LIBRARIES)
 

@@ -424,13 +424,6 @@ def test_music_that_was_moved_is_found(tmp_path, clusters, capsys, monkeypatch):
   assert data_of(pathlib.Path("map.html").read_text())["root"] == "moved/"
 
 
-def test_a_picture_is_written(clusters, tmp_path):
-  path = tmp_path / "map.svg"
-  page.picture(make(clusters), str(path), "folder")
-  text = path.read_text()
-  assert all(text.count(colour[0]) >= 20 for colour in page.COLOURS[:3])
-
-
 BAD = [
   (["--color=mood"], "folder, cluster"),
   (["--table=nowhere.csv"], "nowhere.csv"),

@@ -350,23 +350,6 @@ def test_ties_give_their_gradient_to_the_first_as_pytorch():
   )
 
 
-def test_a_bias_before_normalisation_has_no_gradient():
-  module = samplecnn.SampleCNN(8, width=0.0625, blocks=3)
-  x = np.random.default_rng(0).normal(size=(6, 81)).astype(np.float32)
-  variables = jax.jit(module.init)(jax.random.key(0), x)
-
-  def objective(params):
-    y, _ = module.apply(
-      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
-    )
-    return (y**2).sum()
-
-  g = jax.jit(jax.grad(objective))(variables["params"])
-  for name in ("stem_conv", "block0_conv", "block1_conv", "block2_conv"):
-    assert not np.any(g[name]["bias"])
-    assert np.any(g[name]["kernel"])
-
-
 @pytest.mark.parametrize("crop", [59_048, 2 * 59_049, 19_683])
 def test_a_crop_that_does_not_fit_is_refused(crop):
   with pytest.raises(ValueError, match=r"59049.*data\.crop"):

@@ -130,11 +130,3 @@ def test_clips_show_the_counts(saved):
   assert legend == ["train (3)", "test (1)"]
   plots.clips(seconds, dbfs, (), {"train": [], "test": []}, "unused.png")
   assert len(saved[1].axes) == 2
-
-
-def test_clips_of_many_labels(saved):
-  counts = {"train": list(range(80))}
-  labels = [f"tag {k}" for k in range(80)]
-  plots.clips({"train": [1.0]}, {"train": [-9.0]}, labels, counts, "unused.png")
-  names = [t.get_text() for t in saved[0].axes[2].get_yticklabels()]
-  assert names == labels[20:]

@@ -14,7 +14,8 @@ import pytest
 import sklearn.metrics
 import warm
 from conftest import shrink
-from runs import assert_same, at_step, lines_of, stopped_at
+from music import write_sines
+from runs import assert_same, at_step, auc_of_tags, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
@@ -558,16 +559,8 @@ def test_tags_are_those_of_the_best_weights(labelled, unbroken):
   prepared = datasets.prepare(labelled.data)
   encoder = encoders.load(workdir)
   assert encoder.step == results["step"] != 9
-  labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
-  shares = []
-  for example in prepared.dataset("test"):
-    x = np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32)
-    shares.append(list(encoder.tags(x / 32767, 22_050).values()))
-  defined = [k for k in range(16) if 0 < labels_NxK[:, k].mean() < 1]
-  auc = sklearn.metrics.roc_auc_score(
-    labels_NxK[:, defined], np.array(shares)[:, defined]
-  )
-  assert 100 * auc == pytest.approx(results[supervised.NAME]["roc_auc"])
+  auc = auc_of_tags(encoder, prepared)
+  assert auc == pytest.approx(results[supervised.NAME]["roc_auc"])
 
 
 def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
@@ -587,17 +580,6 @@ def test_a_best_checkpoint_that_is_lost_is_named(labelled, tmp_path, unbroken):
   prepared = datasets.prepare(labelled.data)
   with pytest.raises(ValueError, match="step 6"):
     saved(labelled, prepared, unbroken[1], 6)
-
-
-def write_sines(path, count, low, seconds=0.1):
-  import soundfile
-
-  rng = np.random.default_rng([low, *path.parent.name.encode()])
-  t = np.arange(int(seconds * RATE)) / RATE
-  path.mkdir(parents=True)
-  for i in range(count):
-    sine = np.sin(2 * np.pi * low * rng.uniform(1, 2) * t)
-    soundfile.write(path / f"{i}.wav", 0.5 * sine, RATE)
 
 
 def of_folder(config, path):
@@ -646,20 +628,6 @@ def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
   message = error_of(of_folder(labelled, tmp_path / "split"), tmp_path / "w")
   assert "has no valid clips: training with labels needs train" in message
   assert not (tmp_path / "w").exists()
-
-
-def test_another_config_on_the_workdir_is_refused(labelled, unbroken):
-  labelled.stop_patience, labelled.steps = 5, 90  # it may go on for longer
-  prepared = datasets.prepare(labelled.data)
-
-  def check():
-    d = configs.durations(labelled, 24)
-    loop._check_same(labelled, loop.header(labelled, prepared, d), unbroken[1])
-
-  check()
-  labelled.model.dropout = 0.1
-  with pytest.raises(ValueError, match=r"\(model.dropout: 0.5 -> 0.1\)"):
-    check()
 
 
 @pytest.mark.parametrize(

@@ -320,14 +320,6 @@ def test_prepared_records_hold_the_music(tmp_path):
   assert len(paths) == 4
 
 
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    ({"sizes": (0, 1, 1)}, r"data.sizes is \(0, 1, 1\)"),
-    ({"clip_seconds": 0.5}, "data.clip_seconds=0.5 .* 11025 samples"),
-    ({"sample_rate": 4000}, "data.sample_rate is 4000"),
-  ],
-)
-def test_bad_options_are_named(tmp_path, change, message):
-  with pytest.raises(ValueError, match=message):
-    datasets.prepare(options(tmp_path, **change))
+def test_a_clip_shorter_than_a_crop_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"clip_seconds=0.5 .* 11025 samples"):
+    datasets.prepare(options(tmp_path, clip_seconds=0.5))
