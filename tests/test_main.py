@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import warm
 from absl import flags
+from music import write_sines
 
 from vicreg_jax import __main__ as verbs
 from vicreg_jax import checks, config_limits, main, messages
@@ -262,13 +263,6 @@ def test_missing_path(folder, tmp_path):
   assert "data.path" in message and folder.data.path in message
 
 
-def write_clips(path, count, seconds):
-  path.mkdir(parents=True)
-  for i in range(count):
-    x = np.random.default_rng(i).normal(size=int(22_050 * seconds)) / 9
-    soundfile.write(path / f"{i}.wav", x, 22_050)
-
-
 @pytest.mark.parametrize("name", sorted(NUM_CLIPS))
 def test_official_data_that_are_nowhere(folder, tmp_path, name):
   folder.data.name, folder.data.path = name, ""
@@ -301,7 +295,7 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
 
 
 def test_probe_without_labels(folder, data_dir, tmp_path):
-  write_clips(tmp_path / "music", 14, 0.2)
+  write_sines(tmp_path / "music", 14, 100, seconds=0.2)
   folder.probe_after = True
   message = error_of(folder, tmp_path / "w")
   assert "has no labels" in message and "--config.data.csv" in message

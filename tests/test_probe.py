@@ -34,6 +34,7 @@ from vicreg_jax.evaluation import (
 )
 from vicreg_jax.jobs import embed, pretrain, probe
 from vicreg_jax.model import optim, samplecnn
+from vicreg_jax.training import steps
 from vicreg_jax.use import encoder as encoders
 
 HEADS = ("linear", "mlp", "untrained_linear", "untrained_mlp")
@@ -362,14 +363,13 @@ def test_training_stops_when_nothing_gets_better(probing):
 
 def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
   encoder = encoders.load(trained, devices=mesh.make_mesh())
-  state = pretrain.run(small_like(small), trained)  # nothing left to train
+  small.eval_every_epochs = 0.0
+  state = pretrain.run(small, trained)  # nothing left to train
   x = next(
     input_pipeline.probe_crops(
       prepared, "test", crop=243, seed=0, epoch=0, batch_size=5
     )
   )
-  from vicreg_jax.training import steps
-
   expected = steps.make_encoder(small.model, "float32").apply(
     {
       "params": state.params["encoder"],
@@ -382,11 +382,6 @@ def test_the_encoder_is_the_one_that_was_saved(trained, prepared, small):
   # Batches of any length, in order, and the last one shorter.
   parts = np.concatenate(list(encoder([x[:2], x[2:4], x[4:]])))
   np.testing.assert_allclose(parts, y, rtol=1e-4, atol=1e-5)
-
-
-def small_like(config):
-  config.eval_every_epochs = 0.0
-  return config
 
 
 @pytest.mark.parametrize("batch_size", [8, 10])

@@ -72,7 +72,6 @@ def keep_gradients():
 
 def run(config, devices, jit_step):
   """What the first step computes, and where five steps lead to."""
-
   tx = optax.chain(
     keep_gradients(),
     steps.make_optimizer(config, configs.durations(config, 160)),
@@ -98,7 +97,6 @@ def run(config, devices, jit_step):
 
 def per_shard_step(config, tx, devices):
   """What data parallelism without global statistics would do."""
-
   whole, split = PartitionSpec(), PartitionSpec("data")
 
   def shard(state, views):
@@ -143,7 +141,6 @@ def adam_moves(moves, gradients):
   """All in one vector, without those of gradients that are rounding error: Adam
   steps as far on them, and here and there on one that becomes small later.
   """
-
   parts = [
     move[abs(g) > 1e-4 * abs(g).max()]
     for move, g in zip(kept(moves), kept(gradients), strict=True)
@@ -161,7 +158,6 @@ def difference(a, b):
 
 def compare(*case):
   """Prints {array: (eight devices, per-shard losses)}, by one device's."""
-
   assert len(jax.devices()) == 8
   one, eight = (Mesh(np.array(jax.devices()[:n]), ("data",)) for n in (1, 8))
   # Shards of a clip have no covariance: the comparison is of two shards.
