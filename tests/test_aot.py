@@ -168,15 +168,6 @@ def test_a_chip_without_an_estimate_has_none():
   assert (tpu_estimate.NO_ESTIMATE in told) == ("hours" not in result)
 
 
-def test_every_topology_is_known():
-  for topology in tpu_estimate.TOPOLOGIES:
-    devices = tpu_estimate.devices_of(topology)
-    chips = int(topology.split("-")[1])
-    # v5p counts two cores to a device.
-    assert devices.size == (chips // 2 if topology == "v5p-8" else chips)
-    assert devices.devices.flat[0].device_kind in tpu_estimate.CHIPS
-
-
 def aot_command(*arguments, tmp_path):
   path = tmp_path / "narrow.py"
   path.write_text(f"""

@@ -669,24 +669,6 @@ def test_what_moved_keeps_its_rows_and_is_not_decoded(
   assert run(encoder, music, out, pooling="none").moved == 0
 
 
-def test_killed_after_a_move_nothing_is_lost(
-  encoder, music, tmp_path, monkeypatch
-):
-  out = tmp_path / "out"
-  run(encoder, music, out)
-  os.rename(music / "a", music / "new")
-  with monkeypatch.context() as patch:
-    patch.setattr(store, "_write_list", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-      run(encoder, music, out)
-  summary = run(encoder, music, out)
-  assert (summary.embedded, summary.known) == (0, 7)
-  assert len(pq.read_table(out)) == 7
-  assert set(rows(out)) == {
-    p for p, f in listed(out).items() if f["rows"] > "0"
-  }
-
-
 def test_what_is_gone_stays_until_it_is_pruned(
   small_run, music, tmp_path, capsys, monkeypatch
 ):

@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -116,15 +114,3 @@ def test_golden_step(tiny):
     "The train step gives other numbers than it did. If that is meant, say so"
     f" in BUILD_NOTES.md and write this to {GOLDEN.name}: {json.dumps(now)}"
   )
-
-
-@pytest.mark.usefixtures("optimized")
-def test_options_are_for_cpus_and_for_a_jaxlib_that_knows_them():
-  ours = mesh.compiler_options(mesh.make_mesh())
-  assert ours == {"xla_cpu_experimental_ynn_fusion_type": ""}
-  total = jax.jit(lambda w: jnp.sum((w @ w) ** 2), compiler_options=ours)
-  assert "ynn" not in total.lower(np.ones((512, 512))).compile().as_text()
-  assert mesh._known_options("xla_cpu_no_such_option") is None
-  tpu = types.SimpleNamespace(platform="tpu")
-  devices = types.SimpleNamespace(devices=np.array([tpu], object))
-  assert mesh.compiler_options(devices) is None

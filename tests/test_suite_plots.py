@@ -250,33 +250,6 @@ def test_loss_terms_over_epochs(saved, tmp_path):
   assert len({line.get_marker() for line in lines}) == 3
 
 
-def test_smooth_is_the_mean_of_a_centred_window():
-  rng = np.random.default_rng(0)
-  epochs_N = np.cumsum(rng.uniform(0.1, 20, 60))
-  values_N = rng.normal(size=60)
-  values_N[[0, 7, 8, 30]] = np.nan
-  expected = []
-  for epoch, value in zip(epochs_N, values_N):
-    near = [
-      v
-      for e, v in zip(epochs_N, values_N)
-      if abs(e - epoch) <= 25 and not math.isnan(v)
-    ]
-    expected.append(math.nan if math.isnan(value) else np.mean(near))
-  np.testing.assert_allclose(
-    training_figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
-  )
-  # Every 20 epochs, as the thesis validates: over three values each.
-  np.testing.assert_allclose(
-    training_figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
-  )
-  # Neighbours exactly half a window away count, whatever the rounding.
-  tenths = [step * 0.1 for step in range(5)]
-  np.testing.assert_allclose(
-    training_figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
-  )
-
-
 def test_losses_are_smoothed_over_epochs(saved, tmp_path):
   # Validation has no epoch of its own: step 40 is epoch 20.
   lines = training(range(20, 161, 20), 2, loss=lambda e: e) + [
