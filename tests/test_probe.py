@@ -90,7 +90,6 @@ def validation_loss(encoder, head, prepared):
 
 
 def test_tags_are_what_was_scored(probed, prepared):
-  """The saved heads have the scores of probe.json on the same test clips."""
   workdir, results = probed
   encoder = encoders.load(str(workdir))
   for head in ("linear", "mlp"):
