@@ -212,7 +212,6 @@ BAD = {
   "of 4 numbers": lambda p: [write(p / "b", np.eye(4))],
   "no column path": lambda p: [_lacks_path(p / "b") or p / "b"],
   "list of one fixed size": lambda p: [_lists(p / "b")],
-  "is a directory": lambda p: [p],
   "cannot be read": lambda p: [p / "nowhere.parquet"],
   "nothing in them": lambda p: [_nulls(p / "b")],
   "UTF8": lambda p: [_no_text(p / "b")],
@@ -272,6 +271,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, monkeypatch, apart):
 def test_a_table_without_rows_is_one_line(tmp_path):
   table = write(tmp_path / "a", np.eye(3)[:0])
   assert "there are no rows" in call("similar", table, "0.ogg")
+  assert "is a directory" in call("similar", tmp_path, "0.ogg")
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e19, 1e37])
