@@ -554,7 +554,6 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 
 def test_tags_are_those_of_the_best_weights(labelled, unbroken):
-  """The run's own head, on the encoder of the step that is scored."""
   results, workdir = unbroken
   prepared = datasets.prepare(labelled.data)
   encoder = encoders.load(workdir)
