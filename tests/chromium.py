@@ -3,7 +3,6 @@
 So no driver, and no package, is needed but the browser.
 """
 
-import base64
 import json
 import os
 import select
@@ -128,7 +127,7 @@ class Browser:
   def type(self, text):
     self.call("Input.insertText", text=text)
 
-  def size(self, width, height, dark=False):
+  def size(self, width, height):
     self.call(
       "Emulation.setDeviceMetricsOverride",
       width=width,
@@ -136,14 +135,3 @@ class Browser:
       deviceScaleFactor=1,
       mobile=False,
     )
-    scheme = {
-      "name": "prefers-color-scheme",
-      "value": "dark" if dark else "light",
-    }
-    self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-  def picture(self, path):
-    """Writes what can be seen, as PNG."""
-    data = self.call("Page.captureScreenshot", format="png")["data"]
-    with open(path, "wb") as f:
-      f.write(base64.b64decode(data))

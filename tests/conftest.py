@@ -179,17 +179,3 @@ def small(data_dir):
 @pytest.fixture
 def prepared(small):
   return datasets.prepare(small.data)
-
-
-def pytest_terminal_summary(terminalreporter):
-  """Prints what tests have recorded as "fuzz": figures of test_fuzz.py."""
-  rows = [
-    value
-    for report in terminalreporter.getreports("")
-    for name, value in report.user_properties
-    if name == "fuzz" and report.when == "teardown"
-  ]
-  if rows:
-    columns = "inputs, results, errors, wrong, crashes, hangs, CPU s, MB more"
-    terminalreporter.write_sep("=", f"bad input: {columns}")
-    terminalreporter.write_line("\n".join(rows))

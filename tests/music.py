@@ -69,6 +69,14 @@ def write(path, x, rate, subtype=None):
   return path
 
 
+def write_sines(folder, count, low, seconds=0.1):
+  """So many sines of `low` to twice `low` Hz, at 22,050 Hz."""
+  rng = np.random.default_rng([low, *folder.parent.name.encode()])
+  for i in range(count):
+    x_T = sine(low * rng.uniform(1, 2), 22_050, seconds)
+    write(folder / f"{i}.wav", x_T, 22_050)
+
+
 def by_ffmpeg(source, path, *options):
   """Has ffmpeg encode a file as another; returns its path."""
   options = (*_TOLD.get(path.suffix, ()), *options)

@@ -9,8 +9,10 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from vicreg_jax import files
+from vicreg_jax.data import input_pipeline
 from vicreg_jax.training import loop
 
 
@@ -24,6 +26,20 @@ def lines_of(workdir, name="metrics.jsonl"):
 
 def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def auc_of_tags(encoder, prepared, head=""):
+  """ROC-AUC in percent of tags of the test clips, by scikit-learn."""
+  labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
+  clips = [
+    np.frombuffer(pcm, "<i2").astype(np.float32) / 32767
+    for pcm in input_pipeline.samples(prepared, "test")
+  ]
+  shares_NxK = [[*encoder.tags(x, 22_050, head).values()] for x in clips]
+  known = (labels_NxK.min(0) == 0) & (labels_NxK.max(0) == 1)
+  return 100 * sklearn.metrics.roc_auc_score(
+    labels_NxK[:, known], np.array(shares_NxK)[:, known]
+  )
 
 
 @contextlib.contextmanager

@@ -114,16 +114,6 @@ def test_the_covariance_is_summed_where_n_is_above_d():
   assert sums.count(f"f32[{d},{d}]") == 2
 
 
-def test_barlow_twins_gathers_once_a_view_where_n_is_below_d():
-  n, d = 64, 512
-  config = vicreg(d)
-  config.loss.name = "barlow_twins"
-  found = collectives(compiled(config))
-  assert [s for k, s in found if k == "all-gather"] == [f"bf16[{n},{d}]"] * 2
-  sums = [s for k, s in found if k == "all-reduce"]
-  assert not [s for s in sums if f"{d},{d}]" in s or f"[{n},{d}]" in s]
-
-
 def test_nt_xent_gathers_all_anchors_once():
   config = narrow(configs.base_clmr())
   config.model.projector = (32, 128)
@@ -178,15 +168,6 @@ def test_a_chip_without_an_estimate_has_none():
   assert (tpu_estimate.NO_ESTIMATE in told) == ("hours" not in result)
 
 
-def test_every_topology_is_known():
-  for topology in tpu_estimate.TOPOLOGIES:
-    devices = tpu_estimate.devices_of(topology)
-    chips = int(topology.split("-")[1])
-    # v5p counts two cores to a device.
-    assert devices.size == (chips // 2 if topology == "v5p-8" else chips)
-    assert devices.devices.flat[0].device_kind in tpu_estimate.CHIPS
-
-
 def aot_command(*arguments, tmp_path):
   path = tmp_path / "narrow.py"
   path.write_text(f"""
@@ -231,7 +212,7 @@ def test_an_error_is_one_line(tmp_path):
 def test_errors_name_flag_and_remedy():
   with pytest.raises(ValueError, match=r"--topology=v9-8: .*v3-8"):
     tpu_estimate.devices_of("v9-8")
-  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
+  with pytest.raises(ValueError, match=r"batch_size is 12, .* 8"):
     tpu_estimate.estimate(vicreg(512, 12), "v3-8", 1000)
   config = vicreg(512)
   flags.FLAGS.mark_as_parsed()
@@ -240,14 +221,8 @@ def test_errors_name_flag_and_remedy():
   for key, value in (("subset", "small"), ("name", "folder")):
     changed = config.copy_and_resolve_references()
     changed.data[key] = value
-    with pytest.raises(ValueError, match=r"--clips is not set.*--clips=25000"):
+    with pytest.raises(ValueError, match="--clips=25000"):
       aot._clips(changed)
-
-
-def test_the_least_effort_estimates_nearly_the_same(result, least_effort):
-  found = tpu_estimate.estimate(vicreg(512), "v3-8", 1000)
-  for key, off in (("optimal_seconds", 0.01), ("peak_bytes", 0.05)):
-    assert found[key] == pytest.approx(result[key], rel=off)
 
 
 @pytest.mark.parametrize(

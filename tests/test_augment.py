@@ -20,7 +20,6 @@ from vicreg_jax.data import (
   augment_config,
   crops,
   device_augment,
-  pitch,
   seeds,
 )
 
@@ -96,19 +95,6 @@ def test_filters_are_windowed_sincs_of_scipy():
       np.testing.assert_allclose(y, low, atol=1e-6)
 
 
-def test_filters_halve_at_the_cutoff_and_stop_beyond():
-  impulse = np.zeros(T, np.float32)
-  impulse[T // 2] = 1
-  hertz = np.fft.rfftfreq(T, 1 / SR)
-  for op, cutoff in ((A.highpass, 500.0), (A.lowpass, 3_000.0)):
-    h = np.abs(np.fft.rfft(op(impulse, cutoff, SR).numpy()))
-    below, above = h[hertz < 0.6 * cutoff], h[hertz > 1.4 * cutoff]
-    passed, stopped = (above, below) if op is A.highpass else (below, above)
-    assert np.interp(cutoff, hertz, h) == pytest.approx(0.5, abs=0.005)
-    assert np.abs(20 * np.log10(passed)).max() < 0.1
-    assert 20 * np.log10(stopped.max()) < -40
-
-
 def test_filter_refuses_a_cutoff_it_cannot_realise():
   with pytest.raises(ValueError, match=r"cutoff_hz is 50\.0"):
     A.lowpass(white(), 50.0, SR)
@@ -122,10 +108,6 @@ def test_delay_adds_one_echo(ms):
   expected = x.copy()
   expected[d:] += 0.5 * x[:-d]
   np.testing.assert_allclose(y, expected, atol=1e-7)
-  correlation = scipy.signal.correlate(y, x, "full", "fft")[T - 1 :]
-  correlation /= correlation[0]
-  assert np.argmax(correlation[100:]) + 100 == d
-  assert correlation[d] == pytest.approx(0.5 * (1 - d / T), abs=0.02)
 
 
 def test_delay_longer_than_the_view_adds_nothing():
@@ -256,33 +238,6 @@ def test_reverb_is_freeverb_sample_by_sample(room):
     assert db(power(wet - expected) / power(expected)) < -65
 
 
-def decay_seconds(impulse_response):
-  """T30: twice the time from -5 to -35 dB of Schroeder's integral."""
-  energy = np.cumsum(np.square(impulse_response, dtype=np.float64)[::-1])[::-1]
-  level = db(energy / energy[0] + 1e-30)
-  return 2 * np.diff([np.argmax(level < -5), np.argmax(level < -35)])[0] / SR
-
-
-def test_reverb_decays_as_designed():
-  x = np.zeros(T, np.float32)
-  x[0] = 1
-  times = {}
-  for room in ((20, 0, 0), (100, 0, 0), (20, 60, 0), (100, 60, 0)):
-    wet = A.reverb(x, *map(float, room), SR).numpy() - x
-    times[room] = decay_seconds(wet)
-    expected = decay_seconds(freeverb_in_time(x, *room))
-    assert times[room] == pytest.approx(expected, rel=0.02)
-  assert times[20, 0, 0] < times[100, 0, 0] < times[100, 60, 0]
-  assert times[20, 0, 0] < times[20, 60, 0] < times[100, 60, 0]
-
-  def brightness(damping):
-    wet = A.reverb(x, 50.0, 80.0, damping, SR).numpy()[2_000:]
-    s = np.abs(np.fft.rfft(wet)) ** 2
-    return s[len(s) // 4 :].sum() / s.sum()
-
-  assert brightness(100.0) < 0.5 * brightness(0.0)
-
-
 @pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
 @pytest.mark.parametrize("room", ROOMS)
 def test_reverb_agrees_with_sox(room, tmp_path):
@@ -380,18 +335,6 @@ def test_silence_stays_silent_and_full_scale_stays_bounded():
       assert np.isfinite(y).all()
       # A constant is amplified by the combs' resonance at 0 Hz.
       assert power(y) < (60 if x is constant else 4) * power(x)
-
-
-@pytest.mark.slow
-def test_chain_is_finite_and_bounded_for_many_seeds():
-  always = config(**dict.fromkeys(OPS, 1.0))
-  chain = tf.function(lambda x, s: A.augment(x, s, always, SR))
-  x = np.clip(white(9, 1.0), -1, 1)
-  for seed in SEEDS:
-    y = chain(x, seed).numpy()
-    assert np.isfinite(y).all()
-    assert 1e-4 * power(x) < power(y) < 6 * power(x)
-  np.testing.assert_array_equal(chain(np.zeros(T, np.float32), [3, 4]), 0)
 
 
 @pytest.mark.parametrize("length, rate", [(1, SR), (700, SR), (99_000, 44_100)])
@@ -542,47 +485,16 @@ def test_example_seed_is_splitmix64():
     assert [int(v) & mask for v in got] == pair
 
 
-def test_neighbouring_seeds_neither_collide_nor_correlate():
-  grid = [(s, e, v) for s in (0, 1) for e in (0, 1, 2) for v in (0, 1)]
-  examples = tf.range(300, dtype=tf.int64)  # the mixing is elementwise
-  found = np.stack([seeds.example_seed(s, e, examples, v) for s, e, v in grid])
-  flat = found.reshape(-1, 2)
-  assert len(np.unique(flat[:, 0])) == len(np.unique(flat[:, 1])) == len(flat)
-  bits = np.unpackbits(flat.view(np.uint8), axis=1).astype(float)
-  assert np.abs(bits.mean(0) - 0.5).max() < 0.045
-  # A neighbour in any coordinate flips half of the 128 bits.
-  cube = bits.reshape(2, 3, 2, 300, 128)
-  for axis in range(4):
-    flips = np.abs(np.diff(cube, axis=axis)).mean()
-    assert flips == pytest.approx(0.5, abs=0.01)
-
-
-def test_views_differ_and_repeat():
-  c = augment_config.default_augment()
-  x = notes()
-  always = config(gain=1.0, pitch=1.0)
-
-  def view(*key):
-    return A.augment(x, seeds.example_seed(*key), always, SR).numpy()
-
-  first = view(0, 0, 5, 0)
-  np.testing.assert_array_equal(first, view(0, 0, 5, 0))
-  for other in ((1, 0, 5, 0), (0, 1, 5, 0), (0, 0, 6, 0), (0, 0, 5, 1)):
-    assert np.abs(first - view(*other)).max() > 1e-3
-  # int32 seeds are accepted too.
-  A.augment(x, tf.constant([1, 2], tf.int32), c, SR)
+def starts_of(length, crop, count):
+  """Where the crops of so many clips of that length begin."""
+  clips = tf.data.Dataset.range(count).map(
+    lambda i: crops.random_start(length, crop, seeds.example_seed(0, 0, i, 0))
+  )
+  return np.array([int(start) for start in clips])
 
 
 def test_crop_start_is_uniform_with_both_ends():
-  starts = np.array(
-    [
-      int(s)
-      for s in tf.data.Dataset.range(8_000).map(
-        lambda i: crops.random_start(13, 10, seeds.example_seed(0, 0, i, 0))
-      )
-    ]
-  )
-  values, counts = np.unique(starts, return_counts=True)
+  values, counts = np.unique(starts_of(13, 10, 8_000), return_counts=True)
   np.testing.assert_array_equal(values, [0, 1, 2, 3])
   assert np.abs(counts / 2_000 - 1).max() < 0.1
   assert int(crops.random_start(T, T, [1, 2])) == 0
@@ -591,18 +503,10 @@ def test_crop_start_is_uniform_with_both_ends():
 
 
 def test_crop_is_independent_of_the_chain(default_draws):
-  count = 4_000
-  starts = np.array(
-    [
-      int(s)
-      for s in tf.data.Dataset.range(count).map(
-        lambda i: crops.random_start(10**6, 10, seeds.example_seed(0, 0, i, 0))
-      )
-    ]
-  )
+  starts = starts_of(10**6, 10, 4_000)
   for op in default_draws:
     for values in default_draws[op].values():
-      r = np.corrcoef(starts, values[:count].astype(float))[0, 1]
+      r = np.corrcoef(starts, values[:4_000].astype(float))[0, 1]
       assert abs(r) < 0.07, op
 
 
@@ -638,67 +542,3 @@ def test_limits_name_key_and_value(op, key, value):
 def test_a_view_must_be_mono_of_known_length():
   with pytest.raises(ValueError, match="one channel"):
     A.pitch_shift(np.zeros((2, T), np.float32), 1.0)
-
-
-# --- fast forms against plain ones -------------------------------------------
-
-
-def test_pitch_parts_are_the_plain_operations():
-  x = white(20, length=40 * pitch._ROW * 12 + 1536)
-  for width, hop in ((47, 10), (48, 12), (55, 21)):
-    grains = pitch._frames(tf.constant(x), 5, 16, width, hop)
-    plain = tf.signal.frame(x[5:], width * pitch._ROW, hop * pitch._ROW)[:16]
-    np.testing.assert_array_equal(grains, plain)
-  steps = white(21, 1.0, 24 * 7).reshape(24, 7)
-  np.testing.assert_allclose(
-    pitch._sum_before(tf.constant(steps)),
-    np.cumsum(steps, 0) - steps,
-    atol=1e-5,
-  )
-  grains = white(22, length=16 * 300).reshape(16, 300)
-  window = white(23, 1.0, 288)
-  plain = np.zeros((16 + 1) * 144)
-  for i, grain in enumerate(grains.astype(np.float64)):
-    plain[i * 144 : (i + 2) * 144] += grain[6:294] * window
-  y = pitch._overlap_add(tf.constant(grains), 6, tf.reshape(window, [2, 144]))
-  np.testing.assert_allclose(y, plain[144:-144], atol=1e-6)
-
-
-def test_pitch_rotations_are_those_of_complex_numbers():
-  rng = np.random.default_rng(24)
-  now, lagged = rng.normal(size=(2, 6, 9)) + 1j * rng.normal(size=(2, 6, 9))
-  angle, power = pitch._step(
-    tf.constant(now, tf.complex64), tf.constant(lagged, tf.complex64)
-  )
-  np.testing.assert_allclose(angle, np.angle(now / lagged), atol=1e-5)
-  np.testing.assert_allclose(power, np.abs(now * lagged) ** 2, rtol=1e-5)
-  turns, weight = rng.uniform(-99, 99, (6, 9)), rng.uniform(0.1, 1, (6, 9))
-  rotation = pitch._locked_rotation(
-    tf.constant(turns, tf.float32), tf.constant(weight, tf.float32)
-  )
-  # Within a row; the outermost bins also hear the rows beside theirs.
-  part = weight * np.exp(1j * turns)
-  around = np.array([0.5, 1, 1, 1, 0.5])
-  part = np.stack([np.convolve(row, around, "valid") for row in part])
-  np.testing.assert_allclose(rotation[:, 2:-2], part / np.abs(part), atol=1e-4)
-
-
-@pytest.mark.parametrize("length", [1, T])
-def test_pitch_sizes_are_near_the_shift_and_fast(length):
-  plan = pitch._pitch_plan(length)
-  semitones = np.linspace(-7, 7, len(plan))
-  grain, size, hop, lag, grains, before, after = plan.T
-  cents = np.abs(1_200 * np.log2(grain / size) - 100 * semitones)
-  assert cents.max() < 3 and cents.mean() < 0.6
-  for n in {*grain, *size}:
-    assert n % 2 == 0 and math.gcd(int(n), (2 * 3 * 5 * 7 * 11 * 13) ** 11) == n
-  overlap = size / hop
-  assert overlap.min() >= 2 and overlap.max() < 2.1
-  assert np.abs(lag - hop * 2 ** (semitones / 12)).max() <= 0.5
-  # Both analyses of every grain are inside what is padded, at its centre.
-  first = before - grain // 2
-  for start in (first, first + hop - lag):
-    assert start.min() >= 0
-    end = start + (grains - 1) * hop + -(-grain // pitch._ROW) * pitch._ROW
-    assert (end <= before + length + after).all()
-  assert ((grains - 1) * hop >= length).all()

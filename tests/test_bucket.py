@@ -14,6 +14,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
 from runs import at_step, lines_of, stopped_at
@@ -171,7 +172,7 @@ def test_a_run_in_a_bucket_equals_one_on_a_disk(
     for key in a:
       np.testing.assert_array_equal(a[key], b[key])
   assert config.checkpoint == here
-  with pytest.raises(ValueError, match="bucket/a/run is that of a training"):
+  with pytest.raises(ValueError, match="bucket/a/run"):
     workdir_lib.save_config(config, there)
 
 
@@ -216,8 +217,6 @@ def test_checkpoints_in_a_bucket_need_googles_client(bucket, monkeypatch):
 
 
 def test_a_bucket_that_refuses_is_one_line(bucket, monkeypatch, tmp_path):
-  import tensorflow as tf
-
   def refuse(*_):
     raise tf.errors.PermissionDeniedError(None, None, "403\nForbidden")
 
@@ -234,8 +233,6 @@ def test_checkpoints_that_a_bucket_does_not_show_are_no_damaged_ones(
   bucket, monkeypatch, tmp_path
 ):
   """Of those, the run would be told to go on from an older one."""
-  import tensorflow as tf
-
   there = tmp_path / "buckets/b/w/checkpoints/3"
   there.mkdir(parents=True)
   (there / "manifest.json").write_text("{}")
@@ -261,8 +258,6 @@ def test_checkpoints_that_a_bucket_does_not_show_are_no_damaged_ones(
 def test_checkpoints_that_a_bucket_does_not_take_are_one_line(
   bucket, monkeypatch
 ):
-  import tensorflow as tf
-
   def refuse(*_, **__):
     raise tf.errors.PermissionDeniedError(None, None, "403\nForbidden")
 

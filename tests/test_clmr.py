@@ -17,7 +17,7 @@ import vicreg_jax
 from vicreg_jax import __main__ as command
 from vicreg_jax.model import samplecnn, view_norm
 from vicreg_jax.training import workdir as workdirs
-from vicreg_jax.use import clmr, pytorch_file, pytorch_names
+from vicreg_jax.use import clmr, pytorch_file
 from vicreg_jax.use.import_weights import import_weights
 
 torch = pytest.importorskip("torch")
@@ -238,23 +238,6 @@ def test_nothing_in_a_pickle_is_run(tmp_path, encoder, expected):
   assert not flag.exists()
   torch.load(path, weights_only=False)
   assert flag.exists()
-
-
-def test_state_dict_is_what_pytorch_loads(encoder, expected):
-  model = SimCLR(copy.deepcopy(encoder))
-  projector = {
-    f"dense{i}": {"kernel": model.projector[2 * i].weight.detach().numpy().T}
-    for i in range(2)
-  }
-  for module, like, state in (
-    (Encoder(), model.encoder, pytorch_names.state_dict(expected)),
-    (SimCLR(Encoder()), model, pytorch_names.state_dict(expected, projector)),
-  ):
-    arrays = {name: torch.from_numpy(array) for name, array in state.items()}
-    module.load_state_dict(arrays, strict=True)
-    assert list(state) == list(like.state_dict())
-    for name, value in module.state_dict().items():
-      assert torch.equal(value, like.state_dict()[name]), name
 
 
 # ---- ONNX
@@ -555,11 +538,3 @@ def test_of_an_import_no_training_and_no_scores_are_known(tmp_path, encoder):
   assert end.value.code == 0
   card = json.loads((out / "model.json").read_text())
   assert card["training"] is card["scores"] is card["tags"] is None
-
-
-def test_an_import_is_written_to_a_new_directory(tmp_path, encoder):
-  path = save(tmp_path / "a.pt", encoder.state_dict())
-  for taken, said in ((tmp_path, "is not empty"), (path, "Not a directory")):
-    with pytest.raises(ValueError, match=said) as error:
-      import_weights(path, str(taken))
-    assert "\n" not in str(error.value)

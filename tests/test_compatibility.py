@@ -6,7 +6,6 @@ step 3 of 6, its config, and the metrics of the same run unbroken. That of
 segments, an index and an export.
 """
 
-import json
 import pathlib
 import runpy
 import tarfile
@@ -17,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from runs import lines_of
+from tables import similar
 
 import vicreg_jax
-from vicreg_jax import __main__ as command
 from vicreg_jax import config_limits, mesh
 from vicreg_jax.data import datasets
 from vicreg_jax.jobs import pretrain
@@ -97,15 +96,8 @@ def library(tmp_path, monkeypatch):
   return tmp_path / "library"
 
 
-def similar(capsys, *flags):
-  with pytest.raises(SystemExit) as done:
-    command.main(["similar", "table.parquet", "music/0.wav", "--json", *flags])
-  assert done.value.code == 0
-  return json.loads(capsys.readouterr().out)
-
-
 def test_a_table_is_searched_and_goes_on(library, capsys):
-  near = similar(capsys)
+  near = similar(capsys, "table.parquet", "music/0.wav")
   assert [row["path"] for row in near] == ["music/1.wav", "music/2.wav"]
   assert [row["similarity"] for row in near] == pytest.approx(
     [0.999, 0.993], abs=6e-4

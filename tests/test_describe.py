@@ -97,7 +97,6 @@ KEYS = {
     ("0M 5M 7M 0M", "major"),
     ("0M 7M 9m 5M", "major"),
     ("0m 5m 7M 0m", "minor"),
-    ("0m 5m 7m 0m", "minor"),
   ],
 )
 @pytest.mark.parametrize("detune", [0, 0.3, -0.4])  # semitones

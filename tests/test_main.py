@@ -14,12 +14,12 @@ import pytest
 import soundfile
 import warm
 from absl import flags
+from music import write_sines
 
 from vicreg_jax import __main__ as verbs
-from vicreg_jax import checks, config_limits, main, mesh, messages
+from vicreg_jax import checks, config_limits, main, messages
 from vicreg_jax import config as configs
-from vicreg_jax.data import datasets, input_pipeline
-from vicreg_jax.training import loop, steps
+from vicreg_jax.training import steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -263,31 +263,6 @@ def test_missing_path(folder, tmp_path):
   assert "data.path" in message and folder.data.path in message
 
 
-def test_empty_folder(folder, tmp_path):
-  (tmp_path / "music").mkdir()
-  assert folder.data.path in error_of(folder, tmp_path / "w")
-
-
-def test_folder_of_text_files(folder, tmp_path):
-  (tmp_path / "music").mkdir()
-  (tmp_path / "music" / "notes.txt").write_text("do re mi")
-  message = error_of(folder, tmp_path / "w")
-  assert folder.data.path in message and ".txt" in message
-
-
-def write_clips(path, count, seconds):
-  path.mkdir(parents=True)
-  for i in range(count):
-    x = np.random.default_rng(i).normal(size=int(22_050 * seconds)) / 9
-    soundfile.write(path / f"{i}.wav", x, 22_050)
-
-
-def test_crop_longer_than_every_clip(folder, tmp_path):
-  write_clips(tmp_path / "music", 9, 0.01)
-  message = error_of(folder, tmp_path / "w")
-  assert "data.crop" in message and "243" in message.replace(",", "")
-
-
 @pytest.mark.parametrize("name", sorted(NUM_CLIPS))
 def test_official_data_that_are_nowhere(folder, tmp_path, name):
   folder.data.name, folder.data.path = name, ""
@@ -320,7 +295,7 @@ def test_checkpoint_that_is_none(data_dir, tmp_path):
 
 
 def test_probe_without_labels(folder, data_dir, tmp_path):
-  write_clips(tmp_path / "music", 14, 0.2)
+  write_sines(tmp_path / "music", 14, 100, seconds=0.2)
   folder.probe_after = True
   message = error_of(folder, tmp_path / "w")
   assert "has no labels" in message and "--config.data.csv" in message
@@ -344,29 +319,20 @@ def test_probe_without_labels(folder, data_dir, tmp_path):
     ("probe.plateau_factor", 1.0, r"probe.plateau_factor"),
     ("probe.heads", (), r"probe.heads is \(\); name one or more"),
     ("probe.heads", ("svm",), r"probe.heads is \('svm',\); use one of linear"),
-    ("probe.splits", 0, r"probe.splits is 0; it must be at least 1"),
     ("model.projector", (), r"model.projector"),
     ("seed", -1, r"seed is -1"),
-    (
-      "optim.momentum",
-      1.0,
-      r"optim.momentum is 1.0; .* at least 0 and below 1",
-    ),
+    ("optim.momentum", 1.0, r"optim.momentum is 1.0; .* below 1"),
     ("train_splits", ("train", "train"), r"train_splits.*each once"),
     ("data.subset", "tiny", r"data.subset is 'tiny'.*medium, large, full"),
     ("data.split_set", "all", r"data.split_set is 'all'.*filtered, full"),
     ("data.convention", "top", r"data.convention is 'top'.*all, tagged"),
     ("data.tags", "top10", r"data.tags is 'top10'.*top50, genre, instrument"),
-    ("data.split_number", 5, r"data.split_number is 5; .* at most 4"),
     ("data.target", "note", r"data.target is 'note'.*pitch, family"),
     ("data.sample_rate", 999, r"data.sample_rate is 999; .* at least 1000"),
-    ("data.sample_rate", 2**31 - 1, r"data.sample_rate .* at most 768000"),
     ("data.sizes", (1, 2), r"data.sizes is \(1, 2\)"),
-    ("data.clip_seconds", 1e9, r"data.clip_seconds is 1000000000.0"),
     ("data.dir", "a\0b", r"data.dir is 'a\\x00b'; it must be text"),
     ("batch_size", 2**31, r"batch_size is 2147483648.*at most 2147483647"),
     ("model.projector", (1.5, 2), r"model.projector.*each .* a whole number"),
-    ("model.width", 1e9, r"model.width is 1000000000.0; .* at most 100"),
     ("optim.learning_rat", 0.1, r"no such key \(did you mean optim.learning_r"),
     ("loss.eps", float("inf"), r"loss.eps is inf"),
     ("epochs", None, r"epochs is None"),
@@ -395,34 +361,3 @@ def test_every_number_has_its_limits():
   }
   # Of an encoder's checkpoint, -1 for none; epochs do not count beside steps.
   assert unlimited == {"step", "epoch", "epochs"}
-
-
-@pytest.mark.slow
-def test_a_full_width_encoder_trains(data_dir):
-  """Two steps of the thesis's recipe, but for its projector's width."""
-  config = load(ROOT / "configs/vicreg_fma.py").get_config()
-  config.data.name = "synthetic"
-  config.data.dir = data_dir
-  config.data.sizes = (4, 0, 0)
-  config.data.clip_seconds = 3.0
-  config.train_splits = ("train",)
-  config.batch_size = 2
-  config.steps = 2
-  config.model.projector = (512, 512, 512)
-  prepared = datasets.prepare(config.data)
-  d = configs.durations(
-    config, input_pipeline.num_train_clips(prepared, config)
-  )
-  tx = steps.make_optimizer(config, d)
-  devices = mesh.make_mesh()
-  state = loop.state_at(
-    functools.partial(steps.init_state, config, tx), devices
-  )
-  step = steps.jit_train_step(config, tx, devices)
-  views = input_pipeline.train_views(prepared, config)
-  before = np.asarray(state.params["encoder"]["last_conv"]["kernel"])
-  for _ in range(2):
-    state, scalars = step(state, next(views))
-    assert np.isfinite(float(scalars["loss"]))
-  after = np.asarray(state.params["encoder"]["last_conv"]["kernel"])
-  assert not np.array_equal(before, after)

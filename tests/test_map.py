@@ -13,7 +13,6 @@ import struct
 import threading
 import time
 
-import firefox
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,14 +107,6 @@ def test_umap_lays_out_too(clusters, tmp_path):
   assert (far_Nx3.argmin(axis=1) == np.arange(60) // 20).all()
 
 
-def test_neighbours_are_those_of_similar(clusters, capsys):
-  made = make(clusters)
-  for i in (0, 33):
-    hits = similar(capsys, clusters, made.rows.paths[i])
-    expected = [made.rows.paths.index(hit["path"]) for hit in hits]
-    np.testing.assert_array_equal(made.neighbours_Nx10[i], expected)
-
-
 @pytest.mark.parametrize("scale", neighbours.SCALES)
 def test_neighbours_of_passages_tracks_are_those_of_similar(
   tmp_path, capsys, scale
@@ -177,19 +168,6 @@ def test_pieces_of_a_track_are_apart(tmp_path, monkeypatch, by):
   np.testing.assert_allclose(
     made.cosine_Nx10, np.take_along_axis(expected, order_Nx10, 1), atol=1e-6
   )
-
-
-def test_long_searches_show_their_progress(monkeypatch, capsys):
-  bar = neighbours.bar
-  monkeypatch.setattr(neighbours, "bar", lambda name: bar(name) | {"delay": 0})
-  y_NxD = np.random.default_rng(0).normal(size=(2_100, 4)).astype(np.float32)
-  each_N = np.arange(2_100, dtype=np.int32)
-  scaling = neighbours.fit([], 4, "none")
-  neighbours.of_all(y_NxD, each_N, scaling, 3, progress="neighbours")
-  shown = capsys.readouterr().err
-  assert "neighbours: 100%" in shown and "points/s" in shown
-  neighbours.of_all(y_NxD, each_N, scaling, 3)
-  assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -417,19 +395,6 @@ def test_the_page_holds_the_points_and_names_as_data(tmp_path):
   np.testing.assert_array_equal(near, made.neighbours_Nx10)
 
 
-def test_bytes_that_are_no_text_are_found_and_linked(tmp_path):
-  name = HOSTILE[-1]
-  (tmp_path / "m").mkdir()
-  for each in (name, "a.wav"):
-    (tmp_path / "m" / each).write_bytes(b"x")
-  paths = [str(tmp_path / "m" / "a.wav"), on_disk(str(tmp_path / "m" / name))]
-  made = make(write(tmp_path / "t", np.eye(2), paths))
-  audio = page.audio_of(made.rows.paths)
-  assert not audio.missing()
-  html = page.page(made, audio, str(tmp_path), "folder")
-  assert data_of(html)["links"] == {"1": "m/caf%E9.wav"}
-
-
 def test_links_name_files_and_nothing_else(tmp_path):
   """No query, and no place in a file: of folders, and of links by bytes."""
   folder = tmp_path / "a b#1?x=%41&"
@@ -457,13 +422,6 @@ def test_music_that_was_moved_is_found(tmp_path, clusters, capsys, monkeypatch):
   assert call("map", clusters, *flags, "--audio-root=moved") is None
   assert not capsys.readouterr().err
   assert data_of(pathlib.Path("map.html").read_text())["root"] == "moved/"
-
-
-def test_a_picture_is_written(clusters, tmp_path):
-  path = tmp_path / "map.svg"
-  page.picture(make(clusters), str(path), "folder")
-  text = path.read_text()
-  assert all(text.count(colour[0]) >= 20 for colour in page.COLOURS[:3])
 
 
 BAD = [
@@ -954,32 +912,3 @@ def test_a_song_that_ends_leads_to_the_nearest_of_others(tagged):
   assert seen[1] == near[0]
   tracks = browser.ask("[...tracks]")
   assert len({tracks[i] for i in seen}) == 6  # each track once
-
-
-@pytest.mark.slow
-def test_firefox_shows_and_plays_the_map(hostile, tmp_path):
-  if firefox.PROGRAM is None:
-    pytest.skip("there is no Firefox here")
-  table, _ = hostile
-  output = tmp_path / "map.html"
-  flags = ["--by=segments", "--projection=pca", f"--output={output}"]
-  assert call("map", table, *flags) is None
-  with contextlib.closing(firefox.Browser(tmp_path / "fox")) as fox:
-    fox.size(1200, 800)
-    fox.open(output.as_uri())
-    assert fox.ask("$('note').textContent") == "32 points, laid out by pca"
-    fox.act(keys="/")
-    fox.act(keys="☃")
-    enter, shift = "\ue007", "\ue008"
-    fox.act(keys=enter)
-    shown = "$('folder').textContent + $('name').textContent"
-    assert fox.ask(shown) == on_disk(HOSTILE[4]) + " at 0:00"
-    fox.until("$('audio').currentTime > 0")
-    assert fox.ask("document.activeElement.id") == "canvas"
-    across, down = (
-      fox.ask(f"$('canvas').client{side}") - 2 for side in ("Width", "Height")
-    )
-    around = [(2, 2), (across, 2), (across, down), (2, down)]
-    fox.act(keys=shift, line=around)
-    assert fox.ask("$('chosen').textContent") == "32 points, 16 files"
-    assert fox.ask("document.title") == "Map of music"

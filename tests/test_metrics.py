@@ -56,29 +56,6 @@ def test_tagging_metrics_match_their_definitions(levels):
   )
 
 
-def test_tagging_metrics_by_hand():
-  # Ranked: hit, miss, hit -> AP (1/1 + 2/3) / 2; one of two pairs in order.
-  labels_NxK = np.array([[1, 0], [0, 1], [1, 0]])
-  scores_NxK = np.array([[0.9, 0.5], [0.5, 0.5], [0.1, 0.5]])
-  got = metrics.per_tag_metrics(labels_NxK, scores_NxK)
-  np.testing.assert_allclose(got["roc_auc"], [50, 50])
-  np.testing.assert_allclose(got["pr_auc"], [100 * 5 / 6, 100 / 3])
-  np.testing.assert_array_equal(got["positives"], [2, 1])
-
-
-def test_per_tag_metrics_mark_undefined_tags():
-  labels_NxK, scores_NxK = make(200, 6, levels=2)
-  labels_NxK[:, 2] = 0
-  labels_NxK[:, 4] = 1
-  got = metrics.per_tag_metrics(labels_NxK, scores_NxK)
-  assert np.flatnonzero(np.isnan(got["roc_auc"])).tolist() == [2, 4]
-  assert np.flatnonzero(np.isnan(got["pr_auc"])).tolist() == [2, 4]
-  want = 100 * areas(labels_NxK.T, scores_NxK.T)
-  np.testing.assert_allclose(np.delete(got["roc_auc"], [2, 4]), want[:, 0])
-  np.testing.assert_allclose(np.delete(got["pr_auc"], [2, 4]), want[:, 1])
-  assert got["positives"].tolist() == labels_NxK.sum(axis=0).tolist()
-
-
 def test_one_tag_has_no_clip_figure():
   got = metrics.tagging_metrics([[1], [0], [0]], [[0.9], [0.2], [0.1]])
   assert got["roc_auc"] == got["pr_auc"] == 100

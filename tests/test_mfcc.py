@@ -123,12 +123,6 @@ def _saved(y_NxD, made_of):
   return content.getvalue()
 
 
-def test_a_clip_too_short_for_slopes_has_some():
-  x_T = music.white(length=1000)
-  found = mfcc.features(x_T, 22_050)
-  assert np.isfinite(found).all() and found.shape == (80,)
-
-
 def test_tracks_and_samples_are_in_the_order_of_labels(clips):
   ids = input_pipeline.labels(clips, "train").ids
   assert input_pipeline.tracks(clips, "train") == ids  # each its own track

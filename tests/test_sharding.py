@@ -5,8 +5,16 @@ Run in a process of its own, as JAX's devices are fixed when it starts.
 
 import json
 
+import jax
+import numpy as np
+import optax
 import pytest
 import warm
+from jax.sharding import Mesh, PartitionSpec
+
+from vicreg_jax import config as configs
+from vicreg_jax import mesh
+from vicreg_jax.training import steps
 
 B, T = 16, 27
 SIZES = {"n<d": 24, "n>d": 12}  # dimensions of the embeddings
@@ -30,8 +38,6 @@ TOLERANCE = {
 
 
 def config_of(loss, size, optimizer):
-  from vicreg_jax import config as configs
-
   config = configs.base_pretrain()
   config.data.crop = T
   config.model.blocks = 2
@@ -51,8 +57,6 @@ def config_of(loss, size, optimizer):
 
 
 def views_of(step):
-  import numpy as np
-
   x = np.random.default_rng(step).normal(size=(B, 2, T))
   # Clips of unlike loudness: shards have other statistics than the batch.
   return (x * np.linspace(0.2, 3, B)[:, None, None]).astype(np.float32)
@@ -60,9 +64,6 @@ def views_of(step):
 
 def keep_gradients():
   """An optimizer's first link: its state is the gradient that it was given."""
-  import jax
-  import optax
-
   return optax.GradientTransformation(
     lambda params: jax.tree.map(lambda p: 0 * p, params),
     lambda grads, state, params=None: (grads, grads),
@@ -71,13 +72,6 @@ def keep_gradients():
 
 def run(config, devices, jit_step):
   """What the first step computes, and where five steps lead to."""
-  import jax
-  import optax
-
-  from vicreg_jax import config as configs
-  from vicreg_jax import mesh
-  from vicreg_jax.training import steps
-
   tx = optax.chain(
     keep_gradients(),
     steps.make_optimizer(config, configs.durations(config, 160)),
@@ -103,11 +97,6 @@ def run(config, devices, jit_step):
 
 def per_shard_step(config, tx, devices):
   """What data parallelism without global statistics would do."""
-  import jax
-  from jax.sharding import PartitionSpec
-
-  from vicreg_jax.training import steps
-
   whole, split = PartitionSpec(), PartitionSpec("data")
 
   def shard(state, views):
@@ -140,8 +129,6 @@ def kept(tree):
   """Its arrays but for biases in front of a BatchNorm: the mean takes those
   away, so their gradient is rounding error.
   """
-  import jax
-
   return [
     array
     for path, array in jax.tree_util.tree_leaves_with_path(tree)
@@ -154,8 +141,6 @@ def adam_moves(moves, gradients):
   """All in one vector, without those of gradients that are rounding error: Adam
   steps as far on them, and here and there on one that becomes small later.
   """
-  import numpy as np
-
   parts = [
     move[abs(g) > 1e-4 * abs(g).max()]
     for move, g in zip(kept(moves), kept(gradients), strict=True)
@@ -165,8 +150,6 @@ def adam_moves(moves, gradients):
 
 def difference(a, b):
   """The largest, over the trees' arrays, of norm of the difference by norm."""
-  import numpy as np
-
   return max(
     float(np.linalg.norm(x - y) / np.linalg.norm(x))
     for x, y in zip(kept(a), kept(b), strict=True)
@@ -175,12 +158,6 @@ def difference(a, b):
 
 def compare(*case):
   """Prints {array: (eight devices, per-shard losses)}, by one device's."""
-  import jax
-  import numpy as np
-  from jax.sharding import Mesh
-
-  from vicreg_jax.training import steps
-
   assert len(jax.devices()) == 8
   one, eight = (Mesh(np.array(jax.devices()[:n]), ("data",)) for n in (1, 8))
   # Shards of a clip have no covariance: the comparison is of two shards.

@@ -2,16 +2,13 @@
 
 import json
 import pathlib
-import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vicreg_jax import config as configs
 from vicreg_jax import mesh
-from vicreg_jax.model import losses
 from vicreg_jax.training import steps
 
 GOLDEN = pathlib.Path(__file__).parent / "golden_step.json"
@@ -83,14 +80,6 @@ def test_gradients_compute_blocks_anew_where_the_config_says_so(tiny):
     assert ("remat" in str(program(state))) == remat
 
 
-def test_the_loss_is_of_pairs_of_views(tiny):
-  z_BxVxD = np.random.default_rng(0).normal(size=(B, 2, 7))
-  z_BxVxD = z_BxVxD.astype(np.float32)
-  loss, _ = steps.loss_of(tiny, jnp.asarray(z_BxVxD.reshape(-1, 7)))
-  expected, _ = losses.vicreg_loss(z_BxVxD[:, 0], z_BxVxD[:, 1])
-  np.testing.assert_allclose(loss, expected, rtol=1e-6)
-
-
 def test_what_is_due_at_a_step():
   d = configs.Durations(4, 10, 0, 0, 4, 0, 3, keep_at=(5,), note="")
   steps_ = range(1, 11)
@@ -113,25 +102,6 @@ def test_evaluation_uses_running_statistics_and_changes_nothing(tiny):
   assert evaluate(state, views(0))["loss"] != before
 
 
-def test_schedules(tiny):
-  tiny.batch_size = 512
-  tiny.optim.warmup_epochs = 2.0
-  tiny.steps = 0
-  tiny.epochs = 10
-  d = configs.durations(tiny, 2048)
-  rate = steps.make_schedule(tiny, d)
-  assert (d.per_epoch, d.total, d.warmup) == (4, 40, 8)
-  np.testing.assert_allclose(
-    [rate(0), rate(4), rate(8), rate(24), rate(40)],
-    [0, 0.2, 0.4, 0.4 * (0.5 * 0.999 + 0.001), 0.4e-3],
-    rtol=1e-5,
-  )
-  tiny.optim.schedule = "constant"
-  assert steps.make_schedule(tiny, d)(17) == pytest.approx(0.4)
-  tiny.optim.per_256 = False
-  assert steps.make_schedule(tiny, d)(17) == pytest.approx(0.2)
-
-
 @pytest.mark.usefixtures("optimized")
 def test_golden_step(tiny):
   """Two steps of the recipe. A change here changes everybody's results."""
@@ -144,15 +114,3 @@ def test_golden_step(tiny):
     "The train step gives other numbers than it did. If that is meant, say so"
     f" in BUILD_NOTES.md and write this to {GOLDEN.name}: {json.dumps(now)}"
   )
-
-
-@pytest.mark.usefixtures("optimized")
-def test_options_are_for_cpus_and_for_a_jaxlib_that_knows_them():
-  ours = mesh.compiler_options(mesh.make_mesh())
-  assert ours == {"xla_cpu_experimental_ynn_fusion_type": ""}
-  total = jax.jit(lambda w: jnp.sum((w @ w) ** 2), compiler_options=ours)
-  assert "ynn" not in total.lower(np.ones((512, 512))).compile().as_text()
-  assert mesh._known_options("xla_cpu_no_such_option") is None
-  tpu = types.SimpleNamespace(platform="tpu")
-  devices = types.SimpleNamespace(devices=np.array([tpu], object))
-  assert mesh.compiler_options(devices) is None

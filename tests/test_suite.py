@@ -156,47 +156,6 @@ def test_objectives_differ_in_nothing_else():
   assert {tuple(r.model.projector) for r in runs.values()} == {(8196,) * 3}
 
 
-def test_larger_encoders_see_the_same_clips():
-  jobs = jobs_of(["scaling"], THESIS)
-  runs = {
-    j.workdir: parsed(j).to_dict()
-    for j in jobs.values()
-    if "probe" not in j.config
-  }
-  thesis_own = "runs/vicreg-fma-b768-d512-e1000"
-  assert jobs[thesis_own] == jobs_of(["convergence"], THESIS)[thesis_own]
-  keys = ("variant", "width", "representation_size")
-  found = [tuple(c["model"].pop(key) for key in keys) for c in runs.values()]
-  assert found == [
-    ("thesis", 1, 512),
-    ("thesis", 2, 512),
-    ("thesis", 4, 512),
-    ("thesis", 1, 1024),
-    ("thesis", 1, 2048),
-    ("rese-2-multi", 1, 512),
-  ]
-  # They differ in nothing else.
-  assert all(c == runs[thesis_own] for c in runs.values())
-
-
-def test_rates_are_of_the_thesis_and_around():
-  jobs = jobs_of(["rates"], THESIS)
-  runs = {
-    j.workdir: parsed(j) for j in jobs.values() if "probe" not in j.config
-  }
-  shared = jobs_of(["convergence"], THESIS)
-  own = {f"runs/vicreg-fma-b768-d512-e{e}" for e in (300, 1000, 3000)}
-  assert own == runs.keys() & shared.keys() and len(runs) == 20
-  found = {
-    (c.epochs, c.optim.warmup_epochs, c.optim.learning_rate)
-    for c in runs.values()
-  }
-  schedules = {(300, 10), (1000, 10), (3000, 10), (1000, 50)}
-  assert found == {
-    (*s, r) for s in schedules for r in (0.1, 0.2, 0.4, 0.8, 1.6)
-  }
-
-
 def test_label_efficiency_is_of_one_encoder_and_as_many_steps():
   jobs = jobs_of(["label_efficiency"], THESIS)
   shared = jobs_of(["transfer"], THESIS)
@@ -504,13 +463,11 @@ def test_every_score_has_a_column_and_a_panel(tmp_path):
   made.draw(results, str(tmp_path / "dots"), stamp="")
   assert (tmp_path / "dots.png").exists()
   for wrong in (("f1",), ()):
-    with pytest.raises(
-      ValueError, match=r"metrics of a suite .*, roc_auc_clip"
-    ):
+    with pytest.raises(ValueError, match=", roc_auc_clip"):
       plan.Suite("T", points, figures.score_dots, metrics=wrong)
 
 
-def test_a_suite_may_have_other_heads(tmp_path, monkeypatch):
+def test_a_suite_may_have_other_heads(tmp_path):
   (tmp_path / "run").mkdir()
   found = {"linear": {"roc_auc": 50.0}, "mfcc_knn": {"roc_auc": 60.0}}
   (tmp_path / "run/probe.json").write_text(json.dumps(found))
@@ -525,20 +482,6 @@ def test_a_suite_may_have_other_heads(tmp_path, monkeypatch):
   results = tables.collect(made, str(tmp_path))
   *_, x, of_mfcc = tables.markdown(made, results, "").splitlines()
   assert (x, of_mfcc) == ("| x | 50.00 | - |", "| MFCCs | - | 60.00 |")
-  drawn = []
-  monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
-  made.draw(results, "unused", stamp="")
-  figure, _ = drawn
-  values = {
-    float(x)
-    for line in figure.axes[0].get_lines()
-    for x in line.get_xdata()
-    if np.isfinite(x)
-  }
-  assert values >= {50.0, 60.0}
-  (legend,) = figure.legends
-  names = [text.get_text() for text in legend.get_texts()]
-  assert names == ["linear", "neighbours"]
 
 
 def test_what_was_measured_is_that_of_the_epoch(tmp_path):
@@ -557,29 +500,6 @@ def test_what_was_measured_is_that_of_the_epoch(tmp_path):
     assert found == {"std": std, "invariance": invariance}
   assert plan.last_values(str(tmp_path), 4.5, keys) == {}  # not there yet
   assert plan.last_values(str(tmp_path / "none"), 4, keys) == {}
-
-
-def test_a_figure_has_gaps_where_runs_are_missing(tmp_path):
-  """Two of nine batch sizes have been trained; the third has just begun."""
-  loaded = plan.load("configs/suites/loss_terms.py", SMOKE)
-  for point, count in zip(loaded.points, (10, 6, 0)):
-    run = tmp_path / point.jobs[0].workdir
-    run.mkdir(parents=True)
-    rows = [
-      {"step": 2 * e, "train/epoch": e}
-      | {f"train/{term}": 1.0 / e for term in ("invariance", "variance")}
-      | {"train/covariance": float(e)}
-      for e in range(1, count + 1)
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (run / "metrics.jsonl").write_text(text)
-  results = tables.collect(loaded, str(tmp_path))
-  paths = [results.metrics_path(point) for point in loaded.points]
-  assert [path is not None for path in paths] == [True] * 3 + [False] * 6
-  assert results.rows[0]["extra"]["invariance"] == pytest.approx(1 / 10)
-  assert results.rows[1]["extra"] == {}  # its last epoch is not there
-  loaded.draw(results, str(tmp_path / "terms"), "")
-  assert os.path.getsize(tmp_path / "terms.png") > 10_000
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)

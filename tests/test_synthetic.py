@@ -9,7 +9,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 import types
 
 import librosa
@@ -147,18 +146,6 @@ def test_samples_are_sane(scores):
     assert power.min() > 10 ** ((rms - 20) / 10)
 
 
-def test_other_sample_rates_play_the_same_music(scores):
-  for score in scores[:8]:
-    score = without(score, "drums", "flute")  # no noise
-    if not score.parts:
-      continue
-    spectra = []
-    for rate in (16_000, 44_100):
-      spectrum = np.abs(np.fft.rfft(play(score, rate=rate)))
-      spectra.append(spectrum[50 * SECONDS : 2000 * SECONDS])
-    assert np.corrcoef(*spectra)[0, 1] > 0.8
-
-
 @pytest.mark.parametrize("instrument", (*composer.INSTRUMENTS, "bass"))
 def test_notes_are_in_tune(scores, instrument):
   for score in scores[:6]:
@@ -227,23 +214,6 @@ def test_drums_are_heard(scores, labels):
   with_, without_ = np.array(jumps).reshape(-1, 2).T
   assert np.mean(with_ > 3) > 0.9
   assert np.median(with_) > 5 * np.median(without_)
-
-
-def test_drums_without_music_have_kick_and_snare(scores, labels):
-  for i in np.flatnonzero(labels["drums"])[:10]:
-    score = scores[i]
-    part = next(p for p in score.parts if p.instrument == "drums")
-    power = {}
-    for drum in (composer.KICK, composer.SNARE, composer.HAT):
-      note = composer.Note(0.5, 0.25, drum, 1.0, 0.0)
-      score = dataclasses.replace(
-        score, parts=(part._replace(notes=(note,)),), start=0.0
-      )
-      spectrum = np.abs(np.fft.rfft(play(score, 2))) ** 2
-      centre = np.sum(spectrum * np.arange(len(spectrum)) / 2)
-      power[drum] = centre / spectrum.sum()  # spectral centroid in Hz
-    assert power[composer.KICK] < 400
-    assert 1000 < power[composer.SNARE] < power[composer.HAT]
 
 
 def test_mode_is_heard_in_the_chords(scores):
@@ -322,21 +292,6 @@ def test_each_instrument_is_audible_in_its_mix(scores):
       assert share > -16, (score.index, part.instrument, share)
 
 
-def test_a_long_clip_repeats_the_loop(scores):
-  score = next(s for s in scores if s.tempo > 160)
-  loop = round(composer.LOOP * 60 / score.tempo * RATE)
-  x_T = play(score, seconds=20)
-  a_T, b_T = x_T[: 8 * RATE], x_T[loop : loop + 8 * RATE]
-  assert np.corrcoef(a_T, b_T)[0, 1] > 0.8
-
-
-def test_rendering_is_fast(scores):
-  start = time.process_time()
-  for score in scores[:10]:
-    play(score, seconds=10)
-  assert time.process_time() - start < 10 * 0.3
-
-
 def options(directory, **changes):
   values = {
     **{"name": "synthetic", "dir": str(directory), "seed": 5, "crop": 20_000},
@@ -365,14 +320,6 @@ def test_prepared_records_hold_the_music(tmp_path):
   assert len(paths) == 4
 
 
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    ({"sizes": (0, 1, 1)}, r"data.sizes is \(0, 1, 1\)"),
-    ({"clip_seconds": 0.5}, "data.clip_seconds=0.5 .* 11025 samples"),
-    ({"sample_rate": 4000}, "data.sample_rate is 4000"),
-  ],
-)
-def test_bad_options_are_named(tmp_path, change, message):
-  with pytest.raises(ValueError, match=message):
-    datasets.prepare(options(tmp_path, **change))
+def test_a_clip_shorter_than_a_crop_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"clip_seconds=0.5 .* 11025 samples"):
+    datasets.prepare(options(tmp_path, clip_seconds=0.5))

@@ -61,47 +61,6 @@ def test_columns_add_up(table, sums):
   assert found == pytest.approx(sums, abs=1e-6)
 
 
-def test_heads_without_a_value_are_absent():
-  tables = (
-    thesis.TABLE_4_1,
-    thesis.CITED,
-    thesis.TABLE_A_1,
-    thesis.TABLE_A_2,
-    thesis.TABLE_B_1,
-    thesis.TABLE_B_2,
-  )
-  for table in tables:
-    for scores in table.values():
-      assert list(scores) in (["linear", "mlp"], ["linear"])
-      assert all(tuple(values) == METRICS for values in scores.values())
-  assert [
-    key for table in tables for key, scores in table.items() if len(scores) == 1
-  ] == [("SampleCNN", "MTAT"), ("MusicCNN", "MTAT"), ("VICReg", "CLMR")]
-
-
-def test_section_4_1_names_peaks_and_ends():
-  clmr = {e: s for (m, e), s in thesis.TABLE_A_1.items() if m == "CLMR"}
-  assert clmr[300] == {
-    "linear": {"roc_auc": 87.52, "pr_auc": 33.40},
-    "mlp": {"roc_auc": 88.12, "pr_auc": 33.83},
-  }
-  for head in ("linear", "mlp"):
-    for metric in METRICS:
-      assert best(clmr, head, metric) == {300}
-  assert clmr[8000] == {
-    "linear": {"roc_auc": 86.22, "pr_auc": 31.33},
-    "mlp": {"roc_auc": 87.48, "pr_auc": 32.73},
-  }
-  assert thesis.TABLE_A_1["VICReg", 300] == {
-    "linear": {"roc_auc": 87.08, "pr_auc": 32.24},
-    "mlp": {"roc_auc": 88.19, "pr_auc": 33.55},
-  }
-  assert thesis.TABLE_A_1["VICReg", 8000] == {
-    "linear": {"roc_auc": 87.93, "pr_auc": 34.64},
-    "mlp": {"roc_auc": 89.14, "pr_auc": 35.47},
-  }
-
-
 def test_section_4_2_ranks_the_methods_by_size():
   table = thesis.TABLE_A_2
   for metric in METRICS:
@@ -141,22 +100,3 @@ def test_appendix_b_names_the_best():
   ):
     assert best(thesis.TABLE_B_2, head, metric) == {key}
     assert thesis.TABLE_B_2[key][head][metric] == value
-
-
-def test_section_4_3_repeats_its_table():
-  assert thesis.TABLE_4_1["CLMR", "FMA"] == thesis.TABLE_A_1["CLMR", 300]
-  assert thesis.TABLE_4_1["VICReg", "FMA"] == {
-    "linear": {"roc_auc": 87.78, "pr_auc": 34.71},
-    "mlp": {"roc_auc": 89.15, "pr_auc": 35.85},
-  }
-  assert thesis.TABLE_4_1["VICReg", "MTAT"] == {
-    "linear": {"roc_auc": 87.86, "pr_auc": 34.84},
-    "mlp": {"roc_auc": 88.87, "pr_auc": 35.28},
-  }
-  assert thesis.TABLE_4_1["CLMR", "GTZAN"] == {
-    "linear": {"roc_auc": 83.47, "pr_auc": 27.20},
-    "mlp": {"roc_auc": 85.02, "pr_auc": 28.89},
-  }
-  assert thesis.CITED["MusicCNN", "MTAT"] == {
-    "linear": {"roc_auc": 89.0, "pr_auc": 34.9}
-  }

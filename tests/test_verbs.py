@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from absl import app
-from tables import headed, write
+from tables import call, headed, write
 
 import vicreg_jax
-from vicreg_jax import __main__ as command
 from vicreg_jax import cli, files
 from vicreg_jax.use import heads as heads_lib
 
@@ -28,48 +27,21 @@ def music(tmp_path):
   return tmp_path
 
 
-def call(*flags):
-  """The exit code, or the error."""
-  with pytest.raises(SystemExit) as end:
-    command.main([str(flag) for flag in flags])
-  return end.value.code
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
-def test_an_export_embeds_the_same(small_run, music, tmp_path, kind):
-  pytest.importorskip("onnx")
-  out = tmp_path / "export"
-  flags = [f"--format={kind}", f"--output={out}", "--license=CC0-1.0"]
-  assert call("export", small_run, *flags) == 0
-  card = json.loads((out / "model.json").read_text())
-  assert card["licence"] == "CC0-1.0" and card["crop"] == 243
-  assert card["training"] == {
-    "data": "synthetic",
-    "objective": "vicreg",
-    "steps": 3,
-  }
-  loaded = vicreg_jax.load(out)
-  want = vicreg_jax.load(small_run)
-  assert loaded.fingerprint() == want.fingerprint()
-  np.testing.assert_array_equal(
-    loaded.embed(music / "0.wav"), want.embed(music / "0.wav")
-  )
-
-
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
 def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
   pytest.importorskip("onnx")
   run, out = tmp_path / "run", tmp_path / "export"
   headed(small_run, run)
   flags = [f"--format={kind}", f"--output={out}", "--license=CC0-1.0"]
-  assert call("export", run, *flags) == 0
+  assert call("export", run, *flags) is None
   names = [f"encoder.{kind}", "model.json", "heads.npz", "heads.json"]
   assert capsys.readouterr().out == f"{out}: {', '.join(names)}\n"
   assert set(names) == {p.name for p in out.iterdir()}
   want, moved = vicreg_jax.load(run), tmp_path / "moved"
-  assert call("export", out, f"--output={moved}", "--license=MIT") == 0
+  assert call("export", out, f"--output={moved}", "--license=MIT") is None
   for each in (out, moved):
     found = vicreg_jax.load(each)
+    assert found.fingerprint() == want.fingerprint()
     for head in ("linear", "mlp"):
       shares = found.tags(music / "0.wav", head=head)
       assert shares == want.tags(music / "0.wav", head=head)
@@ -77,19 +49,19 @@ def test_an_export_has_the_heads(small_run, music, tmp_path, kind, capsys):
       assert np.std(list(shares.values())) > 0.01
   told = []
   for model in (run, out):
-    assert call("tag", model, music / "1.wav") == 0
+    assert call("tag", model, music / "1.wav") is None
     told.append(capsys.readouterr().out.splitlines()[-1])
   assert told[0] == told[1]
   # An export takes the place of another, with heads or without.
-  assert call("export", small_run, *flags) == 0
+  assert call("export", small_run, *flags) is None
   assert {p.name for p in out.iterdir()} == set(names[:2])
   assert "there are no heads" in call("tag", out, music / "1.wav")
-  assert call("export", run, *flags) == 0
+  assert call("export", run, *flags) is None
   assert set(names) == {p.name for p in out.iterdir()}
 
 
 def card_of(model, out):
-  assert call("export", model, f"--output={out}", "--license=MIT") == 0
+  assert call("export", model, f"--output={out}", "--license=MIT") is None
   return json.loads((out / "model.json").read_text())
 
 
@@ -168,7 +140,7 @@ def test_heads_of_other_weights_do_not_count(small_run, tmp_path):
     (tmp_path / path).symlink_to(f"{small_run}/{path}")
   assert vicreg_jax.load(tmp_path).heads is None
   (tmp_path / "heads.json").write_text("{")
-  with pytest.raises(ValueError, match=r"damaged .*; probe or export again"):
+  with pytest.raises(ValueError, match="damaged"):
     vicreg_jax.load(tmp_path)
 
 
@@ -185,29 +157,17 @@ def test_heads_have_a_name_for_each_output(small_run, tmp_path):
     vicreg_jax.load(run)
 
 
-def test_embeddings_of_shares_are_read_together(small_run, music, tmp_path):
-  out = tmp_path / "out.parquet"
-  (music / "torn.flac").unlink()
-  for share in ("0/2", "1/2"):
-    flags = [music, f"--output={out}", f"--shard={share}"]
-    code = call("embed", small_run, *flags)
-    assert code == 0 or "no" in str(code)
-  tables = [pq.read_table(p) for p in tmp_path.glob("out-*.parquet")]
-  paths = [p for table in tables for p in table["path"].to_pylist()]
-  assert sorted(paths) == [str(music / f"{i}.wav") for i in range(3)]
-
-
 def test_a_map_replaces_its_own_files_alone(music, tmp_path):
   table = write(tmp_path / "t", np.random.default_rng(0).normal(size=(5, 4)))
   flags, page = ["map", table, "--projection=pca"], tmp_path / "map.html"
   pictures = [f"--png={tmp_path / name}" for name in ("a.png", "a.svg")]
   for picture in pictures:
-    assert call(*flags, f"--output={page}", picture) == 0
+    assert call(*flags, f"--output={page}", picture) is None
     assert files.is_ours(picture.removeprefix("--png="))
   html = page.read_text()
   page.write_text(html.replace(f"<!-- {files.MARK} -->\n", ""))
   assert page.read_text() != html  # but that of the version before
-  assert call(*flags, f"--output={page}") == 0 and page.read_text() == html
+  assert call(*flags, f"--output={page}") is None and page.read_text() == html
   song, before = music / "0.wav", (music / "0.wav").read_bytes()
   output, picture = f"--output={page}", f"--png={song}"
   for wrong in ([f"--output={song}"], [output, picture]):
@@ -221,15 +181,8 @@ def test_a_map_replaces_its_own_files_alone(music, tmp_path):
     assert error.startswith(f"error: {wrong[-1]} is what this command reads")
   new = tmp_path / "new.svg"
   assert "reads" in call(*flags, f"--output={new}", f"--png={new}")
-  assert call(*flags, output, picture, "--overwrite") == 0
+  assert call(*flags, output, picture, "--overwrite") is None
   assert song.read_bytes() != before and page.read_text() == html
-
-
-def test_what_cannot_be_loaded_is_one_line(tmp_path, music):
-  (tmp_path / "empty").mkdir()
-  for model in ("nowhere", tmp_path / "empty", music / "0.wav"):
-    error = call("tag", model, music / "1.wav")
-    assert error.startswith("error: ") and "\n" not in error
 
 
 JOBS = ["quickstart", "folder", "probe", "prepare"]
@@ -238,7 +191,7 @@ USES = ["embed", "tag", "similar", "playlist", "map", "export", "import"]
 
 @pytest.mark.parametrize("verb", ["", *JOBS, *USES])
 def test_help_is_no_error(verb, capsys):
-  assert call(*filter(None, [verb, "--help"])) == 0
+  assert call(*filter(None, [verb, "--help"])) is None
   assert capsys.readouterr().out.startswith(f"usage: vicreg-jax {verb}")
 
 
@@ -306,7 +259,7 @@ def test_the_commands_of_the_readme(as_in_the_readme, capsys):
     verbs.add(flags[0])
     # tests/test_clmr.py has files to import, tests/test_installed.py the probe.
     if flags[0] not in ("import", "probe"):
-      assert call(*flags) == 0, line
+      assert call(*flags) is None, line
   known = {"embed", "similar", "map", "tag", "export", "import", "probe"}
   assert verbs == known
   assert "song.mp3: piano" in capsys.readouterr().out
