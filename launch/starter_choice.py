@@ -7,19 +7,23 @@ r"""Which of several encoders knows the held-out music of the corpus best?
     python launch/musicnn_table.py DIR/audio --output=musicnn.parquet
     python launch/starter_choice.py DIR/audio musicnn.parquet a.parquet ...
 
-DIR is the folder of `launch/starter_corpus.py`, PREPARED what is prepared of it
-(the line "prepared" of a training names it). A line a table, in percent:
+DIR is the folder of `launch/starter_corpus.py`, PREPARED that of the prepared
+data: ~/tensorflow_datasets, and below it what the line `config:` of a training
+has after `prepared=`. Judged are the clips that all tables have. It prints a
+line for each table, in percent:
 
   accuracy, roc_auc  of a clip's game, by regression on standardised vectors;
                      splits by track of the games with three tracks and more
-  p@10               of ten nearest clips of other tracks, the game's
-  track              nearest clips that are of the same track
+  p@10               of the ten nearest clips of other tracks, the share of the
+                     same game
+  track              share of clips whose nearest clip is of the same track
   tags               agreement with MusiCNN's 50 tags: ridge regression to their
                      logits, five folds by track; the ROC-AUC of each tag's top
                      tenth of the clips, mean over tags
 
-The tags are MusiCNN's word, no truth: they choose, nothing learns from them.
-MusiCNN's table may be among the judged tables. `--mfcc` adds a row of MFCCs.
+The tags are MusiCNN's word, not truth. They choose an encoder, which never
+learns from them. MusiCNN's table may be among the judged tables. `--mfcc` adds
+a row of MFCCs.
 
 Any folder of classes can be judged, as the four soundtracks of the card, whose
 X_guitar-0-30.ogg and X_song-30-60.ogg are of one track:
@@ -64,39 +68,46 @@ def main():
   args = parser.parse_args()
   tags = read(args.tags, args.audio, "tags")
   tables = {t: read(t, args.audio, "embedding") for t in args.tables}
+  paths = sorted(set(tags).intersection(*tables.values()))
+  wrong = [path for path in paths if not re.fullmatch(args.clip, path)]
+  if not paths:
+    parser.error("no clip is in all tables: paths are below AUDIO, or begin so")
+  if wrong:
+    parser.error(f"--clip={args.clip} does not fit {wrong[0]}")
   if args.mfcc:
-    paths = next(iter(tables.values())).keys() & tags.keys()
     tables["MFCC"] = {path: of_mfcc(args.audio / path) for path in paths}
-  print(f"{'':24}accuracy  roc_auc  p@10  track  tags")
+  p_NxK = np.array([tags[path] for path in paths])
+  track_N = np.array([re.fullmatch(args.clip, path)[1] for path in paths])
+  game_N = np.array([path.split("/")[0] for path in paths])
+  several_N = [len(set(track_N[game_N == game])) >= 3 for game in game_N]
+  if len(set(game_N[several_N])) < 2:
+    parser.error("fewer than two folders have three tracks")
+  print(f"{f'{len(paths)} clips':24}accuracy  roc_auc  p@10  track  tags")
   for table, embeddings in tables.items():
-    row = judge(embeddings, tags, args.clip, args.splits)
+    x_NxD = scale([embeddings[path] for path in paths])
+    ours = x_NxD[several_N], game_N[several_N], track_N[several_N]
+    accuracies, auc = of_games(*ours, args.splits)
+    others = auc, *of_neighbours(*ours), np.mean(of_tags(x_NxD, p_NxK, track_N))
+    row = [f"{100 * np.mean(accuracies):.1f}±{100 * np.std(accuracies):.1f}"]
+    row += [f"{100 * share:.1f}" for share in others]
     print(f"{table:23} " + "  ".join(row), flush=True)
 
 
 def read(table: str, audio: pathlib.Path, column: str) -> dict:
   """{path below `audio`: vector} of a table, whose paths may begin with it."""
   rows = pq.read_table(table, columns=["path", column]).to_pylist()
-  return {row["path"].removeprefix(f"{audio}/"): row[column] for row in rows}
+  found = {row["path"].removeprefix(f"{audio}/"): row[column] for row in rows}
+  if len(found) < len(rows):
+    raise SystemExit(
+      f"error: {table} has several rows of a file: make it without"
+      " --pooling=none"
+    )
+  return found
 
 
 def of_mfcc(path: pathlib.Path) -> np.ndarray:
   """Means and deviations [80] of 20 MFCCs and their slopes."""
   return mfcc.features(audio.load(str(path), RATE), RATE)
-
-
-def judge(embeddings: dict, tags: dict, clip: str, splits: int) -> list[str]:
-  """The five figures of a table, in percent."""
-  paths = sorted(embeddings.keys() & tags.keys())
-  x_NxD = scale([embeddings[path] for path in paths])
-  track_N = np.array([re.fullmatch(clip, path)[1] for path in paths])
-  game_N = np.array([path.split("/")[0] for path in paths])
-  several_N = [len(set(track_N[game_N == game])) >= 3 for game in game_N]
-  ours = x_NxD[several_N], game_N[several_N], track_N[several_N]
-  accuracies, auc = of_games(*ours, splits)
-  others = auc, *of_neighbours(*ours)
-  agreed_K = of_tags(x_NxD, np.array([tags[path] for path in paths]), track_N)
-  accuracy = f"{100 * np.mean(accuracies):.1f}±{100 * np.std(accuracies):.1f}"
-  return [accuracy, *(f"{100 * x:.1f}" for x in (*others, np.mean(agreed_K)))]
 
 
 def of_games(x_NxD, game_N, track_N, splits) -> tuple[list[float], float]:
@@ -131,7 +142,11 @@ def of_neighbours(x_NxD, game_N, track_N) -> tuple[float, float]:
 
 
 def of_tags(x_NxD, p_NxK, track_N) -> np.ndarray:
-  """ROC-AUC [K] of each tag's top tenth, as vectors predict its logits."""
+  """ROC-AUC [K] of each tag's top tenth, as vectors predict its logits.
+
+  The strength is chosen by leaving out a clip of the other folds.
+  """
+  p_NxK = np.clip(p_NxK, 1e-7, 1 - 1e-7)
   logits_NxK = np.log(p_NxK) - np.log1p(-p_NxK)
   model = RidgeCV(alphas=np.logspace(1, 5, 9))
   predicted_NxK = cross_val_predict(

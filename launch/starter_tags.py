@@ -6,14 +6,15 @@
     python launch/starter_tags.py MODEL DIR/audio PREPARED/clips.csv \
         segments.parquet musicnn.parquet --output=HEADS
 
-DIR is the folder of `launch/starter_corpus.py`, PREPARED what is prepared of
-it (the line "prepared" of a training names it).
-The logits of MusiCNN's tags are learned from the segments of the training
-tracks by ridge regression, whose strength the tracks to validate on choose. A
-clip's probability is the mean over its segments. The agreement is the ROC-AUC
-by which that tells the tenth of the clips in which MusiCNN finds the tag most.
-Tags stay of at least `BAR` on the tracks to validate on and on those to test
-on; the printed figure is of the latter.
+DIR is the folder of `launch/starter_corpus.py`, PREPARED that of the prepared
+data (`launch/starter_choice.py` says where). For each tag, ridge regression
+learns MusiCNN's logit from the segments of the training tracks; the validation
+tracks choose its strength. A clip's probability is the mean over its segments.
+A tag's agreement is the ROC-AUC with which this probability finds the tenth of
+the clips to which MusiCNN gives the tag most. Kept are the tags whose agreement
+reaches `BAR` on the validation tracks and on the test tracks. The printed
+column is of the test tracks; `--also DIR SEGMENTS TAGS` adds a column of the
+clips of another folder.
 """
 
 import argparse
@@ -38,17 +39,21 @@ def main():
   )
   for name in ("model", "audio", "clips", "segments", "tags"):
     parser.add_argument(name)
+  parser.add_argument("--also", nargs=3, metavar=("DIR", "SEGMENTS", "TAGS"))
   parser.add_argument("--output", required=True, type=pathlib.Path)
   args = parser.parse_args()
   encoder = vicreg_jax.load(args.model)
-  metadata = pq.read_schema(args.tags).metadata
+  metadata = pq.read_schema(args.tags).metadata or {}
+  if b"tags" not in metadata:
+    parser.error(f"{args.tags} names no tags: use launch/musicnn_table.py")
   names = metadata[b"tags"].decode().split(",")
   by_split = read(args)
   clips, x_SxD, p_NxK = by_split["train"]
   model, trials = None, []
   for strength in STRENGTHS:
     tried = fitted(x_SxD, logits(p_NxK)[clips], strength)
-    trials.append((agreement_K(tried, *by_split["valid"]).mean(), strength))
+    agreed_K = agreement_K(tried, *by_split["valid"])
+    trials.append((np.nanmean(agreed_K), strength))
     if trials[-1] == max(trials):
       model = tried
   valid_K, test_K = (
@@ -57,9 +62,14 @@ def main():
   kept = np.flatnonzero((valid_K >= BAR) & (test_K >= BAR))
   for auc, strength in trials:
     print(f"strength {strength:9.0f}: {100 * auc:.1f} on tracks to validate on")
+  columns = [test_K]
+  if args.also:
+    columns.append(agreement_K(model, *joined(*args.also)))
   for k in sorted(kept, key=lambda k: -test_K[k]):
-    print(f"| {names[k]} | {100 * test_K[k]:.0f} |")
-  print(f"{len(kept)} of {len(names)} tags; all: {100 * test_K.mean():.1f}")
+    figures = " | ".join(f"{100 * of_K[k]:.0f}" for of_K in columns)
+    print(f"| {names[k]} | {figures} |")
+  means = ", ".join(f"{100 * np.nanmean(of_K):.1f}" for of_K in columns)
+  print(f"{len(kept)} of {len(names)} tags; mean of all {means}")
   kernel_DxK, bias_K = model
   out = {"kernel": kernel_DxK[:, kept], "bias": bias_K[kept]}
   args.output.mkdir(parents=True, exist_ok=True)
@@ -74,21 +84,34 @@ def main():
 
 
 def read(args) -> dict:
-  """{split: (clip of each segment [S], segments [S, D], tags [N, K])}."""
-  tags = table(args.tags, args.audio, "tags")
+  """{split: `joined`} of the corpus."""
   with open(args.clips, newline="") as file:
     split_of = {row["id"]: row["split"] for row in csv.DictReader(file)}
+  tables = args.audio, args.segments, args.tags
+  return {
+    split: joined(*tables, {p for p, s in split_of.items() if s == split})
+    for split in ("train", "valid", "test")
+  }
+
+
+def joined(audio: str, segments: str, tags: str, chosen: set | None = None):
+  """Clip of each segment [S], segments [S, D] and tags [N, K] of two tables."""
   of_clips = {}
-  for path, y_D in table(args.segments, args.audio, "embedding"):
+  for path, y_D in table(segments, audio, "embedding"):
     of_clips.setdefault(path, []).append(y_D)
-  found = {}
-  for split in ("train", "valid", "test"):
-    rows = [(p, t) for p, t in tags if split_of[p] == split and p in of_clips]
-    segments = [of_clips[path] for path, _ in rows]
-    clip_S = np.repeat(np.arange(len(rows)), [len(y) for y in segments])
-    p_NxK = np.stack([p_K for _, p_K in rows])
-    found[split] = clip_S, np.concatenate(segments), p_NxK
-  return found
+  rows = [
+    (of_clips[path], p_K)
+    for path, p_K in table(tags, audio, "tags")
+    if path in of_clips and (chosen is None or path in chosen)
+  ]
+  if not rows:
+    raise SystemExit(
+      f"error: {segments} and {tags} have no clip of a split in common: their"
+      f" paths are below {audio}, or begin with it"
+    )
+  clip_S = np.repeat(np.arange(len(rows)), [len(y) for y, _ in rows])
+  p_NxK = np.stack([p_K for _, p_K in rows])
+  return clip_S, np.concatenate([y for y, _ in rows]), p_NxK
 
 
 def table(path: str, audio: str, column: str) -> list[tuple[str, np.ndarray]]:
@@ -97,12 +120,13 @@ def table(path: str, audio: str, column: str) -> list[tuple[str, np.ndarray]]:
   vectors = np.stack(columns[column].to_numpy())
   paths = columns["path"].to_pylist()
   return [
-    (path.removeprefix(f"{audio}/"), vector)
+    (path.removeprefix(audio.rstrip("/") + "/"), vector)
     for path, vector in zip(paths, vectors, strict=True)
   ]
 
 
 def logits(p_NxK: np.ndarray) -> np.ndarray:
+  p_NxK = np.clip(p_NxK.astype(np.float64), 1e-7, 1 - 1e-7)
   return np.log(p_NxK) - np.log1p(-p_NxK)
 
 
