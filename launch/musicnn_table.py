@@ -10,7 +10,7 @@ TensorFlow without Keras 3, so it has an environment of its own, and this script
 imports nothing of the package. The table has the columns `path`, below DIR;
 `embedding`, of each file the mean over patches of 3 s without overlap; and
 `tags`, the probabilities of the model's 50 tags, means too, whose names are in
-the table's metadata. Shorter files are left out.
+the table's metadata. Files shorter than 3 s are left out, and named.
 `--config.probe.others="musicnn=musicnn.parquet"` takes the table.
 """
 

@@ -608,7 +608,7 @@ def test_heads_are_made_as_they_are_asked_for(whole, tmp_path):
   some.probe.mfcc = False
   some.probe.splits = 1
   found = probe.run(some, str(tmp_path))
-  names = ["linear", "knn", "untrained_linear", "untrained_knn"]
+  names = ["linear", "knn", "untrained_linear", "untrained_knn", "mean_knn"]
   assert list(found) == [*names, "bootstrap", "step", "of"]
   for name in names:
     assert found[name]["roc_auc"] == results[name]["roc_auc"]
