@@ -29,15 +29,6 @@ def test_neighbours_are_those_of_float64(kind, monkeypatch):
   )
 
 
-def test_few_vectors_have_few_neighbours():
-  y_NxD = np.eye(3, dtype=np.float32)
-  scaling = neighbours.fit([], 3, "none")
-  _, found = neighbours.of_all(y_NxD, np.arange(3, dtype=np.int32), scaling, 4)
-  np.testing.assert_array_equal(
-    found, [[1, 2, -1, -1], [0, 2, -1, -1], [0, 1, -1, -1]]
-  )
-
-
 def test_similar_tracks_are_those_of_float64(tmp_path, capsys, monkeypatch):
   """Of two tables, of passages whose tracks are torn apart by reading."""
   monkeypatch.setattr("vicreg_jax.library.tables._ROWS", 7)

@@ -46,7 +46,6 @@ def jobs_of(names, scale):
 
 
 def parsed(job):
-  """The config that the job's command has."""
   values = flags.FlagValues()
   config_flags.DEFINE_config_file("config", None, "", flag_values=values)
   flags.DEFINE_string("workdir", None, "", flag_values=values)
