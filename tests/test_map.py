@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 
+import firefox
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -912,3 +913,32 @@ def test_a_song_that_ends_leads_to_the_nearest_of_others(tagged):
   assert seen[1] == near[0]
   tracks = browser.ask("[...tracks]")
   assert len({tracks[i] for i in seen}) == 6  # each track once
+
+
+@pytest.mark.slow
+def test_firefox_shows_and_plays_the_map(hostile, tmp_path):
+  if firefox.PROGRAM is None:
+    pytest.skip("there is no Firefox here")
+  table, _ = hostile
+  output = tmp_path / "map.html"
+  flags = ["--by=segments", "--projection=pca", f"--output={output}"]
+  assert call("map", table, *flags) is None
+  with contextlib.closing(firefox.Browser(tmp_path / "fox")) as fox:
+    fox.size(1200, 800)
+    fox.open(output.as_uri())
+    assert fox.ask("$('note').textContent") == "32 points, laid out by pca"
+    fox.act(keys="/")
+    fox.act(keys="☃")
+    enter, shift = "\ue007", "\ue008"
+    fox.act(keys=enter)
+    shown = "$('folder').textContent + $('name').textContent"
+    assert fox.ask(shown) == on_disk(HOSTILE[4]) + " at 0:00"
+    fox.until("$('audio').currentTime > 0")
+    assert fox.ask("document.activeElement.id") == "canvas"
+    across, down = (
+      fox.ask(f"$('canvas').client{side}") - 2 for side in ("Width", "Height")
+    )
+    around = [(2, 2), (across, 2), (across, down), (2, down)]
+    fox.act(keys=shift, line=around)
+    assert fox.ask("$('chosen').textContent") == "32 points, 16 files"
+    assert fox.ask("document.title") == "Map of music"

@@ -27,21 +27,16 @@ _LAYER = {
 }
 
 
-def state_dict(
-  encoder: Mapping, projector: Mapping | None = None
-) -> dict[str, np.ndarray]:
+def state_dict(encoder: Mapping) -> dict[str, np.ndarray]:
   """An encoder's variables as PyTorch has them, by CLMR's names.
 
   Args:
     encoder: {"params", "batch_stats"} of a SampleCNN of any variant and size.
-    projector: parameters of a Projector without BatchNorm.
 
   Returns:
     `sequential.{i}.0.{weight,bias}` (convolution, [out, in, width]) and
     `sequential.{i}.1.{weight,bias,running_mean,running_var}`, float32, and
-    `num_batches_tracked`, int64, for each layer i from the stem on. With a
-    projector, its `projector.{0,2}.weight` too, and "encoder." before the
-    encoder's names.
+    `num_batches_tracked`, int64, for each layer i from the stem on.
   """
   state = {}
   for name, (collection, module, leaf), axes in _places(_blocks(encoder)):
@@ -50,12 +45,6 @@ def state_dict(
     layer, _, last = name.rpartition(".")
     if last == "running_var":
       state[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
-  if projector is None:
-    return state
-  state = {f"encoder.{name}": x for name, x in state.items()}
-  for i in range(len(projector)):
-    kernel = np.asarray(projector[f"dense{i}"]["kernel"], np.float32)
-    state[f"projector.{2 * i}.weight"] = np.ascontiguousarray(kernel.T)
   return state
 
 
