@@ -262,6 +262,6 @@ def test_the_commands_of_the_readme(as_in_the_readme, capsys):
       assert call(*flags) is None, line
   known = {"embed", "similar", "map", "tag", "export", "import", "probe"}
   assert verbs == known
-  assert "song.mp3: techno" in capsys.readouterr().out  # as the starter hears it
+  assert "song.mp3: techno" in capsys.readouterr().out
   assert len(pq.read_table("music.parquet")) == 2
   assert len(pq.read_table("passages.parquet")) == 6
