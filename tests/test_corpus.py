@@ -849,3 +849,21 @@ def test_the_command(small_run, music, tmp_path, capsys):
   assert (tmp_path / "out-00001-of-00002.parquet").exists()
   assert "error: nowhere" in call(small_run, "nowhere", f"--output={out}")
   shutil.rmtree(music)
+
+
+def test_killed_after_a_move_nothing_is_lost(
+  encoder, music, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  run(encoder, music, out)
+  os.rename(music / "a", music / "new")
+  with monkeypatch.context() as patch:
+    patch.setattr(store, "_write_list", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(encoder, music, out)
+  summary = run(encoder, music, out)
+  assert (summary.embedded, summary.known) == (0, 7)
+  assert len(pq.read_table(out)) == 7
+  assert set(rows(out)) == {
+    p for p, f in listed(out).items() if f["rows"] > "0"
+  }
