@@ -22,13 +22,15 @@ def get_config():
   config.model.width = 0.5
   config.model.representation_size = 512
   config.batch_size = 256
-  config.steps = 2100  # 420 epochs
+  config.steps = 2100  # 161 epochs
   config.loss.temperature = 0.1
   config.optim.learning_rate = 1e-3
   config.optim.schedule = "cosine"
+  config.optim.warmup_epochs = 4.0  # 52 steps
   config.augment.filter.p = 0.3
   config.augment.pitch.p = 0.0
   config.augment.reverb.p = 0.0
   config.eval_every_epochs = 0.0
-  config.checkpoint.every_epochs = 50.0
+  config.log_every_steps = 10
+  config.checkpoint.every_epochs = 20.0
   return config

@@ -1,7 +1,8 @@
 r"""Which of several encoders knows the held-out music of the corpus best?
 
-    awk -F, -v d=DIR/audio '$2 != "train" && NR > 1 {print d "/" $1}' \
-        PREPARED/clips.csv > held_out.txt
+    python launch/starter_clips.py PREPARED/clips.csv --a-track=3 |
+        awk -F, -v d=DIR/audio '$2 != "train" && NR > 1 {print d "/" $1}' \
+        > held_out.txt
     python -m vicreg_jax embed MODEL @held_out.txt --output=a.parquet \
         --pooling=mean_std
     python launch/musicnn_table.py DIR/audio --output=musicnn.parquet
@@ -13,7 +14,8 @@ has after `prepared=`. Judged are the clips that all tables have. It prints a
 line for each table, in percent:
 
   accuracy, roc_auc  of a clip's game, by regression on standardised vectors;
-                     splits by track of the games with three tracks and more
+                     splits by track of the games with three tracks and more;
+                     the training tracks of a split choose the strength
   p@10               of the ten nearest clips of other tracks, the share of the
                      same game
   track              share of clips whose nearest clip is of the same track
@@ -41,6 +43,7 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import (
+  GridSearchCV,
   GroupKFold,
   GroupShuffleSplit,
   cross_val_predict,
@@ -52,6 +55,7 @@ from vicreg_jax.data import audio, mfcc
 
 CLIP = r"(.+?)(?:\.\d)?-\d+-\d+\.ogg"  # a track, and where a clip of it is
 TESTED, K, TOP = 0.3, 10, 0.9
+STRENGTHS = {"logisticregression__C": np.logspace(-4, 0, 5)}
 RATE = 22_050  # Hz
 
 
@@ -112,13 +116,15 @@ def of_mfcc(path: pathlib.Path) -> np.ndarray:
 
 def of_games(x_NxD, game_N, track_N, splits) -> tuple[list[float], float]:
   """Accuracies of the splits, and ROC-AUC, mean over splits and games."""
-  model = make_pipeline(
-    StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)
+  model = GridSearchCV(
+    make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    STRENGTHS,
+    cv=GroupKFold(3),
   )
   drawn = GroupShuffleSplit(splits, test_size=TESTED, random_state=0)
   accuracies, aucs = [], []
   for train, test in drawn.split(x_NxD, game_N, track_N):
-    model.fit(x_NxD[train], game_N[train])
+    model.fit(x_NxD[train], game_N[train], groups=track_N[train])
     accuracies.append(model.score(x_NxD[test], game_N[test]))
     p_NxG = model.predict_proba(x_NxD[test])
     for game, p_N in zip(model.classes_, p_NxG.T, strict=True):

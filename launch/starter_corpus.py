@@ -22,8 +22,9 @@ Files in archives (.zip, .pk3, .wad) are looked at too. Pieces of MIDI are
 rendered by FluidSynth, once with each of `SOUNDFONTS`, trackers' modules by
 openmpt123; the renderings of a piece are one track, `TRACK.1` and `TRACK.2`:
 `--config.data.track_pattern` of `configs/starter.py` knows them. What is no
-music, too short, silent or there twice stays out. Packages that are there
-already are not fetched again.
+music, too short, silent or there twice stays out, and so do remixes and fast
+versions of other tracks, which launch/starter_copies.txt lists. Packages that
+are there already are not fetched again.
 """
 
 import argparse
@@ -43,6 +44,7 @@ import soundfile
 from vicreg_jax.data import audio
 
 LIST = pathlib.Path(__file__).with_name("starter_packages.txt")
+COPIES = LIST.with_name("starter_copies.txt")
 NAMED = r"music|zik|tunes|themes"  # in the path of a piece of music
 SOUNDFONTS = (  # (package, file)
   ("fluid-soundfont-gm", "usr/share/sounds/sf2/FluidR3_GM.sf2"),
@@ -73,10 +75,10 @@ def main():
     deb = fetch(package, out / "debs")
     subprocess.run(["dpkg-deb", "--extract", deb, out / "debs"], check=True)
     fonts.append(out / "debs" / font)
-  rows, seen = [], {}
+  rows, seen, near = [], {}, near_copies()
   for package, pattern in packages():
     deb = fetch(package, out / "debs")
-    found = add(deb, package, pattern, out, seen, fonts)
+    found = add(deb, package, pattern, out, seen, near, fonts)
     rows += found
     clips = sum(row["clips"] for row in found)
     print(f"{package}: {clips} clips of {len(found)} files", flush=True)
@@ -97,6 +99,12 @@ def packages():
       yield name, re.compile(pattern or NAMED, re.IGNORECASE)
 
 
+def near_copies() -> dict[str, str]:
+  """{GAME/TRACK: the track that it nearly equals}, of `COPIES`."""
+  lines = COPIES.read_text(encoding="utf-8").splitlines()
+  return dict(line.split()[:2] for line in lines)
+
+
 def fetch(package: str, debs: pathlib.Path) -> pathlib.Path:
   """The package's file, downloaded unless it is in `debs`."""
   if not (found := sorted(debs.glob(f"{package}_*.deb"))):
@@ -105,7 +113,7 @@ def fetch(package: str, debs: pathlib.Path) -> pathlib.Path:
   return found[-1].resolve()
 
 
-def add(deb, package, pattern, out, seen, fonts) -> list[dict]:
+def add(deb, package, pattern, out, seen, near, fonts) -> list[dict]:
   """Cuts a package's music; a row of `COLUMNS` for every audio file.
 
   Args:
@@ -114,6 +122,7 @@ def add(deb, package, pattern, out, seen, fonts) -> list[dict]:
     pattern: what the path of a piece of music has.
     out: the corpus.
     seen: {hash of samples: file}, which grows.
+    near: {track to leave out: the track that it nearly equals}.
     fonts: soundfonts to render MIDI by.
   """
   game = re.sub(r"-(data|musics?|ogg|midi|common-sounds)\b", "", package)
@@ -160,6 +169,8 @@ def add(deb, package, pattern, out, seen, fonts) -> list[dict]:
         row["sha256"] = digest
         if not row["why"] and (first := seen.setdefault(digest, file)) != file:
           row["why"] = f"the same samples as {first}"
+        if not row["why"] and (first := near.get(f"{game}/{name}")):
+          row["why"] = f"nearly the same as {first}"
         if not row["why"]:
           several = path.suffix.lower() == ".mid"
           cut_name = f"{name}.{number}" if several else name

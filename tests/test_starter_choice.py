@@ -1,4 +1,4 @@
-"""launch/starter_choice.py and launch/starter_tags.py on tables made here."""
+"""launch/starter_*.py, but the corpus's own, on tables made here."""
 
 import csv
 import runpy
@@ -149,3 +149,50 @@ def test_tags_that_agree_become_heads(music, tmp_path, monkeypatch, capsys):
   assert made.encoder == vicreg_jax.load("starter").fingerprint()
   got = [made.probabilities(x_SxD[i : i + 2]) for i in range(0, len(x_SxD), 2)]
   np.testing.assert_allclose(got, p_NxK[:, :-1], atol=0.2)
+
+
+def test_remixes_are_found(tmp_path, monkeypatch, capsys):
+  """A remix has most of a track's segments, with noise; a quote has few."""
+  rng = np.random.default_rng(0)
+  x_TxSxD = rng.normal(size=(8, 20, 64))
+  remix_SxD = x_TxSxD[3, 4:] + 0.3 * rng.normal(size=(16, 64))
+  quote_SxD = x_TxSxD[5, :4] + 0.3 * rng.normal(size=(4, 64))
+  tracks = {f"g/t{t}": x_SxD for t, x_SxD in enumerate(x_TxSxD)}
+  tracks |= {"h/t3_remix": remix_SxD, "h/quote": quote_SxD}
+  names = [f"DIR/{t}-0-30.ogg" for t, x_SxD in tracks.items() for _ in x_SxD]
+  x_SxD = np.concatenate([*tracks.values()])
+  table = write(tmp_path / "segments.parquet", names, embedding=x_SxD)
+  run(monkeypatch, "starter_copies", table, "DIR/")
+  found = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+  assert found == [["h/t3_remix", "g/t3"]]
+
+
+def test_clips_are_chosen(tmp_path, monkeypatch, capsys):
+  clips = tmp_path / "clips.csv"
+  rows = [
+    f"g/t{track}{font}-{start}-{start + 30}.ogg,{split},30.0"
+    for track, split in enumerate(["train"] * 6 + ["test"] * 2)
+    for font in (".1", ".2")
+    for start in range(0, 150, 30)
+  ]
+  clips.write_text("\n".join(["id,split,seconds", *rows]))
+
+  def chosen(*flags):
+    run(monkeypatch, "starter_clips", clips, *flags)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "path,split" and len({*lines}) == len(lines)
+    assert {*lines} <= {row.rsplit(",", 1)[0] for row in rows}
+    return lines
+
+  few = chosen("--a-track=3")
+  assert len(few) == 8 * 3
+  assert [row for row in few if "t6" in row] == [
+    "g/t6.1-30-60.ogg,test",
+    "g/t6.2-0-30.ogg,test",
+    "g/t6.2-90-120.ogg,test",
+  ]
+  part, more = chosen("--hours=0.17"), chosen("--hours=0.34")
+  for rows_, tracks in (part, 2), (more, 4):
+    train = {row.split(".")[0] for row in rows_ if "train" in row}
+    assert len(rows_) == 10 * (tracks + 2) and len(train) == tracks
+  assert {*part} < {*more}

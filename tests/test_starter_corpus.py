@@ -35,6 +35,7 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   for name, samples in {
     "music/b-side.wav": tone(440, 61),
     "music/copy.wav": tone(440, 61),
+    "music/b-side, fast.wav": tone(484, 56),
     "music/end.wav": half_silent,
     "music/jingle.wav": tone(440, 29),
     "sounds/wind.wav": tone(300, 40),
@@ -63,6 +64,8 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   )
   (tmp_path / "list.txt").write_text("# one\ngame-data\n")
   monkeypatch.setattr(script, "LIST", tmp_path / "list.txt")
+  (tmp_path / "copies.txt").write_text("game/b_side_fast game/b_side 0.9\n")
+  monkeypatch.setattr(script, "COPIES", tmp_path / "copies.txt")
   monkeypatch.setattr(script, "SOUNDFONTS", ())
   monkeypatch.setattr("sys.argv", ["starter_corpus", f"--output={out}"])
   script.main()
@@ -83,6 +86,7 @@ def test_a_package_is_cut(script, tmp_path, monkeypatch, capsys):
   assert (
     why["copy.wav"] == "the same samples as usr/share/game/music/b-side.wav"
   )
+  assert why["b-side, fast.wav"] == "nearly the same as game/b_side"
   assert why["jingle.wav"] == "shorter than 30 s"
   assert why["noise.ogg"] == "not decodable"
   assert why["wind.wav"] == "not named as music"
