@@ -22,11 +22,11 @@ def get_config():
   config.model.width = 0.5
   config.model.representation_size = 512
   config.batch_size = 256
-  config.steps = 2100  # 161 epochs
+  config.steps = 2100  # 175 epochs
   config.loss.temperature = 0.1
   config.optim.learning_rate = 1e-3
   config.optim.schedule = "cosine"
-  config.optim.warmup_epochs = 4.0  # 52 steps
+  config.optim.warmup_epochs = 4.0  # 48 steps
   config.augment.filter.p = 0.3
   config.augment.pitch.p = 0.0
   config.augment.reverb.p = 0.0

@@ -15,7 +15,7 @@ some 12 GB of disk and an hour and a half of two cores. DIR then has
                                   there are none
   licences/GAME.txt               Debian's copyright file of the package
 
-launch/starter_corpus.csv has the 734 pieces that became clips, by package,
+launch/starter_corpus.csv has the 721 pieces that became clips, by package,
 version and SHA-256 of the samples, as they were at Debian 12.
 
 Files in archives (.zip, .pk3, .wad) are looked at too. Pieces of MIDI are
