@@ -41,7 +41,10 @@ def main():
   split_of = {}
   with open(args.clips, newline="") as file:
     for row in csv.DictReader(file):
-      track = re.fullmatch(CLIP, row["id"])[1]
+      clip = re.fullmatch(CLIP, row["id"])
+      if not clip:
+        parser.error(f"{args.clips}: {row['id']} is no clip of the corpus")
+      track = clip[1]
       of_track[track].append(row)
       split_of[track] = row["split"]
   table = csv.writer(sys.stdout, lineterminator="\n")

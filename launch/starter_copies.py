@@ -39,6 +39,9 @@ def main():
     path.removeprefix(args.audio.rstrip("/") + "/")
     for path in columns["path"].to_pylist()
   ]
+  wrong = [clip for clip in clips if not re.fullmatch(CLIP, clip)]
+  if wrong:
+    parser.error(f"{args.segments}: {wrong[0]} is no clip of the corpus")
   names, track_S = np.unique(
     [re.fullmatch(CLIP, clip)[1] for clip in clips], return_inverse=True
   )

@@ -165,6 +165,10 @@ def test_remixes_are_found(tmp_path, monkeypatch, capsys):
   run(monkeypatch, "starter_copies", table, "DIR/")
   found = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
   assert found == [["h/t3_remix", "g/t3"]]
+  table = write(tmp_path / "mine.parquet", ["a.mp3"], embedding=x_SxD[:1])
+  with pytest.raises(SystemExit):
+    run(monkeypatch, "starter_copies", table, "DIR/")
+  assert "a.mp3 is no clip of the corpus" in capsys.readouterr().err
 
 
 def test_clips_are_chosen(tmp_path, monkeypatch, capsys):
@@ -196,3 +200,7 @@ def test_clips_are_chosen(tmp_path, monkeypatch, capsys):
     train = {row.split(".")[0] for row in rows_ if "train" in row}
     assert len(rows_) == 10 * (tracks + 2) and len(train) == tracks
   assert {*part} < {*more}
+  clips.write_text("id,split,seconds\nsong.mp3,train,30.0")
+  with pytest.raises(SystemExit):
+    run(monkeypatch, "starter_clips", clips)
+  assert "song.mp3 is no clip of the corpus" in capsys.readouterr().err
